@@ -1,0 +1,30 @@
+"""Where the YAML files of ``conf/`` and ``tasks/`` are: inside an installed package, or beside it in a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def folder(name: str) -> Path:
+    """The folder ``conf`` or ``tasks``: in the package if it was installed there, else at the checkout's root.
+
+    The order matters: in an installed package the root would be ``site-packages``.
+    """
+    inside = _PACKAGE / f"_{name}"
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def available(group: str) -> list[str]:
+    """Names in a group of ``conf/`` (``model``, ``task``, ``pipeline``, ``engine``)."""
+    return sorted(path.stem for path in (folder("conf") / group).glob("*.yaml"))
+
+
+def find(group: str, name: str) -> Path | None:
+    """The YAML file called ``name`` in a group, or the file at the path ``name``, or None."""
+    shipped = folder("conf") / group / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(name)
+    return path if path.suffix in (".yaml", ".yml") and path.is_file() else None

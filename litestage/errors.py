@@ -1,0 +1,18 @@
+"""The one exception for a user's mistake, and how a near miss is suggested."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LiteStageError(ValueError):
+    """Bad input. The message is one clear sentence: what is wrong, with which value, and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """``"did you mean 'obqa'?"`` when a known name is close to ``value``, else the list of known names."""
+    names = [str(name) for name in known]
+    close = get_close_matches(value, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names)) or 'none'}."

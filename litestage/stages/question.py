@@ -1,0 +1,60 @@
+"""A multiple-choice question, the unit everything is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from litestage.errors import LiteStageError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One answer option: its letter and its text."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with lettered options.
+
+    Attributes:
+        id: unique within its task.
+        text: the question itself.
+        options: the options' texts, in order; option ``i`` carries the letter ``"ABC..."[i]``.
+        answer: the letter of the right option, or None when it is not known.
+
+    Raises:
+        LiteStageError: an empty question, no options, an empty option, more than 26 of them, or an answer that is
+            not among the letters.
+    """
+
+    id: str
+    text: str
+    options: tuple[str, ...]
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise LiteStageError(f"Question {self.id!r} is empty; give it a text.")
+        if not self.options:
+            raise LiteStageError(f"Question {self.id!r} has no options; give it at least one.")
+        if len(self.options) > len(ascii_uppercase):
+            raise LiteStageError(f"Question {self.id!r} has {len(self.options)} options; at most 26 can be lettered.")
+        if not all(option.strip() for option in self.options):
+            raise LiteStageError(f"Question {self.id!r} has an empty option among {list(self.options)}; fill it in.")
+        if self.answer is not None and self.answer not in self.labels:
+            raise LiteStageError(
+                f"Question {self.id!r} has the answer {self.answer!r}, which is not one of its options "
+                f"{', '.join(self.labels)}; correct the row."
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(ascii_uppercase[: len(self.options)])
+
+    @property
+    def lettered(self) -> tuple[Option, ...]:
+        return tuple(Option(label, text) for label, text in zip(self.labels, self.options, strict=True))
