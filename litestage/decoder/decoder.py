@@ -1,0 +1,171 @@
+"""The decoder: residual sub-layers over Hugging Face's own modules, in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from litestage.errors import LiteStageError
+from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
+from litestage.plan import StagePlan
+
+
+class Cache(Protocol):
+    """What Hugging Face's attention modules ask of a KV cache."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Attending:
+    """What the attention sub-layers of one forward pass share.
+
+    Attributes:
+        rotary: cosines and sines, each [rows, queries, rotary dimensions].
+        masks: by window length (None: full attention), each [rows, 1, queries, slots] or None where causality alone
+            decides.
+        cache: where keys and values are kept.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    masks: dict[int | None, Tensor | None]
+    cache: Cache
+
+
+@dataclass(frozen=True)
+class SubLayer:
+    """One residual sub-layer: ``update(stream, attending)`` is what it adds to the residual stream."""
+
+    kind: str
+    layer: int
+    update: Callable[[Tensor, Attending], Tensor]
+
+    @property
+    def name(self) -> tuple[str, int]:
+        return (self.kind, self.layer)
+
+
+Path = list[Callable[[Tensor, Attending], Tensor]]
+"""Functions from residual stream to residual stream, one for every sub-layer that runs or is compensated."""
+
+
+class Decoder:
+    """Embedding, ``2 * layers`` residual sub-layers, final norm and head of a Hugging Face causal LM.
+
+    Raises:
+        LiteStageError: the model's family is not supported.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        self.family = family_of(model.config)
+        self.body, self.head = model.model, model.lm_head
+        self.layers = len(self.body.layers)
+        self.windows = [sliding_window(self.config, layer) for layer in range(self.layers)]
+        self.longrope_limit = longrope_limit(self.config)
+        self.sublayers = [
+            sublayer
+            for index, layer in enumerate(self.body.layers)
+            for sublayer in (
+                SubLayer("mhsa", index, _mhsa(layer, self.family, self.windows[index])),
+                SubLayer("ffn", index, _ffn(layer, self.family)),
+            )
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        return self.body.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.body.embed_tokens.weight.dtype
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens, prompt and continuation together, that one sequence may have."""
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def additive_masks(self) -> bool:
+        """Whether the attention implementation adds its mask to the scores (eager) or reads it as true/false."""
+        return self.config._attn_implementation == "eager"
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Residual stream [rows, tokens, width] of token ids [rows, tokens]."""
+        return self.body.embed_tokens(ids)
+
+    def rotary(self, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for positions [rows, queries].
+
+        Phi-3's longrope switches factors with length. transformers picks one set for the whole batch, by its longest
+        row; here each row gets the set it would get alone.
+        """
+        if self.longrope_limit is not None:
+            long = positions.amax(dim=1) >= self.longrope_limit
+            if long.any() and not long.all():
+                of_short = self.body.rotary_emb(stream, positions[~long])
+                of_long = self.body.rotary_emb(stream, positions[long])
+                cos, sin = (part.new_empty((*positions.shape, part.shape[-1])) for part in of_short)
+                cos[~long], sin[~long] = of_short
+                cos[long], sin[long] = of_long
+                return cos, sin
+        return self.body.rotary_emb(stream, positions)
+
+    def path(self, plan: StagePlan, phase: str) -> Path:
+        """The functions to run, in order, in one phase (``prefill`` or ``decode``) of a stage."""
+        skips = plan.phase == "both" or phase == "decode"
+        if plan.schedule is not None:
+            raise LiteStageError(f"schedule {dict(plan.schedule)} cannot be run by this version; use fixed skip sets.")
+        path: Path = []
+        for sublayer in self.sublayers:
+            if not skips or sublayer.name not in plan.skip:
+                path.append(_residual(sublayer.update))
+            elif plan.compensation != "none":
+                tensor = plan.tensors[f"{sublayer.kind}.{sublayer.layer}"].to(self.device, self.dtype)
+                path.append(_stand_in(plan.compensation, tensor))
+        return path
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """Next-token logits [..., vocabulary], float32, of residual streams [..., width]."""
+        logits = self.head(self.body.norm(stream)).float()
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+
+def _mhsa(layer: nn.Module, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:
+    norm, attention, post_norm = _part(layer, family.mhsa_norm), layer.self_attn, _part(layer, family.mhsa_post_norm)
+
+    def update(stream: Tensor, attending: Attending) -> Tensor:
+        output, _ = attention(
+            hidden_states=norm(stream),
+            position_embeddings=attending.rotary,
+            attention_mask=attending.masks[window],
+            past_key_values=attending.cache,
+        )
+        return post_norm(output)
+
+    return update
+
+
+def _ffn(layer: nn.Module, family: Family) -> Callable[[Tensor, Attending], Tensor]:
+    norm, mlp, post_norm = _part(layer, family.ffn_norm), layer.mlp, _part(layer, family.ffn_post_norm)
+    return lambda stream, attending: post_norm(mlp(norm(stream)))
+
+
+def _part(layer: nn.Module, name: str | None) -> nn.Module:
+    return nn.Identity() if name is None else getattr(layer, name)
+
+
+def _residual(update: Callable[[Tensor, Attending], Tensor]) -> Callable[[Tensor, Attending], Tensor]:
+    return lambda stream, attending: stream + update(stream, attending)
+
+
+def _stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor, Attending], Tensor]:
+    """What a skipped sub-layer becomes. ``scale``: the stream times a norm ratio (AdaSkip, arXiv 2501.02336)."""
+    if compensation == "scale":
+        return lambda stream, attending: stream * tensor
+    raise LiteStageError(f"compensation {compensation!r} cannot be run by this version; use none or scale.")

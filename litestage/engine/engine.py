@@ -1,0 +1,152 @@
+"""The engine's plain path: batched decoding with explicit positions, on any device, for every family and plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litestage.decoder.decoder import Attending, Decoder, Path
+from litestage.engine.cache import KVCache
+from litestage.engine.prefix import common_prefix, padded
+from litestage.engine.rows import Row, Sampler
+from litestage.engine.types import Decoding, Detokenise, Generation, Request
+from litestage.errors import LiteStageError
+from litestage.plan import StagePlan
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Generations in the order of their requests, and the seconds the whole batch took."""
+
+    generations: list[Generation]
+    prefill_s: float
+    decode_s: float
+
+
+class Engine:
+    """Generates with a decoder under a stage's plan.
+
+    With nothing skipped and in float32, tokens equal ``transformers`` greedy ``generate`` at batch 1, whatever batch
+    and padding a row runs in.
+
+    Args:
+        model: a Hugging Face causal LM of a supported family, in evaluation mode.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.decoder = Decoder(model)
+        self.tokenizer = tokenizer
+        self.eos = _eos_ids(model, tokenizer)
+
+    @torch.inference_mode()
+    def generate(
+        self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding, *, confidences: bool = False
+    ) -> Batch:
+        """Generates every request's continuation.
+
+        Args:
+            confidences: keep each step's largest softmax probability.
+
+        Raises:
+            LiteStageError: an empty prompt.
+        """
+        detokenise = Detokenise(self.tokenizer, decoding.stop)
+        rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
+        room = self.decoder.context_length
+        for row in rows:
+            row.fit(room)
+        seconds = [0.0, 0.0]
+        sampler = Sampler(decoding)
+        waiting = [row for row in rows if row.stop is None]
+        while waiting:  # once, and again for rows whose rotary factors changed under way (Phi-3 longrope)
+            self._run(waiting, plan, sampler, seconds)
+            waiting = [row for row in waiting if row.stop is None]
+        return Batch([row.generation() for row in rows], *seconds)
+
+    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
+        started = self._clock()
+        logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
+        prefilled = self._clock()
+        path = self.decoder.path(plan, "decode")
+        limit = self.decoder.longrope_limit
+        while True:
+            sampler.advance(rows, logits)
+            keep = [
+                index
+                for index, row in enumerate(rows)
+                if row.stop is None and (limit is None or row.length != limit + 1)
+            ]
+            if not keep:
+                break
+            if len(keep) < len(rows):
+                rows = [rows[index] for index in keep]
+                cache = cache.select(torch.tensor(keep, device=self.decoder.device))
+            last = torch.tensor([[row.sequence[-1]] for row in rows], device=self.decoder.device)
+            positions = torch.tensor([[row.length - 1] for row in rows], device=self.decoder.device)
+            logits = self.decoder.logits(self.forward(last, positions, cache, path)[:, -1])
+        seconds[0] += prefilled - started
+        seconds[1] += self._clock() - prefilled
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], groups: Sequence[int], plan: StagePlan
+    ) -> tuple[Tensor, KVCache]:
+        """Runs the prompts; rows of one group share the prefill of their longest common prefix.
+
+        Returns:
+            Next-token logits [rows, vocabulary] and the cache that holds the prompts.
+        """
+        path = self.decoder.path(plan, "prefill")
+        device = self.decoder.device
+        prefixes, owner = common_prefix(prompts, groups) if self._may_share(prompts, groups) else ([], [])
+        if prefixes:
+            shared = KVCache(len(prefixes), device)
+            ids, positions, valid = padded(prefixes, [0] * len(prefixes), device)
+            self.forward(ids, positions, shared, path, valid)
+            cache = shared.select(torch.tensor(owner, device=device))
+            starts = [len(prefixes[index]) for index in owner]
+        else:
+            cache, starts = KVCache(len(prompts), device), [0] * len(prompts)
+        suffixes = [prompt[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        ids, positions, valid = padded(suffixes, starts, device)
+        stream = self.forward(ids, positions, cache, path, valid)
+        last = valid.sum(dim=1) - 1
+        return self.decoder.logits(stream[torch.arange(len(prompts), device=device), last]), cache
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, cache: KVCache, path: Path, valid: Tensor | None = None
+    ) -> Tensor:
+        """One pass of new tokens [rows, tokens] through a path; returns the final stream [rows, tokens, width]."""
+        decoder = self.decoder
+        cache.extend(positions, valid)
+        stream = decoder.embed(ids)
+        masks = {
+            window: cache.mask(positions, window, additive=decoder.additive_masks, dtype=stream.dtype)
+            for window in set(decoder.windows)
+        }
+        attending = Attending(decoder.rotary(stream, positions), masks, cache)
+        for sublayer in path:
+            stream = sublayer(stream, attending)
+        return stream
+
+    def _may_share(self, prompts: Sequence[Sequence[int]], groups: Sequence[int]) -> bool:
+        limit = self.decoder.longrope_limit  # a prefix would get the short factors though its row needs the long ones
+        return len(set(groups)) < len(groups) and (limit is None or max(map(len, prompts)) <= limit)
+
+    def _clock(self) -> float:
+        if self.decoder.device.type == "cuda":
+            torch.cuda.synchronize(self.decoder.device)
+        return perf_counter()
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end a generation, as ``generate`` would use them; the first one stands for an exit."""
+    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        if source is not None:
+            return tuple(source) if isinstance(source, (list, tuple)) else (source,)
+    raise LiteStageError("Neither the model nor its tokenizer names an end-of-sequence token; set eos_token_id in generation_config.json.")

@@ -1,0 +1,37 @@
+"""Exit rules: when a stage's generation is cut short. Adding a rule is one function and one registry line.
+
+Every rule here is *cut-only*: it looks at the confidences so far and at nothing else, so it shortens a fixed
+sequence, and one uncut generation with its confidences gives the result for every threshold and window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan import ExitRule
+
+
+def confidence(rule: ExitRule, confidences: Sequence[float]) -> bool:
+    """LiteStage's rule: the window is full and its mean confidence is at most the threshold (arXiv 2510.14211)."""
+    return len(confidences) >= rule.window and fmean(confidences[-rule.window :]) <= rule.threshold
+
+
+EXIT_RULES: dict[str, Callable[[ExitRule, Sequence[float]], bool]] = {"confidence": confidence}
+
+
+def stops(rule: ExitRule, confidences: Sequence[float]) -> bool:
+    """Whether the generation ends at the step whose confidence is the last one given.
+
+    Raises:
+        LiteStageError: the rule is not known.
+    """
+    if rule.rule not in EXIT_RULES:
+        raise LiteStageError(f"exit rule is {rule.rule!r}; {did_you_mean(rule.rule, EXIT_RULES)}")
+    return EXIT_RULES[rule.rule](rule, confidences)
+
+
+def exit_step(rule: ExitRule, confidences: Sequence[float]) -> int | None:
+    """Index of the first step at which ``rule`` ends a generation with these confidences, or None."""
+    return next((step for step in range(len(confidences)) if stops(rule, confidences[: step + 1])), None)

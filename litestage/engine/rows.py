@@ -1,0 +1,114 @@
+"""One row's state while it is decoded, and how its next token is chosen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from litestage.engine.exit import stops
+from litestage.engine.types import Decoding, Detokenise, Generation, Request
+from litestage.errors import LiteStageError
+from litestage.plan import ExitRule
+
+
+class Row:
+    """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has."""
+
+    def __init__(
+        self, request: Request, exit_rule: ExitRule | None, eos: tuple[int, ...], detokenise: Detokenise, confidences: bool
+    ) -> None:
+        if not request.prompt:
+            raise LiteStageError("A prompt is empty: it has no token to continue from; give it some text.")
+        self.request = request
+        self.tokens: list[int] = []
+        self.confidences: list[float] = []
+        self.stop: str | None = None
+        self.limit = request.limit
+        self.measures_confidence = confidences or exit_rule is not None
+        self._keeps_confidences = confidences
+        self._exit, self._eos, self._detokenise = exit_rule, eos, detokenise
+
+    @property
+    def sequence(self) -> list[int]:
+        return [*self.request.prompt, *self.tokens]
+
+    @property
+    def length(self) -> int:
+        return len(self.request.prompt) + len(self.tokens)
+
+    def fit(self, context_length: int) -> None:
+        """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``."""
+        self.limit = min(self.limit, context_length - len(self.request.prompt))
+        if self.limit < 1:
+            self.stop = "too_long"
+
+    def push(self, token: int, confidence: float | None) -> None:
+        """Takes the next token and decides whether the row ends with it."""
+        if confidence is not None:
+            self.confidences.append(confidence)
+        self.tokens.append(token)
+        if token in self._eos:
+            self.stop = "eos"
+        elif self._detokenise.found(self.tokens):
+            self.stop = "stop_string"
+        elif self._exit is not None and stops(self._exit, self.confidences):
+            self.tokens[-1] = self._eos[0]
+            self.stop = "exit"
+        elif len(self.tokens) >= self.limit:
+            self.stop = "length"
+
+    def generation(self) -> Generation:
+        return Generation(
+            tokens=tuple(self.tokens),
+            text=self._detokenise(self.tokens),
+            stop=self.stop or "length",
+            prompt_tokens=len(self.request.prompt),
+            confidences=tuple(self.confidences) if self._keeps_confidences else (),
+        )
+
+
+class Sampler:
+    """Chooses every row's next token from its logits: the largest, or drawn from the row's own random stream."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+        self._streams: dict[str, torch.Generator] = {}
+        self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
+
+    def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
+        """Gives every row its next token, from logits [rows, vocabulary]."""
+        tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1).tolist()
+        confidences: list[float | None] = [None] * len(rows)
+        if any(row.measures_confidence for row in rows):
+            confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp().tolist()
+        for row, token, confidence in zip(rows, tokens, confidences, strict=True):
+            row.push(token, confidence)
+
+    def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
+        for warper in self._warpers:
+            logits = warper(None, logits)
+        probabilities = logits.softmax(dim=-1).cpu()
+        return [
+            int(torch.multinomial(probabilities[index], 1, generator=self._stream(row.request.stream)))
+            for index, row in enumerate(rows)
+        ]
+
+    def _stream(self, name: str) -> torch.Generator:
+        if name not in self._streams:
+            digest = hashlib.sha256(f"{self._decoding.seed}/{name}".encode()).digest()
+            self._streams[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return self._streams[name]
+
+
+def _warpers(decoding: Decoding) -> list:  # type: ignore[type-arg]
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    chain: list = [TemperatureLogitsWarper(decoding.temperature)]  # type: ignore[type-arg]
+    if decoding.top_k:
+        chain.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1:
+        chain.append(TopPLogitsWarper(decoding.top_p))
+    return chain

@@ -1,0 +1,91 @@
+"""What goes into the engine and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from litestage.engine.exit import exit_step
+from litestage.plan import ExitRule
+
+ENGINE = "plain/1"
+"""Name and version of the engine; part of every stored result's key."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen and when a row ends.
+
+    ``temperature`` 0 is greedy. ``stop`` strings end a row when its text contains one; they are cut from the text.
+    """
+
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to generate.
+
+    Attributes:
+        prompt: token ids.
+        limit: most new tokens.
+        group: rows of one group share the prefill of their common prefix.
+        stream: names the row's own random stream (question, stage, row), used when sampling.
+    """
+
+    prompt: tuple[int, ...]
+    limit: int
+    group: int = 0
+    stream: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One row's result.
+
+    Attributes:
+        tokens: new token ids, the ending EOS included, as ``transformers`` generate returns them.
+        text: their text without special tokens and without the stop string.
+        stop: why it ended: ``eos``, ``exit``, ``stop_string``, ``length`` or ``too_long`` (the prompt did not fit).
+        confidences: the largest softmax probability of every step taken, when they were asked for.
+        prompt_tokens: length of the prompt.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    stop: str
+    prompt_tokens: int
+    confidences: tuple[float, ...] = field(default=(), repr=False)
+
+    def cut(self, rule: ExitRule, eos: int, decode: Detokenise) -> Generation:
+        """What ``rule`` would have made of this generation, which must be uncut and carry its confidences."""
+        step = exit_step(rule, self.confidences)
+        if step is None or (step == len(self.tokens) - 1 and self.stop in ("eos", "stop_string")):
+            return self
+        tokens = (*self.tokens[:step], eos)
+        return replace(
+            self, tokens=tokens, text=decode(tokens), stop="exit", confidences=self.confidences[: step + 1]
+        )
+
+
+class Detokenise:
+    """Turns token ids into text: special tokens left out, cut before the first stop string."""
+
+    def __init__(self, tokenizer: object, stop: tuple[str, ...] = ()) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+
+    def __call__(self, tokens: tuple[int, ...] | list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined]
+        cut = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))
+        return text[:cut]
+
+    def found(self, tokens: list[int]) -> bool:
+        """Whether the newest token completed a stop string. Only the tail is decoded: a stop spans few tokens."""
+        if not self._stop:
+            return False
+        tail = tokens[-(max(map(len, self._stop)) + 4) :]
+        text: str = self._tokenizer.decode(tail, skip_special_tokens=True)  # type: ignore[attr-defined]
+        return any(stop in text for stop in self._stop)

@@ -1,0 +1,125 @@
+"""Plans as YAML files (``litestage.plan/1``), with their compensation tensors in a ``.safetensors`` file beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.plan import SCHEMA, ExitRule, Plan, SkipSet, StagePlan
+
+_PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
+_STAGE_KEYS = ("skip", "phase", "compensation", "schedule", "exit")
+
+
+def plan_to_dict(plan: Plan) -> dict[str, Any]:
+    """The plan as the YAML's plain data."""
+    return {
+        "schema": SCHEMA,
+        "model": dict(plan.model) if plan.model else None,
+        "pipeline": dict(plan.pipeline) if plan.pipeline else None,
+        "stages": {
+            name: {
+                "skip": {"mhsa": list(stage.skip.mhsa), "ffn": list(stage.skip.ffn)},
+                "phase": stage.phase,
+                "compensation": stage.compensation,
+                "schedule": dict(stage.schedule) if stage.schedule else None,
+                "exit": asdict(stage.exit) if stage.exit else None,
+            }
+            for name, stage in plan.stages.items()
+        },
+        "provenance": dict(plan.provenance),
+    }
+
+
+def save_plan(plan: Plan, path: str | Path) -> None:
+    """Writes the YAML and, where a stage has compensation, ``<plan>.safetensors`` beside it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{name}.{key}": value for name, stage in plan.stages.items() for key, value in stage.tensors.items()}
+    if tensors:
+        from safetensors.torch import save_file
+
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path.with_suffix(".safetensors"))
+    path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False), encoding="utf-8")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Reads a plan file.
+
+    Raises:
+        LiteStageError: absent, not YAML, another schema, an unknown key, or a value that makes no sense.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LiteStageError(f"There is no plan file at {str(path)!r}; check the path, or search one with 'litestage search'.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LiteStageError(f"{path} is not YAML ({str(error).splitlines()[0]}); see README for a plan.") from None
+    try:
+        return plan_from_dict(raw, _tensors(path.with_suffix(".safetensors")))
+    except LiteStageError as error:
+        raise LiteStageError(f"{path}: {error}") from None
+
+
+def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
+    """The plan that :func:`plan_to_dict` gave; ``tensors`` by ``"<stage>.<kind>.<layer>"``."""
+    if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
+        found = raw.get("schema") if isinstance(raw, Mapping) else type(raw).__name__
+        raise LiteStageError(f"schema is {found!r}, not {SCHEMA!r}; write 'schema: {SCHEMA}' and 'stages:'.")
+    _known_keys(raw, _PLAN_KEYS, "the plan")
+    stages = raw.get("stages")
+    if not isinstance(stages, Mapping):
+        raise LiteStageError(f"'stages' is {stages!r}; it maps each stage's name to what it skips.")
+    return Plan(
+        stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
+        model=raw.get("model"),
+        pipeline=raw.get("pipeline"),
+        provenance=raw.get("provenance") or {},
+    )
+
+
+def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
+    raw = {} if raw is None else raw
+    if not isinstance(raw, Mapping):
+        raise LiteStageError(f"stage {name!r} is {raw!r}; it holds skip, phase, compensation, schedule and exit.")
+    _known_keys(raw, _STAGE_KEYS, f"stage {name!r}")
+    skip = raw.get("skip") or {}
+    exit_rule = raw.get("exit")
+    try:
+        _known_keys(skip, ("mhsa", "ffn"), "skip")
+        if exit_rule not in (None, "none"):
+            _known_keys(exit_rule, ("rule", "threshold", "window"), "exit")
+        return StagePlan(
+            skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())),
+            phase=raw.get("phase", "both"),
+            compensation=raw.get("compensation") or "none",
+            schedule=raw.get("schedule"),
+            exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
+            tensors={key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")},
+        )
+    except LiteStageError as error:
+        raise LiteStageError(f"stage {name!r}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise LiteStageError(f"stage {name!r} does not read as a plan ({error}); see README for one.") from None
+
+
+def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    if not isinstance(raw, Mapping):
+        raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known)}.")
+    for key in raw:
+        if key not in known:
+            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+
+
+def _tensors(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    from safetensors.torch import load_file
+
+    return load_file(path)
