@@ -1,0 +1,111 @@
+"""Where a task's rows are: JSONL files, the Hugging Face hub (or a folder laid out like it), or the menagerie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from litestage.data.rows import FORMATS, read_jsonl, to_questions
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.menagerie import VARIANTS, load_split
+from litestage.stages import Question
+
+DATA = "LITESTAGE_DATA"
+"""Environment variable: a folder with ``openbookqa/``, ``commonsense_qa/`` and ``strategyqa/``, ``<split>.jsonl`` each."""
+
+
+class Source(Protocol):
+    """Something that gives questions by the name of a file or hub split."""
+
+    @property
+    def names(self) -> Iterable[str]: ...
+
+    def questions(self, name: str) -> list[Question]: ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """A user's own JSONL files, by split."""
+
+    paths: Mapping[str, Path]
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self.paths
+
+    def questions(self, name: str) -> list[Question]:
+        path = self.paths[name]
+        return to_questions(read_jsonl(path), "questions", str(path), prefix=path.stem)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub data set in one of the known formats; ``$LITESTAGE_DATA/<folder>/<split>.jsonl`` when that is set."""
+
+    path: str
+    format: str
+    folder: str
+    config: str | None = None
+
+    @property
+    def names(self) -> Iterable[str]:
+        return ("train", "validation", "test")
+
+    def questions(self, name: str) -> list[Question]:
+        root = os.environ.get(DATA)
+        if not root:
+            return to_questions(self._from_hub(name), self.format, f"{self.path} ({name})", prefix=name)
+        path = Path(root).expanduser() / self.folder / f"{name}.jsonl"
+        if not path.is_file():
+            raise LiteStageError(
+                f"{DATA} is {root!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or unset it to use the hub."
+            )
+        return to_questions(read_jsonl(path), self.format, str(path), prefix=name)
+
+    def _from_hub(self, split: str) -> list[dict[str, Any]]:
+        import datasets
+
+        try:
+            return list(datasets.load_dataset(self.path, self.config, split=split))
+        except Exception as error:  # datasets, huggingface_hub, requests and httpx each raise their own
+            raise LiteStageError(
+                f"The data set {self.path!r} could not be fetched from the hub ({type(error).__name__}); "
+                f"check the network, or set {DATA} to a folder that holds {self.folder}/{split}.jsonl."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Menagerie:
+    """The embedded synthetic world; needs no files."""
+
+    variant: str
+
+    @property
+    def names(self) -> Iterable[str]:
+        return ("calibration", "test", "train")
+
+    def questions(self, name: str) -> list[Question]:
+        return [row.question for row in load_split(self.variant, name)]
+
+
+def source_of(raw: dict[str, Any], here: Path) -> Source:
+    """Takes the one key that says where the rows are (``rows``, ``hub`` or ``menagerie``) out of a task's YAML."""
+    named = [key for key in ("rows", "hub", "menagerie") if key in raw]
+    if len(named) != 1:
+        raise LiteStageError(f"the rows come from {' and '.join(named) or 'nowhere'}; give one of rows, hub, menagerie.")
+    value = raw.pop(named[0])
+    if named[0] == "menagerie":
+        if value not in VARIANTS:
+            raise LiteStageError(f"menagerie is {value!r}; {did_you_mean(str(value), VARIANTS)}")
+        return Menagerie(value)
+    if not isinstance(value, Mapping):
+        raise LiteStageError(f"{named[0]} is {value!r}; it holds {'splits and files' if named[0] == 'rows' else 'path and format'}.")
+    if named[0] == "rows":
+        return Files({str(split): here / str(path) for split, path in value.items()})
+    source = Hub(**value)
+    if source.format not in FORMATS:
+        raise LiteStageError(f"the format is {source.format!r}; {did_you_mean(source.format, FORMATS)}")
+    return source
