@@ -12,7 +12,7 @@ MODELS = "lm_eval.models"
 TASKS = "lm_eval.tasks.manager"
 
 
-def install():  # type: ignore[no-untyped-def]
+def install():
     """Installs the finder, once; does nothing when ``LITESTAGE_NO_HOOK`` is set to anything but 0."""
     if _switched_off() or any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
@@ -22,25 +22,25 @@ def install():  # type: ignore[no-untyped-def]
     sys.meta_path.insert(0, _Finder())
 
 
-def _switched_off():  # type: ignore[no-untyped-def]
+def _switched_off():
     import os  # loaded by the interpreter long before this
 
     return os.environ.get("LITESTAGE_NO_HOOK", "0") not in ("", "0")
 
 
-def _register_model(models):  # type: ignore[no-untyped-def]
+def _register_model(models):
     from lm_eval.api.registry import model_registry
 
     if "litestage" not in model_registry:
         model_registry.register("litestage", target="litestage.lm:LiteStageLM")
 
 
-def _add_tasks(manager):  # type: ignore[no-untyped-def]
+def _add_tasks(manager):
     from inspect import signature
 
     theirs = manager.TaskManager.__init__
 
-    def with_ours(self, *args, **keywords):  # type: ignore[no-untyped-def]
+    def with_ours(self, *args, **keywords):
         given = signature(theirs).bind(self, *args, **keywords)
         if given.arguments.get("include_defaults", True):
             from litestage.conf import folder
@@ -59,7 +59,7 @@ _PATCHES = {MODELS: _register_model, TASKS: _add_tasks}
 class _Finder:
     """Lets the other finders find lm-eval's two modules and has them patched once they are loaded."""
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name, path=None, target=None):
         if name not in _PATCHES:
             return None
         for finder in sys.meta_path:
@@ -73,16 +73,16 @@ class _Finder:
 class _Loader:
     """A module's own loader, with a patch applied after it has run the module."""
 
-    def __init__(self, loader, patch):  # type: ignore[no-untyped-def]
+    def __init__(self, loader, patch):
         self._loader, self._patch = loader, patch
 
-    def __getattr__(self, name):  # type: ignore[no-untyped-def]
+    def __getattr__(self, name):
         return getattr(self._loader, name)
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec):
         return self._loader.create_module(spec)
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module):
         self._loader.exec_module(module)
         try:
             self._patch(module)

@@ -69,8 +69,8 @@ def _choices(row: Row) -> tuple[str, ...]:
     return tuple(text.strip() for text in texts)
 
 
-def to_questions(rows: Iterable[tuple[int, Row]] | Iterable[Row], format: str, where: str, *, prefix: str) -> list[Question]:
-    """Every row as a question; a row without an id gets ``<prefix>-<row number>``.
+def to_questions(rows: Iterable[tuple[int, Row]], format: str, where: str, *, prefix: str) -> list[Question]:
+    """Every numbered row as a question; a row without an id gets ``<prefix>-<row number>``.
 
     Raises:
         LiteStageError: names the file, the row (from 1) and the value of the first malformed row, or of an id that
@@ -78,9 +78,7 @@ def to_questions(rows: Iterable[tuple[int, Row]] | Iterable[Row], format: str, w
     """
     convert = FORMATS[format]
     questions: dict[str, Question] = {}
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, tuple):
-            number, row = row
+    for number, row in rows:
         try:
             question = convert(row, f"{prefix}-{number}")
         except LiteStageError as error:
@@ -88,7 +86,7 @@ def to_questions(rows: Iterable[tuple[int, Row]] | Iterable[Row], format: str, w
         except KeyError as error:
             raise LiteStageError(f"{where}, row {number} has no {error.args[0]!r}: {_short(row)}; add it.") from None
         except (TypeError, AttributeError):
-            raise LiteStageError(f"{where}, row {number} does not read as a question: {_short(row)}; correct it.") from None
+            raise LiteStageError(f"{where}, row {number} is not a question: {_short(row)}; correct it.") from None
         if question.id in questions:
             raise LiteStageError(f"{where}, row {number}: the id {question.id!r} occurs twice; give each row its own.")
         questions[question.id] = question

@@ -14,7 +14,7 @@ from litestage.menagerie import VARIANTS, load_split
 from litestage.stages import Question
 
 DATA = "LITESTAGE_DATA"
-"""Environment variable: a folder with ``openbookqa/``, ``commonsense_qa/`` and ``strategyqa/``, ``<split>.jsonl`` each."""
+"""Environment variable: a folder with ``openbookqa``, ``commonsense_qa`` and ``strategyqa``, ``<split>.jsonl`` each."""
 
 
 class Source(Protocol):
@@ -61,15 +61,16 @@ class Hub:
         path = Path(root).expanduser() / self.folder / f"{name}.jsonl"
         if not path.is_file():
             raise LiteStageError(
-                f"{DATA} is {root!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or unset it to use the hub."
+                f"{DATA} is {root!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or unset it "
+                "to use the hub."
             )
         return to_questions(read_jsonl(path), self.format, str(path), prefix=name)
 
-    def _from_hub(self, split: str) -> list[dict[str, Any]]:
+    def _from_hub(self, split: str) -> list[tuple[int, dict[str, Any]]]:
         import datasets
 
         try:
-            return list(datasets.load_dataset(self.path, self.config, split=split))
+            return list(enumerate(datasets.load_dataset(self.path, self.config, split=split), start=1))
         except Exception as error:  # datasets, huggingface_hub, requests and httpx each raise their own
             raise LiteStageError(
                 f"The data set {self.path!r} could not be fetched from the hub ({type(error).__name__}); "
@@ -95,14 +96,15 @@ def source_of(raw: dict[str, Any], here: Path) -> Source:
     """Takes the one key that says where the rows are (``rows``, ``hub`` or ``menagerie``) out of a task's YAML."""
     named = [key for key in ("rows", "hub", "menagerie") if key in raw]
     if len(named) != 1:
-        raise LiteStageError(f"the rows come from {' and '.join(named) or 'nowhere'}; give one of rows, hub, menagerie.")
+        raise LiteStageError(f"it has {' and '.join(named) or 'no rows'}; give exactly one of rows, hub, menagerie.")
     value = raw.pop(named[0])
     if named[0] == "menagerie":
         if value not in VARIANTS:
             raise LiteStageError(f"menagerie is {value!r}; {did_you_mean(str(value), VARIANTS)}")
         return Menagerie(value)
     if not isinstance(value, Mapping):
-        raise LiteStageError(f"{named[0]} is {value!r}; it holds {'splits and files' if named[0] == 'rows' else 'path and format'}.")
+        holds = "a file for each split" if named[0] == "rows" else "path, folder and format"
+        raise LiteStageError(f"{named[0]} is {value!r}; it holds {holds}.")
     if named[0] == "rows":
         return Files({str(split): here / str(path) for split, path in value.items()})
     source = Hub(**value)

@@ -27,7 +27,7 @@ import yaml
 from litestage.conf import available, find
 from litestage.data.sources import Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.stages import Question
+from litestage.stages import Pipeline, Question, load_pipeline
 
 SPLITS = ("calibration", "test", "train")
 SEED = 20240
@@ -70,6 +70,18 @@ class Task:
         if split not in self.splits:
             raise LiteStageError(f"The task {self.name!r} has no split {split!r}; {did_you_mean(split, self.splits)}")
         return list(self._questions(self.splits[split]))
+
+    def through(self, pipeline: str | None = None, mode: str | None = None) -> Pipeline:
+        """The pipeline its questions go through: its own with its own limits, or another as that one is.
+
+        Args:
+            pipeline: name or file of another pipeline.
+            mode: how stages that fan out over the options run, instead of the pipeline's choice.
+        """
+        chosen = load_pipeline(pipeline or self.pipeline)
+        if pipeline in (None, self.pipeline):
+            chosen = chosen.with_limits(self.max_new_tokens)
+        return chosen.with_mode(mode) if mode else chosen
 
     def _questions(self, split: Split) -> list[Question]:
         rows = self._rows(split.of)
@@ -120,7 +132,8 @@ def _task(path: Path, raw: dict[str, Any]) -> Task:
     known = ("name", "pipeline", "max_new_tokens", "description")
     for key in raw:
         if key not in known:
-            raise LiteStageError(f"the key {key!r} is not known; {did_you_mean(key, (*known, 'splits', 'rows', 'hub'))}")
+            everything = (*known, "splits", "rows", "hub", "menagerie")
+            raise LiteStageError(f"the key {key!r} is not known; {did_you_mean(str(key), everything)}")
     for name in splits:
         if name not in SPLITS:
             raise LiteStageError(f"the split {name!r} is not known; {did_you_mean(name, SPLITS)}")

@@ -1,0 +1,1 @@
+"""lm-eval: its arguments, its staged tasks and their metrics. The model class itself is ``litestage.lm``."""

@@ -1,0 +1,50 @@
+"""The figures lm-eval averages for a staged task, from one question's trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from litestage.trace import Trace
+
+STOPS = ("eos", "stop_string", "exit", "length", "too_long")
+_HIGHER_IS_BETTER = ("acc", "stop_eos")
+
+
+def metric_names(stages: Iterable[str], *, timed: bool = True) -> list[str]:
+    """``acc``, ``parse_failure``, ``tokens`` and, when timed, ``latency_s``; the same by stage; why its rows ended."""
+    stages = list(stages)
+    by_stage = ["tokens", *(["prefill_s", "decode_s"] if timed else []), *(f"stop_{stop}" for stop in STOPS)]
+    overall = ["acc", "parse_failure", "tokens", *(["latency_s"] if timed else [])]
+    return [*overall, *(f"{figure}_{stage}" for stage in stages for figure in by_stage)]
+
+
+def metric_list(names: Iterable[str]) -> list[dict[str, Any]]:
+    """lm-eval's ``metric_list`` for these names."""
+    return [
+        {"metric": name, "aggregation": "mean", "higher_is_better": name.startswith(_HIGHER_IS_BETTER)}
+        for name in names
+    ]
+
+
+def metrics(trace: Trace) -> dict[str, float]:
+    """One question's figures: counts of new tokens, seconds, and the share of a stage's rows that ended for a reason.
+
+    Seconds are there only if the question ran alone: a batch's seconds are no question's.
+    """
+    timed = trace.latency_s is not None
+    figures: dict[str, float] = {
+        "acc": float(bool(trace.correct)),
+        "parse_failure": float(trace.parse_failure),
+        "tokens": float(trace.tokens),
+    }
+    if timed:
+        figures["latency_s"] = float(trace.latency_s or 0.0)
+    for stage in trace.stages:
+        figures[f"tokens_{stage.name}"] = float(sum(stage.tokens))
+        if timed:
+            figures[f"prefill_s_{stage.name}"] = float(stage.prefill_s or 0.0)
+            figures[f"decode_s_{stage.name}"] = float(stage.decode_s or 0.0)
+        for stop in STOPS:
+            figures[f"stop_{stop}_{stage.name}"] = stage.stops.count(stop) / len(stage.stops)
+    return figures

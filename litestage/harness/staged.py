@@ -1,0 +1,97 @@
+"""Answers lm-eval's requests for staged tasks: groups them, makes the plan, runs the questions through the stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from litestage.data import load_task
+from litestage.engine import Decoding
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.harness.arguments import ModelArguments
+from litestage.harness.task import KEY, Answered, answered, question_of
+from litestage.plan import Plan
+from litestage.session import Session
+from litestage.stages import Pipeline
+from litestage.store import default_store_path
+
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+
+
+def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
+    """How a task's ``generation_kwargs`` ask for tokens to be chosen; greedy unless they sample.
+
+    Raises:
+        LiteStageError: sampling without a temperature above 0.
+    """
+    sample = keywords.get("do_sample", float(keywords.get("temperature", 0)) > 0)
+    if not sample:
+        return Decoding()
+    temperature = float(keywords.get("temperature", 1.0))
+    if temperature <= 0:
+        raise LiteStageError(f"do_sample is true but temperature is {temperature}; give one above 0.")
+    return Decoding(
+        temperature=temperature,
+        top_k=int(keywords.get("top_k", 0)),
+        top_p=float(keywords.get("top_p", 1.0)),
+        seed=int(keywords.get("seed", 0)),
+    )
+
+
+@dataclass
+class StagedRequests:
+    """Runs staged requests in one session and remembers under which plans.
+
+    Attributes:
+        plans: per task answered so far, the pipeline and the plan.
+    """
+
+    session: Session
+    arguments: ModelArguments
+    plans: dict[str, tuple[Pipeline, Plan]] = field(default_factory=dict)
+
+    def answer(self, requests: list[Any]) -> list[Answered]:
+        """One response per lm-eval ``Instance``, in order."""
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.arguments[1], sort_keys=True), []).append(index)
+        responses: dict[int, Answered] = {}
+        for keywords, indices in groups.items():
+            texts = self._answer_group(json.loads(keywords), [requests[index].doc for index in indices])
+            responses |= dict(zip(indices, texts, strict=True))
+        return [responses[index] for index in range(len(requests))]
+
+    def _answer_group(self, keywords: dict[str, Any], docs: list[dict[str, Any]]) -> list[Answered]:
+        request = keywords[KEY]
+        known = (KEY, "until", "do_sample", *_SAMPLING)
+        for key in keywords:
+            if key not in known:
+                raise LiteStageError(f"The generation keyword {key!r} has no use in stages; {did_you_mean(key, known)}")
+        task = load_task(request["task"])
+        session = replace(self.session, chat_template=self._chat_template(request))
+        pipeline = task.through(self.arguments.pipeline or request["pipeline"], self.arguments.analyze)
+        plan = session.plan(self.arguments.plan, task, pipeline)
+        self.plans[task.name] = (pipeline, plan)
+        questions = {question.id: question for question in map(question_of, docs)}
+        traces = session.run(
+            list(questions.values()),
+            {"plan": plan},
+            pipeline,
+            timed=self.arguments.batch_size == 1,
+            batch_size=self.arguments.batch_size,
+            decoding=decoding_of(keywords),
+            journal=default_store_path().parent / "journals",
+            progress=True,
+        )["plan"]
+        by_id = {trace.question_id: answered(trace) for trace in traces}
+        return [by_id[doc["id"]] for doc in docs]
+
+    def _chat_template(self, request: Mapping[str, Any]) -> bool:
+        wanted = self.arguments.chat_template or bool(request.get("chat_template"))
+        if wanted and not getattr(self.session.loaded.tokenizer, "chat_template", None):
+            raise LiteStageError(
+                f"The tokenizer of {self.session.loaded.name!r} has no chat template; drop --apply_chat_template."
+            )
+        return wanted

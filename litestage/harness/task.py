@@ -1,0 +1,111 @@
+"""lm-eval's side of a staged task: documents from ``litestage.data``, figures from traces.
+
+A YAML in ``tasks/`` names this class and the litestage task; the pipeline's stages decide which metrics there are::
+
+    class: !function litestage.harness.task.StagedTask
+    generation_kwargs: {litestage: {task: obqa}}
+"""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from typing import Any
+
+from lm_eval.api.registry import get_aggregation
+from lm_eval.api.task import ConfigurableTask
+
+from litestage.data import load_task
+from litestage.errors import LiteStageError
+from litestage.harness.metrics import metric_list, metric_names, metrics
+from litestage.stages import Question, load_pipeline
+from litestage.trace import Trace
+
+KEY = "litestage"
+"""The generation keyword that tells our model which task and pipeline a request belongs to."""
+
+
+class Answered(str):
+    """A question's transcript, with its trace as ``stats``. Equal to, hashed, pickled and dumped like its text."""
+
+    stats: Trace | None
+
+    def __new__(cls, text: str, stats: Trace | None = None) -> Answered:
+        answered = super().__new__(cls, text)
+        answered.stats = stats
+        return answered
+
+
+def answered(trace: Trace) -> Answered:
+    """The trace as lm-eval's response: one line per stage and row."""
+    lines = [f"{stage.name}: {text}" for stage in trace.stages for text in stage.texts]
+    return Answered("\n".join(lines), trace)
+
+
+def question_of(doc: dict[str, Any]) -> Question:
+    """The question in a document of a staged task."""
+    return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
+
+
+class StagedTask(ConfigurableTask):  # type: ignore[misc]
+    """A multiple-choice task that a model answers in stages."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        config = deepcopy({key: value for key, value in config.items() if key != "class"})
+        request = config["generation_kwargs"][KEY]
+        self.source = load_task(request["task"])
+        overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
+        request["pipeline"] = str(overridden or request.get("pipeline") or self.source.pipeline)
+        config["metric_list"] = metric_list(metric_names(load_pipeline(request["pipeline"]).stage_names))
+        config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
+        super().__init__(config=config)
+
+    def download(self, *args: Any, **keywords: Any) -> None:
+        """Puts the test questions where lm-eval looks for documents."""
+        import datasets
+
+        rows = [
+            {"id": question.id, "question": question.text, "options": list(question.options), "answer": question.answer}
+            for question in self.source.questions("test")
+        ]
+        self.dataset = {"test": datasets.Dataset.from_list(rows)}
+
+    def build_all_requests(self, *args: Any, **keywords: Any) -> None:
+        """As lm-eval does, but only for our model, and never from its request cache (it ignores the pipeline)."""
+        if "litestage.lm" not in sys.modules:
+            raise LiteStageError(_NEEDS_OURS.format(self.config.task))
+        if keywords.get("system_instruction"):
+            raise LiteStageError("--system_instruction does not reach the stages' prompts; use a pipeline YAML.")
+        super().build_all_requests(*args, **{**keywords, "cache_requests": False, "rewrite_requests_cache": False})
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **keywords: Any) -> Any:
+        """The request: its context is only for show, the stages make their own prompts from the document."""
+        instance = super().construct_requests(doc, ctx, **keywords)
+        instance.arguments[1][KEY]["chat_template"] = bool(keywords.get("apply_chat_template"))
+        return instance
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+        """The question's figures.
+
+        Raises:
+            LiteStageError: the response carries no trace, so another model gave it.
+        """
+        trace = getattr(results[0], "stats", None)
+        if trace is None:
+            raise LiteStageError(_NEEDS_OURS.format(self.config.task))
+        figures = metrics(trace)
+        if list(figures) != [entry["metric"] for entry in self.config.metric_list]:
+            self._list_metrics(list(figures))  # untimed, or the model was given another pipeline
+        return figures
+
+    def _list_metrics(self, names: list[str]) -> None:
+        """Announces exactly the metrics there are: lm-eval's W&B logger wants every listed one for every document."""
+        self.config.metric_list = metric_list(names)
+        self._aggregation_list = {name: get_aggregation("mean") for name in names}
+        self._higher_is_better = {entry["metric"]: entry["higher_is_better"] for entry in self.config.metric_list}
+
+
+_NEEDS_OURS = (
+    "The task {!r} is answered in stages, each prompted with what the earlier ones wrote; other models only continue "
+    "one prompt, so run it with --model litestage (pretrained=<the same model>)."
+)

@@ -1,0 +1,227 @@
+"""lm-eval's model ``litestage``: any causal LM of a supported family, in stages and under a plan.
+
+``lm_eval --model litestage --model_args pretrained=Qwen/Qwen2.5-0.5B-Instruct,plan=plan.yaml --tasks obqa_multistage``
+
+Staged tasks run through :class:`litestage.session.Session`. Every other task type works too, under the plan's stage
+``default``: log-likelihoods and plain generation are tokenised as lm-eval's own ``hf`` model does, so at ``plan=full``
+they give the same numbers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from logging import getLogger
+from typing import Any
+
+import lm_eval.models  # noqa: F401  first: a lone registration of ours would hide lm-eval's own models
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from litestage.decoder.load import REFERENCE_MODELS
+from litestage.engine import Request
+from litestage.environment import environment
+from litestage.errors import LiteStageError
+from litestage.harness.arguments import ModelArguments
+from litestage.harness.staged import StagedRequests, decoding_of
+from litestage.harness.task import KEY
+from litestage.plan import StagePlan
+from litestage.session import Session
+from litestage.store import default_store_path
+
+_logger = getLogger("lm_eval.litestage")
+_MAX_GEN_TOKS = 256  # lm-eval's own default
+
+
+@register_model("litestage")
+class LiteStageLM(TemplateLM):  # type: ignore[misc]
+    """See :class:`litestage.harness.arguments.ModelArguments` for the arguments.
+
+    Raises:
+        LiteStageError: an unknown or bad argument, or a model that cannot be loaded.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = ModelArguments.parse(arguments)
+        self.session = Session.open(
+            self.arguments.pretrained,
+            revision=self.arguments.revision,
+            dtype=self.arguments.dtype,
+            device=self.arguments.device,
+            store=self.arguments.store or default_store_path(),
+            chat_template=self.arguments.chat_template,
+        )
+        self.engine, self.tokenizer = self.session.engine, self.session.loaded.tokenizer
+        self._device = self.engine.decoder.device
+        self._staged = StagedRequests(self.session, self.arguments)
+        self._warned: set[str] = set()
+
+    # ---- what a request is turned into
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answers of staged tasks (a str with its trace as ``stats``), or plain continuations."""
+        self._warn_if_unknown(requests)
+        staged = [request for request in requests if KEY in request.args[1]]
+        plain = [request for request in requests if KEY not in request.args[1]]
+        answers, continuations = iter(self._staged.answer(staged)), iter(self._continue(plain, disable_tqdm))
+        return [next(answers if KEY in request.args[1] else continuations) for request in requests]
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation after its context, and whether greedy decoding would write it."""
+        self._warn_if_unknown(requests)
+        return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of each whole text, in windows of the model's context as ``hf`` cuts them."""
+        self._warn_if_unknown(requests)
+        totals = []
+        for request in requests:
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            pairs = [("", *make_disjoint_window(window)) for window in windows]
+            totals.append(sum(score for score, _ in self._loglikelihood_tokens(pairs, disable_tqdm=True)))
+        return totals
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        room = self.max_length + 1  # the last token is predicted, never read
+        pairs = [(context[-(room - len(ending)) :], ending) for _, context, ending in requests]
+        longest = max((len(ending) for _, ending in pairs), default=0)
+        if longest >= room:
+            raise LiteStageError(f"A continuation has {longest} tokens, but the model's context is {self.max_length}.")
+        scores: dict[int, tuple[float, bool]] = {}
+        for chunk in self._batches([len(context) + len(ending) for context, ending in pairs], disable_tqdm):
+            scored = self.engine.loglikelihood([pairs[index] for index in chunk], self._default)
+            scores |= dict(zip(chunk, scored, strict=True))
+        return [scores[index] for index in range(len(pairs))]
+
+    def _continue(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
+        texts: dict[int, str] = {}
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        for indices in groups.values():
+            keywords = normalize_gen_kwargs(requests[indices[0]].args[1], _MAX_GEN_TOKS)
+            limit = keywords["max_gen_toks"]
+            if limit >= self.max_length:
+                raise LiteStageError(f"max_gen_toks is {limit}, but the context is {self.max_length}; give less.")
+            until = keywords.get("until") or []
+            stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
+            prompts = [self.tok_encode(requests[index].args[0])[-(self.max_length - limit) :] for index in indices]
+            decoding = decoding_of(keywords)
+            decoding = type(decoding)(stop, decoding.temperature, decoding.top_k, decoding.top_p, decoding.seed)
+            for chunk in self._batches([len(prompt) for prompt in prompts], disable_tqdm):
+                rows = [
+                    Request(tuple(prompts[at]), limit, group=at, stream=f"{requests[indices[at]].doc_id}/{indices[at]}")
+                    for at in chunk
+                ]
+                generations = self.session.reusing.generate(rows, self._default, decoding)
+                texts |= {indices[at]: row.text for at, row in zip(chunk, generations, strict=True)}
+        return [texts[index] for index in range(len(requests))]
+
+    def _batches(self, lengths: list[int], quiet: bool) -> Any:
+        """Indices in batches, the longest first."""
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        size = self.arguments.batch_size
+        chunks = [order[at : at + size] for at in range(0, len(order), size)]
+        return tqdm(chunks, desc="litestage", disable=quiet or not chunks)
+
+    @cached_property
+    def _default(self) -> StagePlan:
+        """The plan of tasks without stages."""
+        return self.session.plan(self.arguments.plan, None, None)["default"]
+
+    # ---- tokenisation, as lm-eval's hf model does it
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; special tokens as the tokenizer adds them, unless the text starts with BOS or it is said."""
+        if add_special_tokens is None:
+            add_special_tokens = not has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """Stands for the context where there is none."""
+        bos = self.tokenizer.bos_token_id
+        return int(self.tokenizer.eos_token_id if bos is None else bos)
+
+    @property
+    def max_length(self) -> int:
+        return self.engine.decoder.context_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.arguments.pretrained.replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The chat as one text, for tasks without stages; a stage's prompt is wrapped when it is made."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            name = self.arguments.pretrained
+            raise LiteStageError(f"The tokenizer of {name!r} has no chat template; drop --apply_chat_template.")
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    # ---- what lm-eval is told
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuses ``--use_cache``."""
+        raise LiteStageError(
+            "--use_cache is refused: its key is the request alone, so answers and latencies of another model or plan "
+            "would come back as this one's. Drop it; litestage keeps its own results store, keyed by all of them."
+        )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Goes into ``results.json`` under ``config``: the model, the plan of each task, engine, hardware, timing."""
+        timed = self.arguments.batch_size == 1
+        plans = {
+            name: {
+                "plan_hash": plan.hash,
+                "method": plan.provenance.get("method", self.arguments.plan),
+                "pipeline": pipeline.name,
+                "pipeline_hash": pipeline.hash,
+                "skipped": {stage: len(plan[stage].skip) for stage in pipeline.stage_names},
+            }
+            for name, (pipeline, plan) in self._staged.plans.items()
+        }
+        return {
+            "model_name": self.session.loaded.name,
+            "model_fingerprint": self.session.loaded.fingerprint,
+            "plan": self.arguments.plan,
+            "plans": plans,
+            "latency": (
+                "each question alone, by the clock, device synchronised, never from a store"
+                if timed
+                else f"not measured: {self.arguments.batch_size} questions at a time; use --batch_size 1"
+            ),
+            **environment(self.engine.decoder),
+        }
+
+    def _warn_if_unknown(self, requests: list[Any]) -> None:
+        if self.arguments.pretrained not in REFERENCE_MODELS:
+            return
+        for name in {str(request.task_name) for request in requests} - self._warned:
+            self._warned.add(name)
+            if not name.startswith("menagerie"):
+                _logger.warning(
+                    "The embedded reference model knows only the menagerie; what it answers to %r is a guess. "
+                    "Give pretrained=<hub name or folder>.",
+                    name,
+                )
