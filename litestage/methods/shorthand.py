@@ -1,0 +1,66 @@
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``, ``adaskip:8``, each optionally ``+exit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.methods import METHODS, Setting
+from litestage.plan import ExitRule, Plan
+from litestage.profile.importance import Importance
+
+
+@dataclass(frozen=True)
+class Shorthand:
+    """A method, its budget in sub-layers per stage, its seed, and whether the exit rule is on."""
+
+    method: str
+    budget: int = 0
+    seed: int = 0
+    exit: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.method + ("+exit" if self.exit else "")
+
+
+def parse_shorthand(spec: str) -> Shorthand:
+    """Reads a shorthand.
+
+    Raises:
+        LiteStageError: unknown method, or a budget or seed that is not a number, missing, or negative.
+    """
+    body, plus, suffix = spec.partition("+")
+    method, *numbers = body.split(":")
+    if plus and suffix != "exit":
+        raise LiteStageError(f"The plan {spec!r} ends in '+{suffix}'; only '+exit' can follow a method.")
+    if method not in METHODS:
+        raise LiteStageError(f"There is no method {method!r} (in plan {spec!r}); {did_you_mean(method, METHODS)}")
+    allowed = {"full": (0, 0), "random": (1, 2)}.get(method, (1, 1))
+    if not allowed[0] <= len(numbers) <= allowed[1]:
+        form = {"full": "full", "random": "random:BUDGET:SEED"}.get(method, f"{method}:BUDGET")
+        raise LiteStageError(f"The plan {spec!r} is not complete; write {form}, for example {form.replace('BUDGET', '8').replace('SEED', '1')}.")
+    try:
+        values = [int(number) for number in numbers]
+    except ValueError:
+        raise LiteStageError(f"The plan {spec!r} needs whole numbers after {method!r}; for example {method}:8.") from None
+    if values and values[0] < 0:
+        raise LiteStageError(f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip.")
+    return Shorthand(method, *values, exit=bool(plus))
+
+
+def plan_from_shorthand(
+    shorthand: Shorthand,
+    *,
+    stages: tuple[str, ...],
+    layers: int,
+    measure_importance: Callable[[], Importance],
+    exit_rule: ExitRule | None = None,
+) -> Plan:
+    """The plan a shorthand stands for on a model of ``layers`` layers; importance is measured only if needed."""
+    setting = Setting(stages, layers, shorthand.budget, measure_importance, shorthand.seed)
+    plan = Plan(
+        METHODS[shorthand.method](setting), provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed}
+    )
+    return plan.with_exit(exit_rule or ExitRule()) if shorthand.exit else plan

@@ -1,0 +1,189 @@
+"""A session: one loaded model with its engine, store and measurements, from which contestants are made and run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from litestage.decoder import LoadedModel, load_model
+from litestage.engine import Decoding, Engine
+from litestage.environment import environment
+from litestage.errors import LiteStageError
+from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
+from litestage.plan import ExitRule, Plan, load_plan
+from litestage.profile import Importance, StepCosts, measure_importance, measure_step_costs
+from litestage.runner import Contestant, run
+from litestage.stages import Pipeline, Question
+from litestage.store import ResultStore, ReusingEngine
+from litestage.trace import Trace
+
+PLAIN_STAGE = ("default",)
+"""The one stage of a task without stages."""
+
+
+class Calibration(Protocol):
+    """A task, as far as a session needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def questions(self, split: str) -> list[Question]: ...
+
+
+@dataclass
+class Session:
+    """A loaded model, ready to answer.
+
+    Attributes:
+        loaded: the model, its tokenizer and fingerprint.
+        engine: runs it.
+        reusing: the engine with the result store behind it.
+        chat_template: wrap each stage's prompt in the tokenizer's chat template.
+        calibration_questions: how many of a task's calibration questions are used for importance.
+    """
+
+    loaded: LoadedModel
+    engine: Engine
+    reusing: ReusingEngine
+    chat_template: bool = False
+    calibration_questions: int = 128
+    batch_size: int = 64
+
+    @classmethod
+    def open(
+        cls,
+        pretrained: str = "reference",
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        store: str | Path | ResultStore | None = None,
+        chat_template: bool = False,
+        calibration_questions: int = 128,
+        batch_size: int = 64,
+    ) -> Session:
+        """Loads a model. ``store``: file of the result store, a store already open, or None to keep results in memory only.
+
+        Raises:
+            LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template was asked for and there is none.
+        """
+        loaded = load_model(pretrained, revision=revision, dtype=dtype, device=device)
+        if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
+            raise LiteStageError(f"The tokenizer of {pretrained!r} has no chat template; leave chat_template off.")
+        engine = Engine(loaded.model, loaded.tokenizer)
+        results = store if isinstance(store, ResultStore) else ResultStore(store)
+        reusing = ReusingEngine(engine, loaded.fingerprint, results)
+        return cls(loaded, engine, reusing, chat_template, calibration_questions, batch_size)
+
+    def encode(self, text: str) -> list[int]:
+        """A prompt's token ids: special tokens as the tokenizer adds them, or the chat template around it."""
+        tokenizer = self.loaded.tokenizer
+        if self.chat_template:
+            messages = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(tokenizer(text)["input_ids"])
+
+    def contestant(self, pipeline: Pipeline, plan: Plan, decoding: Decoding | None = None) -> Contestant:
+        """This model answering through ``pipeline`` under ``plan``."""
+        return Contestant(self.reusing, self.encode, pipeline, plan, decoding or Decoding())
+
+    def run(
+        self,
+        questions: Sequence[Question],
+        plans: Mapping[str, Plan],
+        pipeline: Pipeline,
+        *,
+        timed: bool = False,
+        batch_size: int | None = None,
+        decoding: Decoding | None = None,
+        journal: Path | None = None,
+        progress: bool = False,
+    ) -> dict[str, list[Trace]]:
+        """Answers questions under each plan; see :func:`litestage.runner.run`."""
+        contestants = {name: self.contestant(pipeline, plan, decoding) for name, plan in plans.items()}
+        return run(
+            questions, contestants, timed=timed, batch_size=batch_size or self.batch_size, journal=journal, progress=progress
+        )
+
+    def plan(
+        self, spec: str, task: Calibration | None, pipeline: Pipeline | None, exit_rule: ExitRule | None = None
+    ) -> Plan:
+        """The plan ``spec`` stands for, validated: a YAML file or a shorthand such as ``cosine:8+exit``.
+
+        A shorthand that needs importance measures it on the task's calibration split, once; the store keeps it.
+        Without a pipeline the plan is for a task without stages.
+
+        Raises:
+            LiteStageError: no such file or method, a plan that does not fit, or a calibration that is not possible.
+        """
+        stages = pipeline.stage_names if pipeline else PLAIN_STAGE
+        if spec.removesuffix("+exit").endswith((".yaml", ".yml")):
+            plan = load_plan(spec.removesuffix("+exit"))
+            if spec.endswith("+exit"):
+                plan = plan.with_exit(exit_rule or ExitRule(), stages)
+        else:
+            plan = plan_from_shorthand(
+                parse_shorthand(spec),
+                stages=stages,
+                layers=self.engine.decoder.layers,
+                measure_importance=lambda: self._importance_for(spec, task, pipeline),
+                exit_rule=exit_rule,
+            )
+            plan = self.signed(plan, pipeline)
+        plan.validate(
+            layers=self.engine.decoder.layers,
+            fingerprint=self.loaded.fingerprint,
+            stages=stages,
+            pipeline_hash=pipeline.hash if pipeline else None,
+        )
+        return plan
+
+    def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:
+        """The plan with this model and pipeline named in it."""
+        return replace(
+            plan,
+            model={
+                "name": self.loaded.name,
+                "revision": self.loaded.revision,
+                "layers": self.engine.decoder.layers,
+                "fingerprint": self.loaded.fingerprint,
+            },
+            pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
+        )
+
+    def _importance_for(self, spec: str, task: Calibration | None, pipeline: Pipeline | None) -> Importance:
+        if task is None or pipeline is None:
+            raise LiteStageError(
+                f"The plan {spec!r} ranks sub-layers on a task's calibration split, and this task has none; "
+                "use uniform:K, random:K:SEED or a plan file."
+            )
+        return self.importance(task.questions("calibration")[: self.calibration_questions], pipeline)
+
+    def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
+        """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
+        key = self._key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
+        kept = self.reusing.store.get([key]).get(key)
+        if kept is None:
+            full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
+            traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
+            kept = measure_importance(full, questions, traces).to_dict()
+            self.reusing.store.put({key: kept})
+        return Importance.from_dict(kept)
+
+    def step_costs(self) -> StepCosts:
+        """Seconds of a forward pass on this machine; measured once, then kept."""
+        key = self._key("step_costs", environment(self.engine.decoder))
+        kept = self.reusing.store.get([key]).get(key)
+        if kept is None:
+            kept = measure_step_costs(self.engine).to_dict()
+            self.reusing.store.put({key: kept})
+        return StepCosts.from_dict(kept)
+
+    def _key(self, kind: str, *content: object) -> str:
+        text = json.dumps([kind, self.loaded.fingerprint, str(self.engine.decoder.dtype), *content], sort_keys=True)
+        return f"{kind}/{hashlib.sha256(text.encode()).hexdigest()}"

@@ -1,0 +1,6 @@
+"""What was generated once is found again: by later candidates, other methods, other runs, and after a crash."""
+
+from litestage.store.reuse import ReusingEngine
+from litestage.store.store import ResultStore, default_store_path
+
+__all__ = ["ResultStore", "ReusingEngine", "default_store_path"]

@@ -1,0 +1,93 @@
+"""An engine that looks a generation up before running it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from litestage.engine import Decoding, Engine, Generation, Request
+from litestage.engine.types import ENGINE, Detokenise
+from litestage.plan import StagePlan
+from litestage.store.store import ResultStore
+
+RECORD_VERSION = 1
+
+
+class ReusingEngine:
+    """Generations from the store where they are there, from the engine where they are not. Never timed.
+
+    In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
+    fixed sequence, so one record serves every threshold and window. Otherwise (batch shape can change tokens, or a
+    random stream is involved) the exit rule and the batch's shape are part of the key.
+    """
+
+    def __init__(self, engine: Engine, fingerprint: str, store: ResultStore) -> None:
+        self.engine, self.fingerprint, self.store = engine, fingerprint, store
+
+    def generate(self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding) -> list[Generation]:
+        """One generation per request, in order."""
+        exact = self.engine.decoder.dtype == torch.float32 and decoding.temperature == 0
+        run_plan = _without_exit(plan) if exact else plan
+        keys = self._keys(requests, run_plan, decoding, exact)
+        found = self.store.get(keys)
+        missing = [index for index, key in enumerate(keys) if key not in found]
+        if missing and not exact:  # the batch's shape is in the key, so it is run whole
+            missing = list(range(len(keys)))
+        if missing:
+            batch = self.engine.generate([requests[index] for index in missing], run_plan, decoding, confidences=True)
+            new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
+            self.store.put(new)
+            found |= new
+        detokenise = Detokenise(self.engine.tokenizer, decoding.stop)
+        generations = [_generation(found[key], request, detokenise) for key, request in zip(keys, requests, strict=True)]
+        if exact and plan.exit is not None:
+            rule, eos = plan.exit, self.engine.eos[0]
+            generations = [generation.cut(rule, eos, detokenise) for generation in generations]
+        return generations
+
+    def _keys(self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding, exact: bool) -> list[str]:
+        decoder = self.engine.decoder
+        common: dict[str, Any] = {
+            "version": RECORD_VERSION,
+            "model": self.fingerprint,
+            "plan": plan.computation,
+            "exit": asdict(plan.exit) if plan.exit else None,
+            "decoding": asdict(decoding),
+            "engine": ENGINE,
+            "dtype": str(decoder.dtype),
+            "torch": torch.__version__,
+            "device": decoder.device.type,
+            "batch": None if exact else [len(requests), max(len(request.prompt) for request in requests)],
+        }
+        prefix = hashlib.sha256(json.dumps(common, sort_keys=True).encode())
+        keys = []
+        for request in requests:
+            digest = prefix.copy()
+            stream = request.stream if decoding.temperature > 0 else ""
+            digest.update(f"{list(request.prompt)}|{request.limit}|{stream}".encode())
+            keys.append(digest.hexdigest())
+        return keys
+
+
+def _without_exit(plan: StagePlan) -> StagePlan:
+    return replace(plan, exit=None)
+
+
+def _record(generation: Generation) -> dict[str, Any]:
+    return {"tokens": generation.tokens, "stop": generation.stop, "confidences": generation.confidences}
+
+
+def _generation(record: dict[str, Any], request: Request, detokenise: Detokenise) -> Generation:
+    tokens = tuple(record["tokens"])
+    return Generation(
+        tokens=tokens,
+        text=detokenise(tokens),
+        stop=record["stop"],
+        prompt_tokens=len(request.prompt),
+        confidences=tuple(record["confidences"]),
+    )
