@@ -18,7 +18,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
+from rich.progress import track
 
 from litestage.decoder.load import REFERENCE_MODELS
 from litestage.engine import Request
@@ -132,7 +132,7 @@ class LiteStageLM(TemplateLM):  # type: ignore[misc]
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         size = self.arguments.batch_size
         chunks = [order[at : at + size] for at in range(0, len(order), size)]
-        return tqdm(chunks, desc="litestage", disable=quiet or not chunks)
+        return track(chunks, "Requests", disable=quiet or not chunks)
 
     @cached_property
     def _default(self) -> StagePlan:

@@ -1,0 +1,321 @@
+"""The model and the staged tasks inside lm-eval, in one process. The real command is in test_install.py."""
+
+import copy
+import json
+import logging
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_model import save_tiny_model
+
+from litestage.conf import folder
+from litestage.errors import LiteStageError
+from litestage.harness.arguments import ModelArguments
+from litestage.harness.metrics import STOPS, metric_names, metrics
+from litestage.harness.staged import decoding_of
+from litestage.trace import StageTrace, Trace
+
+STAGES = ("recall", "analyze", "summarize")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tiny):
+    def make(**arguments):
+        from litestage.lm import LiteStageLM
+
+        return LiteStageLM(**{"pretrained": tiny, "device": "cpu", "plan": "uniform:2+exit", **arguments})
+
+    return make
+
+
+def evaluate(model, *tasks: str, include: Path | None = None, limit: int = 2, metadata: dict | None = None, **more):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(include or folder("tasks")), include_defaults=False, metadata=metadata)
+    return simple_evaluate(model, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, **more)
+
+
+def reported(results: dict, task: str) -> dict[str, float]:
+    return {key.removesuffix(",none"): value for key, value in results["results"][task].items() if key.endswith(",none")}
+
+
+def test_a_staged_task_reports_exactly_the_promised_figures(model):
+    results = evaluate(model(), "menagerie_multistage")
+    figures = {name: value for name, value in reported(results, "menagerie_multistage").items() if "_stderr" not in name}
+    by_stage = ["tokens", "prefill_s", "decode_s", *(f"stop_{reason}" for reason in STOPS)]
+    promised = ["acc", "parse_failure", "tokens", "latency_s", *(f"{f}_{stage}" for stage in STAGES for f in by_stage)]
+    assert sorted(figures) == sorted(promised)
+    assert all(isinstance(value, float) for value in figures.values())
+    seconds = [figures[f"{phase}_s_{stage}"] for stage in STAGES for phase in ("prefill", "decode")]
+    assert all(value > 0 for value in seconds)
+    assert figures["latency_s"] == pytest.approx(sum(seconds))
+    assert figures["tokens"] == sum(figures[f"tokens_{stage}"] for stage in STAGES)
+    for stage in STAGES:
+        assert sum(figures[f"stop_{reason}_{stage}"] for reason in STOPS) == pytest.approx(1)
+    listed = results["configs"]["menagerie_multistage"]["metric_list"]
+    assert sorted(entry["metric"] for entry in listed) == sorted(promised)
+    assert all(entry["aggregation"] == "mean" and isinstance(entry["higher_is_better"], bool) for entry in listed)
+    assert results["higher_is_better"]["menagerie_multistage"]["acc"] is True
+    assert results["higher_is_better"]["menagerie_multistage"]["latency_s"] is False
+
+
+def test_model_info_names_plan_engine_hardware_and_how_latency_was_measured(model):
+    timed = model()
+    evaluate(timed, "menagerie_multistage", limit=1)
+    info = timed.get_model_info()
+    plan = info["plans"]["menagerie"]
+    assert len(plan["plan_hash"]) == 16
+    assert (plan["method"], plan["pipeline"]) == ("uniform", "recall_analyze_summarize")
+    assert plan["skipped"] == dict.fromkeys(STAGES, 2)
+    assert {"engine", "hardware", "dtype", "device", "torch", "model_fingerprint"} <= set(info)
+    assert "alone" in info["latency"]
+    assert "not measured: 8 questions" in model(batch_size=8).get_model_info()["latency"]
+    json.dumps(info)
+
+
+def test_a_batched_run_reports_no_seconds_and_lists_none(model):
+    results = evaluate(model(batch_size=4), "menagerie_multistage", limit=3)
+    figures = reported(results, "menagerie_multistage")
+    assert not [name for name in figures if "latency" in name or "_s_" in name]
+    listed = {entry["metric"] for entry in results["configs"]["menagerie_multistage"]["metric_list"]}
+    assert listed == set(metric_names(STAGES, timed=False))
+    for sample in results["samples"]["menagerie_multistage"]:
+        assert listed <= set(sample)  # lm-eval's W&B logger reads every listed metric of every sample
+    assert "NaN" not in json.dumps(results["results"])
+
+
+def test_batched_and_timed_runs_write_the_same_text(model):
+    texts = []
+    for batch_size in (1, 4):
+        samples = evaluate(model(batch_size=batch_size), "menagerie_five_multistage", limit=3)["samples"]
+        texts.append([sample["resps"][0][0] for sample in samples["menagerie_five_multistage"]])
+    assert texts[0] == texts[1]
+    assert all(text.startswith("recall: ") for text in texts[0])
+
+
+@pytest.mark.parametrize("given_to", ["model", "command"])
+def test_another_pipeline_brings_its_own_figures(model, given_to: str):
+    metadata = {"pipeline": "single"} if given_to == "command" else None  # lm_eval hands --model_args to the tasks
+    results = evaluate(model(pipeline="single"), "menagerie_yesno_multistage", metadata=metadata)
+    figures = {name for name in reported(results, "menagerie_yesno_multistage") if "_stderr" not in name}
+    assert figures == set(metric_names(["answer"]))
+
+
+def test_generation_keywords_choose_sampling_and_unknown_ones_are_refused(model):
+    greedy, one, again, other = (
+        [
+            sample["resps"][0][0]
+            for sample in evaluate(model(batch_size=4), "menagerie_multistage", gen_kwargs=keywords)["samples"][
+                "menagerie_multistage"
+            ]
+        ]
+        for keywords in (
+            None,
+            {"do_sample": True, "temperature": 2.0, "seed": 1},
+            {"do_sample": True, "temperature": 2.0, "seed": 1},
+            {"do_sample": True, "temperature": 2.0, "seed": 2},
+        )
+    )
+    assert one == again
+    assert len({*map(tuple, (greedy, one, other))}) == 3
+    with pytest.raises(LiteStageError, match="did you mean 'temperature'"):
+        evaluate(model(), "menagerie_multistage", gen_kwargs={"temperatur": 1})
+    with pytest.raises(LiteStageError, match="temperature is 0"):
+        decoding_of({"do_sample": True, "temperature": 0})
+
+
+def test_a_chat_template_wraps_every_stage_prompt(model):
+    without, wrapped = model(), model()
+    wrapped.tokenizer.chat_template = "USER:{{ messages[0]['content'] }}ASSISTANT:"
+    plain = evaluate(without, "menagerie_multistage", limit=1)["samples"]["menagerie_multistage"][0]
+    chat = evaluate(wrapped, "menagerie_multistage", limit=1, apply_chat_template=True)["samples"]
+    chat = chat["menagerie_multistage"][0]
+    overhead = len(wrapped.tokenizer("USER:")["input_ids"])
+    (before,), (after,) = ([r.stats for r in s["filtered_resps"]] for s in (plain, chat))
+    assert after.stages[0].prompt_tokens[0] >= before.stages[0].prompt_tokens[0] + overhead
+    with pytest.raises(LiteStageError, match="no chat template"):
+        evaluate(model(), "menagerie_multistage", limit=1, apply_chat_template=True)
+
+
+def test_a_response_of_another_model_is_refused_with_the_reason():
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(folder("tasks")), include_defaults=False)
+    task = manager.load(["menagerie_multistage"])["tasks"]["menagerie_multistage"]
+    with pytest.raises(LiteStageError, match=r"'menagerie_multistage'.*--model litestage"):
+        task.process_results(task.eval_docs[0], ["So the answer is option A."])
+
+
+def test_what_would_mislead_is_refused(model, tmp_path):
+    with pytest.raises(LiteStageError, match="--use_cache is refused"):
+        evaluate(model(), "menagerie_multistage", use_cache=str(tmp_path / "cache.db"))
+    with pytest.raises(LiteStageError, match="--system_instruction"):
+        evaluate(model(), "menagerie_multistage", system_instruction="Be brief.")
+
+
+def test_the_reference_model_warns_of_tasks_it_cannot_know(model, caplog, monkeypatch):
+    from types import SimpleNamespace
+
+    embedded = model()
+    embedded.arguments = replace(embedded.arguments, pretrained="reference")
+    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)
+    for name in ("menagerie_five_multistage", "obqa_multistage", "obqa_multistage"):
+        embedded._warn_if_unknown([SimpleNamespace(task_name=name)])
+    assert [record.getMessage().count("'obqa_multistage'") for record in caplog.records] == [1]
+    assert "pretrained=" in caplog.text
+
+
+def test_the_trace_travels_with_the_text():
+    from litestage.harness.task import answered
+
+    stage = StageTrace("recall", (7,), 0, (3,), ("A turtle.",), ("eos",), 0.25, 0.5)
+    trace = Trace("q", "hash", (stage,), "A", True)
+    response = answered(trace)
+    assert response == "recall: A turtle."
+    assert json.dumps([response]) == '["recall: A turtle."]'
+    for same in (pickle.loads(pickle.dumps(response)), copy.deepcopy(response)):
+        assert same == response
+        assert same.stats == trace
+
+
+def test_figures_count_rows_and_leave_out_seconds_of_a_batch():
+    rows = StageTrace("analyze", (9, 9, 9, 9), 5, (3, 4, 5, 6), ("",) * 4, ("eos", "exit", "eos", "length"), 0.25, 0.5)
+    figures = metrics(Trace("q", "hash", (rows,), None, False))
+    assert figures["tokens"] == figures["tokens_analyze"] == 18
+    assert [figures[f"stop_{reason}_analyze"] for reason in STOPS] == [0.5, 0, 0.25, 0.25, 0]
+    assert (figures["acc"], figures["parse_failure"], figures["latency_s"]) == (0, 1, 0.75)
+    untimed = metrics(Trace("q", "hash", (replace(rows, prefill_s=None, decode_s=None),), "A", True))
+    assert list(untimed) == metric_names(["analyze"], timed=False)
+
+
+def test_model_arguments_are_checked():
+    parse = ModelArguments.parse
+    assert parse({}) == ModelArguments()
+    assert parse({"revision": 1234567, "max_batch_size": None, "batch_size": "8"}).revision == "1234567"
+    assert parse({"batch_size": "auto"}).batch_size > 1
+    for given, complaint in (
+        ({"plann": "full"}, "did you mean 'plan'"),
+        ({"trust_remote_code": True}, "trust_remote_code is refused"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": "many"}, "batch_size is 'many'"),
+        ({"analyze": "per_optoin"}, "did you mean 'per_option'"),
+        ({"chat_template": "yes"}, "chat_template is 'yes'"),
+    ):
+        with pytest.raises(LiteStageError, match=complaint):
+            parse(given)
+
+
+def test_lm_evals_default_device_means_auto_where_there_is_no_cuda(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ModelArguments.parse({"device": "cuda:0"}).device == "auto"
+    assert ModelArguments.parse({"device": "cuda:1"}).device == "cuda:1"  # asked for, and refused when loading
+
+
+# ---- every other task type, against lm-eval's own model
+
+CHOICE = """
+task: tiny_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: "{{options}}"
+doc_to_target: "{{'ABCD'.index(answer)}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+ROLLING = """
+task: tiny_rolling
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}]
+"""
+GENERATE = """
+task: tiny_generate
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_target: answer
+generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture(scope="module")
+def plain_tasks(tmp_path_factory) -> Path:
+    from litestage.menagerie import load_split
+
+    where = tmp_path_factory.mktemp("tasks")
+    questions = [row.question for row in load_split("menagerie", "test")[:12]]
+    rows = [
+        {"question": q.text, "options": list(q.options), "answer": q.answer, "text": (q.text + " ") * (40 * n + 1)}
+        for n, q in enumerate(questions)
+    ]
+    data = where / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in (("choice", CHOICE), ("rolling", ROLLING), ("generate", GENERATE)):
+        (where / f"{name}.yaml").write_text(text % data)
+    return where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bos", [False, True], ids=["plain tokenizer", "tokenizer adds BOS"])
+def test_ordinary_tasks_give_the_same_numbers_as_model_hf(plain_tasks, tmp_path, bos: bool, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    from litestage.lm import LiteStageLM
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    pretrained = save_tiny_model(tmp_path / "model", bos=bos)
+    ours = LiteStageLM(pretrained=pretrained, plan="full", device="cpu", batch_size=3)
+    theirs = HFLM(pretrained=pretrained, device="cpu", batch_size=1)
+    tasks = ("tiny_choice", "tiny_rolling", "tiny_generate")
+    mine, hf = (evaluate(lm, *tasks, include=plain_tasks, limit=12) for lm in (ours, theirs))
+    for task in ("tiny_choice", "tiny_generate"):
+        assert reported(mine, task) == reported(hf, task)
+    assert reported(mine, "tiny_rolling")["word_perplexity"] == pytest.approx(
+        reported(hf, "tiny_rolling")["word_perplexity"], rel=1e-4
+    )
+    for one, other in zip(mine["samples"]["tiny_choice"], hf["samples"]["tiny_choice"], strict=True):
+        for mine_of, hf_of in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+            assert mine_of[0] == pytest.approx(hf_of[0], abs=1e-3)
+            assert mine_of[1] == hf_of[1]
+    texts = [[sample["filtered_resps"] for sample in each["samples"]["tiny_generate"]] for each in (mine, hf)]
+    assert texts[0] == texts[1]
+    assert len({str(text) for text in texts[0]}) > 1
+
+
+@pytest.mark.slow
+def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    full, skipping = (
+        evaluate(model(plan=plan), "tiny_choice", include=plain_tasks)["samples"]["tiny_choice"][0]["filtered_resps"]
+        for plan in ("full", "uniform:3")
+    )
+    assert full != skipping
+    (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: [1], ffn: []}}}\n")
+    with pytest.raises(LiteStageError, match=r"no stage 'default'|names the stage 'recall'"):
+        evaluate(model(plan=str(tmp_path / "plan.yaml")), "tiny_choice", include=plain_tasks)
+    with pytest.raises(LiteStageError, match="calibration split"):
+        evaluate(model(plan="cosine:2"), "tiny_choice", include=plain_tasks)
