@@ -95,7 +95,10 @@ def test_obqa_row_keeps_the_gold_fact_out_of_the_question(tmp_path, monkeypatch)
 
 
 def test_strategyqa_is_yes_or_no(tmp_path, monkeypatch):
-    rows = [{"qid": "x", "question": " Is water wet? ", "answer": True}, {"qid": "y", "question": "Is it dry?", "answer": False}]
+    rows = [
+        {"qid": "x", "question": " Is water wet? ", "answer": True},
+        {"qid": "y", "question": "Is it dry?", "answer": False},
+    ]
     write_rows(tmp_path / "strategyqa" / "test.jsonl", rows)
     monkeypatch.setenv("LITESTAGE_DATA", str(tmp_path))
     first, second = load_task("strategyqa").questions("test")

@@ -45,10 +45,14 @@ class Installed:
         return next((self.where / "venv" / "lib").glob("python*/site-packages"))
 
     def pip(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "-m", "pip", "-q", "--python", self.python, *arguments], check=True, cwd=self.where)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "-q", "--python", self.python, *arguments], check=True, cwd=self.where
+        )
 
     def run(self, *command: object, **variables: str) -> subprocess.CompletedProcess:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LITESTAGE_NO"))}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "LITESTAGE_NO"))
+        }
         environment |= {"XDG_CACHE_HOME": str(self.where / "cache"), "HF_HUB_OFFLINE": "1", **variables}
         return subprocess.run(
             list(map(str, command)), cwd=self.where, env=environment, capture_output=True, text=True, timeout=900
@@ -65,7 +69,9 @@ def tiny(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def installed(request, tmp_path_factory) -> Installed:
-    return Installed(tmp_path_factory.mktemp(request.param), *(["-e"] if request.param == "editable" else []), str(ROOT))
+    return Installed(
+        tmp_path_factory.mktemp(request.param), *(["-e"] if request.param == "editable" else []), str(ROOT)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +83,9 @@ def written(output: Path) -> tuple[dict, dict[str, list[dict]]]:
     """results_*.json, and the samples by task."""
     (results,) = output.glob("**/results_*.json")
     samples = {
-        path.name.removeprefix("samples_").rsplit("_", 1)[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        path.name.removeprefix("samples_").rsplit("_", 1)[0]: [
+            json.loads(line) for line in path.read_text().splitlines()
+        ]
         for path in output.glob("**/samples_*.jsonl")
     }
     return json.loads(results.read_text()), samples
@@ -110,7 +118,10 @@ def test_the_embedded_model_answers_the_menagerie_under_a_plan(installed: Instal
     figures = results["results"]["menagerie_multistage"]
     assert results["n-samples"]["menagerie_multistage"]["effective"] == 50
     assert figures["latency_s,none"] > 0
-    assert results["config"]["plans"]["menagerie"]["skipped"]["analyze"] == {"full": 0, "uniform:4": 4, "plan.yaml": 2}[plan]
+    assert (
+        results["config"]["plans"]["menagerie"]["skipped"]["analyze"]
+        == {"full": 0, "uniform:4": 4, "plan.yaml": 2}[plan]
+    )
     rows = samples["menagerie_multistage"]
     assert len(rows) == 50
     assert figures["acc,none"] == pytest.approx(sum(row["acc"] for row in rows) / 50)
@@ -160,7 +171,9 @@ def test_the_hook_can_be_turned_off(wheel: Installed):
 
 
 def test_another_model_on_a_staged_task_fails_at_once_with_one_clear_sentence(wheel: Installed, tiny: str):
-    ran = wheel.lm_eval("--model", "hf", "--model_args", f"pretrained={tiny}", "--tasks", "menagerie_multistage", "--limit", 2)
+    ran = wheel.lm_eval(
+        "--model", "hf", "--model_args", f"pretrained={tiny}", "--tasks", "menagerie_multistage", "--limit", 2
+    )
     assert ran.returncode != 0
     last = ran.stderr.strip().splitlines()[-1]
     assert "LiteStageError" in last

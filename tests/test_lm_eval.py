@@ -49,12 +49,16 @@ def evaluate(model, *tasks: str, include: Path | None = None, limit: int = 2, me
 
 
 def reported(results: dict, task: str) -> dict[str, float]:
-    return {key.removesuffix(",none"): value for key, value in results["results"][task].items() if key.endswith(",none")}
+    return {
+        key.removesuffix(",none"): value for key, value in results["results"][task].items() if key.endswith(",none")
+    }
 
 
 def test_a_staged_task_reports_exactly_the_promised_figures(model):
     results = evaluate(model(), "menagerie_multistage")
-    figures = {name: value for name, value in reported(results, "menagerie_multistage").items() if "_stderr" not in name}
+    figures = {
+        name: value for name, value in reported(results, "menagerie_multistage").items() if "_stderr" not in name
+    }
     by_stage = ["tokens", "prefill_s", "decode_s", *(f"stop_{reason}" for reason in STOPS)]
     promised = ["acc", "parse_failure", "tokens", "latency_s", *(f"{f}_{stage}" for stage in STAGES for f in by_stage)]
     assert sorted(figures) == sorted(promised)

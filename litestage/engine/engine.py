@@ -14,6 +14,7 @@ from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
+from litestage.engine.score import Pair, loglikelihood
 from litestage.engine.types import Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import StagePlan
@@ -68,6 +69,11 @@ class Engine:
             self._run(waiting, plan, sampler, seconds)
             waiting = [row for row in waiting if row.stop is None]
         return Batch([row.generation() for row in rows], *seconds)
+
+    @torch.inference_mode()
+    def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
+        """Scores continuations; see :func:`litestage.engine.score.loglikelihood`."""
+        return loglikelihood(self, pairs, plan)
 
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
         started = self._clock()
