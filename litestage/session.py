@@ -84,7 +84,9 @@ class Session:
         tokenizer = self.loaded.tokenizer
         if self.chat_template:
             messages = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(tokenizer(text)["input_ids"])
 
@@ -102,7 +104,7 @@ class Session:
         batch_size: int | None = None,
         decoding: Decoding | None = None,
         journal: Path | None = None,
-        progress: bool = False,
+        progress: str | None = None,
     ) -> dict[str, list[Trace]]:
         """Answers questions under each plan; see :func:`litestage.runner.run`."""
         contestants = {name: self.contestant(pipeline, plan, decoding) for name, plan in plans.items()}

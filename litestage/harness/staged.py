@@ -83,7 +83,7 @@ class StagedRequests:
             batch_size=self.arguments.batch_size,
             decoding=decoding_of(keywords),
             journal=default_store_path().parent / "journals",
-            progress=True,
+            progress="questions",
         )["plan"]
         by_id = {trace.question_id: answered(trace) for trace in traces}
         return [by_id[doc["id"]] for doc in docs]

@@ -62,6 +62,12 @@ class StepCosts:
                 done = end
         return prefill, decode
 
+    def pass_seconds(self, skip: SkipSet, *, prompt: int, context: int) -> tuple[float, float]:
+        """Predicted seconds of one row's prefill of ``prompt`` tokens and of one decode step at ``context``."""
+        active = _active(self.layers, skip)
+        prefill = _dot(self.prefill, _features(1, prompt, prompt, *active))
+        return prefill, _dot(self.decode, _features(1, 1, context, *active))
+
     def seconds(self, plan: Plan, trace: Trace) -> float:
         """Predicted seconds of a whole question, run alone."""
         return sum(sum(self.stage_seconds(plan[stage.name], stage)) for stage in trace.stages)

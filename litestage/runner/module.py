@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -24,6 +24,13 @@ class StagedPrediction(lightning.LightningModule):
         self.contestants = dict(contestants)
         self.timed = timed
 
+    def on_predict_start(self) -> None:
+        """Warms every contestant up: the first question by the clock is not the process's first."""
+        if self.timed:
+            loader: Any = self.trainer.predict_dataloaders
+            for contestant in self.contestants.values():
+                contestant.answer([loader.dataset[0]], timed=True)
+
     def predict_step(self, batch: Sequence[Question], batch_idx: int) -> dict[str, list[Trace]]:
         names = list(self.contestants)
         if not self.timed:
@@ -37,3 +44,13 @@ class StagedPrediction(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         return batch  # questions are text; the engine moves token ids itself
+
+
+class Progress(lightning.Callback):
+    """Moves a progress bar on by the questions of every batch."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+    def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Sequence[Question], *_: Any) -> None:
+        self.advance(len(batch))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from litestage.progress import bar
 from litestage.runner.contestant import Contestant
 from litestage.stages import Question
 from litestage.trace import Trace
@@ -24,7 +25,7 @@ def run(
     timed: bool = False,
     batch_size: int = 64,
     journal: Path | None = None,
-    progress: bool = False,
+    progress: str | None = None,
 ) -> dict[str, list[Trace]]:
     """Answers every question with every contestant, through Lightning's ``Trainer.predict``.
 
@@ -32,7 +33,7 @@ def run(
         timed: each question alone, by the clock, contestants interleaved; else ``batch_size`` together.
         journal: folder for the journal. A run that was killed and is started again with the same folder takes up
             where it was, its measured times included; a finished run leaves no journal.
-        progress: show a progress bar.
+        progress: label of a progress bar, or None for none.
 
     Returns:
         Traces per contestant, in the order of ``questions``.
@@ -53,12 +54,12 @@ def _predict(
     timed: bool,
     batch_size: int,
     writer: Journal,
-    progress: bool,
+    progress: str | None,
 ) -> None:
     import lightning
     from torch.utils.data import DataLoader
 
-    from litestage.runner.module import StagedPrediction
+    from litestage.runner.module import Progress, StagedPrediction
 
     ordered = questions if timed else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
     loader: DataLoader[Question] = DataLoader(
@@ -67,15 +68,15 @@ def _predict(
         collate_fn=list,
     )
     device = next(iter(contestants.values())).engine.engine.decoder.device
-    with _quiet():
+    with _quiet(), bar(progress, len(questions)) if progress else nullcontext(lambda steps: None) as advance:
         trainer = lightning.Trainer(
             accelerator=device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
-            callbacks=[writer],
+            callbacks=[writer, Progress(advance)],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
         )
         trainer.predict(StagedPrediction(contestants, timed), loader, return_predictions=False)
 

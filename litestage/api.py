@@ -1,0 +1,95 @@
+"""The Python front door: ``litestage.load(model, plan=...)(question, options)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from litestage.data import load_task
+from litestage.errors import LiteStageError
+from litestage.plan import Plan
+from litestage.session import Session
+from litestage.stages import Pipeline, Question, load_pipeline
+from litestage.trace import Trace
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answered question.
+
+    Attributes:
+        text: what the last stage wrote.
+        label: the letter it settled on, or None.
+        option: the text of that option, or None.
+        trace: prompts' and outputs' token counts, texts, times and reasons for stopping, per stage.
+    """
+
+    text: str
+    label: str | None
+    option: str | None
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers questions with one model under one plan; see :func:`load`."""
+
+    session: Session
+    pipeline: Pipeline
+    plan: Plan
+
+    def __call__(self, question: str, options: Sequence[str]) -> Answer:
+        """Answers a question alone, by the clock.
+
+        Raises:
+            LiteStageError: an empty question, no options, or a prompt longer than the model's context.
+        """
+        asked = Question("asked", question, tuple(options))
+        trace = self.session.contestant(self.pipeline, self.plan).answer([asked], timed=True)[0]
+        if trace.too_long:
+            stage = next(stage for stage in trace.stages if "too_long" in stage.stops)
+            raise LiteStageError(
+                f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context holds "
+                f"{self.session.engine.decoder.context_length}; shorten the question or its options."
+            )
+        option = asked.options[asked.labels.index(trace.answer)] if trace.answer in asked.labels else None
+        return Answer(" ".join(trace.stages[-1].texts), trace.answer, option, trace)
+
+
+def load(
+    model: str = "reference",
+    plan: str | Plan = "full",
+    *,
+    task: str | None = None,
+    pipeline: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    chat_template: bool = False,
+    store: str | Path | None = None,
+) -> Answerer:
+    """Loads a model and what it needs to answer questions in stages.
+
+    Args:
+        model: ``reference``, a folder, or a hub name.
+        plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
+        task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
+        pipeline: another pipeline than the task's.
+        store: file that keeps measurements between runs; by default they last as long as the process.
+
+    Raises:
+        LiteStageError: whatever cannot be loaded, or a plan that does not fit.
+    """
+    chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
+    through = chosen.through(pipeline) if chosen else load_pipeline(pipeline or "recall_analyze_summarize_fewshot")
+    session = Session.open(model, device=device, dtype=dtype, chat_template=chat_template, store=store)
+    if isinstance(plan, str):
+        plan = session.plan(plan, chosen, through)
+    else:
+        plan.validate(
+            layers=session.engine.decoder.layers,
+            fingerprint=session.loaded.fingerprint,
+            stages=through.stage_names,
+            pipeline_hash=through.hash,
+        )
+    return Answerer(session, through, plan)

@@ -1,0 +1,20 @@
+"""The ``litestage`` command. Every option is a ``key=value`` override of the schema in :mod:`litestage.config`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line. A user's mistake is one sentence on standard error and exit code 2."""
+    from litestage.cli.commands import app
+    from litestage.errors import LiteStageError
+
+    try:
+        app()
+    except LiteStageError as error:
+        print(f"litestage: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("litestage: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,91 @@
+"""The commands. Heavy imports wait until a command runs, so that ``litestage --help`` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from litestage import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Staged reasoning with small language models: fast by per-stage sub-layer skipping and early exit, measured honestly.",
+)
+plan_app = typer.Typer(no_args_is_help=True, help="Look at a plan, or check one against a model and a pipeline.")
+app.add_typer(plan_app, name="plan")
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. task=obqa model=qwen2.5-0.5b search.max_accuracy_drop=0.04")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"litestage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def litestage(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Every option is key=value; see conf/ for the names that model=, task= and engine= know."""
+
+
+@app.command()
+def demo(overrides: Overrides = None, json: Json = False) -> None:
+    """See it work, offline: search a plan for the embedded model and compare it with the baselines on menagerie."""
+    from litestage.cli.run_compare import run_compare
+
+    run_compare("demo", overrides or [], json)
+
+
+@app.command()
+def compare(overrides: Overrides = None, json: Json = False) -> None:
+    """Compare methods on a task's test split: accuracy, tokens and latency, paired against full depth."""
+    from litestage.cli.run_compare import run_compare
+
+    run_compare("compare", overrides or [], json)
+
+
+@app.command()
+def profile(overrides: Overrides = None, json: Json = False) -> None:
+    """Measure sub-layer importance per stage and the seconds of a forward pass on this machine."""
+    from litestage.cli.run_profile import run_profile
+
+    run_profile(overrides or [], json)
+
+
+@app.command()
+def search(overrides: Overrides = None, json: Json = False) -> None:
+    """Find the plan of lowest latency whose accuracy stays within search.max_accuracy_drop on the calibration split."""
+    from litestage.cli.run_search import run_search
+
+    run_search(overrides or [], json)
+
+
+@plan_app.command("show")
+def plan_show(
+    plan: Annotated[str, typer.Argument(help="A plan file, or a shorthand such as uniform:8+exit.")],
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Print what a plan skips in each stage."""
+    from litestage.cli.run_plan import show
+
+    show(plan, overrides or [], json)
+
+
+@plan_app.command("validate")
+def plan_validate(
+    plan: Annotated[Path, typer.Argument(help="A plan file.")], overrides: Overrides = None, json: Json = False
+) -> None:
+    """Check a plan file against the model and the task's pipeline; exit code 2 and one sentence if it does not fit."""
+    from litestage.cli.run_plan import validate
+
+    validate(plan, overrides or [], json)

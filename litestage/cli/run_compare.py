@@ -1,0 +1,56 @@
+"""``litestage compare`` and ``litestage demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestage.cli.output import output_folder, print_json, print_table
+from litestage.config import load_config
+
+
+def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
+    """Compares methods, prints the table and writes results.json, plan.yaml, search.json and report.html."""
+    config = load_config(overrides, preset="demo" if command == "demo" else None)
+    from litestage.compare import Workbench, compare
+    from litestage.report import write_report
+    from litestage.results import write_results
+    from litestage.search.record import write_search
+
+    bench = Workbench.open(config)
+    folder = output_folder(config, command)
+    found = compare(bench, journal=folder / "journal")
+    command_line = " ".join(["litestage", command, *overrides])
+    results = {**found.results, "command": command_line}
+    write_results(results, folder / "results.json")
+    if found.search:
+        write_search(found.search, folder)
+    write_report(results, found.search, folder / "report.html")
+    print_results(results)
+    print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
+    if as_json:
+        print_json(results)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The comparison as a table, one method a row."""
+    stages = list(results["methods"][0]["stages"])
+    rows = []
+    for method in results["methods"]:
+        low, high = method["accuracy_drop_ci95"]
+        row = [method["name"], f"{method['accuracy']:.1%}", f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]"]
+        if "latency_s" in method:
+            fast, slow = method["speedup_ci95"]
+            row += [f"{method['latency_s']['mean'] * 1000:.1f}", f"{method['speedup']:.2f}x [{fast:.2f}, {slow:.2f}]"]
+        else:
+            row += ["", ""]
+        row.append(" / ".join(f"{method['stages'][stage]['tokens']:.1f}" for stage in stages))
+        skipped = [method["stages"][stage]["skipped"] for stage in stages]
+        row.append(" / ".join(f"{s['mhsa']}+{s['ffn']}" for s in skipped))
+        rows.append(row)
+    by_stage = " / ".join(stages)
+    print_table(
+        ["method", "accuracy", "drop, points [95 %]", "ms", "speed-up [95 %]", f"tokens: {by_stage}", "skipped: attention+FFN per stage"],
+        rows,
+        title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} on {results['environment']['hardware']}",
+    )

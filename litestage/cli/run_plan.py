@@ -1,0 +1,56 @@
+"""``litestage plan show`` and ``litestage plan validate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from litestage.cli.output import print_json, print_table
+from litestage.config import load_config
+from litestage.plan import Plan, load_plan
+from litestage.plan.file import plan_to_dict
+
+
+def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
+    """Prints a plan. A file is read alone; a shorthand is resolved for the configured model and task."""
+    config = load_config(overrides)
+    if spec.endswith((".yaml", ".yml")):
+        plan = load_plan(spec)
+    else:
+        from litestage.compare import Workbench
+
+        bench = Workbench.open(config)
+        plan = bench.session.plan(spec, bench.task, bench.pipeline, bench.exit_rule)
+    _print(plan)
+    if as_json:
+        print_json({"hash": plan.hash, **plan_to_dict(plan)})
+
+
+def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
+    """Checks a plan file against the configured model and task."""
+    config = load_config(overrides)
+    load_plan(path)  # a malformed file is told before a model is loaded
+    from litestage.compare import Workbench
+
+    bench = Workbench.open(config)
+    plan = bench.session.plan(str(path), bench.task, bench.pipeline)
+    print(f"{path} fits {config.model.name} and the pipeline {bench.pipeline.name} (hash {plan.hash}).")
+    if as_json:
+        print_json({"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
+
+
+def _print(plan: Plan) -> None:
+    rows = []
+    for name, stage in plan.stages.items():
+        rule = stage.exit
+        rows.append(
+            [
+                name,
+                " ".join(map(str, stage.skip.mhsa)) or "none",
+                " ".join(map(str, stage.skip.ffn)) or "none",
+                stage.phase,
+                stage.compensation,
+                f"{rule.rule} <= {rule.threshold} over {rule.window}" if rule else "none",
+            ]
+        )
+    print_table(["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit"], rows, title=f"Plan {plan.hash}")

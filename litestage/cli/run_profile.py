@@ -1,0 +1,54 @@
+"""``litestage profile``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from litestage.cli.output import output_folder, print_json, print_table
+from litestage.config import load_config
+
+
+def run_profile(overrides: Sequence[str], as_json: bool) -> None:
+    """Measures importance and step costs, prints them and writes profile.json."""
+    config = load_config(overrides)
+    from litestage.compare import Workbench
+    from litestage.environment import environment
+    from litestage.plan import SkipSet
+
+    bench = Workbench.open(config)
+    folder = output_folder(config, "profile")
+    importance = bench.session.importance(bench.calibration(), bench.pipeline)
+    costs = bench.session.step_costs()
+    stages = list(importance.cosine)
+    ranking = importance.ranking()
+    rows = [
+        [f"{kind} {layer}", str(rank), *(f"{importance.cosine[stage][kind, layer]:.4f}" for stage in stages)]
+        for rank, (kind, layer) in enumerate(ranking, start=1)
+    ]
+    print_table(
+        ["sub-layer", "skipped as no.", *stages], rows, title=f"Cosine before and after, {importance.questions} calibration questions"
+    )
+    sublayers = bench.session.engine.decoder.layers
+    timings = []
+    for label, skip in (
+        ("full depth", SkipSet()),
+        ("without attention", SkipSet(mhsa=tuple(range(sublayers)))),
+        ("without FFN", SkipSet(ffn=tuple(range(sublayers)))),
+    ):
+        prefill, decode = costs.pass_seconds(skip, prompt=64, context=96)
+        timings.append([label, f"{prefill * 1000:.2f}", f"{decode * 1000:.2f}"])
+    print_table(["one row", "prefill of 64 tokens, ms", "decode step at 96, ms"], timings, title="Step costs on this machine")
+    print(f"Step costs are off by {costs.held_out_error:.1%} (median) on masks that were not in the fit.")
+    content = {
+        "schema": "litestage.profile/1",
+        "model": {"name": config.model.name, "fingerprint": bench.session.loaded.fingerprint},
+        "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
+        "environment": environment(bench.session.engine.decoder),
+        "importance": importance.to_dict(),
+        "step_costs": costs.to_dict(),
+    }
+    (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"Written to {folder}/: profile.json")
+    if as_json:
+        print_json(content)

@@ -1,0 +1,41 @@
+"""``litestage search``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from litestage.cli.output import output_folder, print_json, print_table
+from litestage.config import load_config
+
+
+def run_search(overrides: Sequence[str], as_json: bool) -> None:
+    """Searches a plan, prints what was tried and writes plan.yaml and search.json."""
+    config = load_config(overrides)
+    from litestage.compare import Workbench
+    from litestage.search.record import write_search
+
+    bench = Workbench.open(config)
+    folder = output_folder(config, "search")
+    found = bench.search()
+    write_search(found, folder)
+    stages = bench.pipeline.stage_names
+    rows = [
+        [
+            " / ".join(str(candidate.budgets[stage]) for stage in stages),
+            f"{candidate.accuracy:.1%}",
+            f"{candidate.latency_s * 1000:.1f}",
+            f"{candidate.tokens:.1f}",
+            candidate.verdict,
+        ]
+        for candidate in found.candidates
+    ]
+    print_table([f"skipped: {' / '.join(stages)}", "accuracy", "predicted ms", "tokens", "verdict"], rows)
+    if not found.met:
+        print(
+            f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's {found.full.accuracy:.1%} "
+            "on the calibration questions, so the plan is full depth."
+        )
+    print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
+    if as_json:
+        print_json({"plan": str(folder / "plan.yaml"), "hash": found.plan.hash, "met": found.met, "chosen": asdict(found.chosen)})

@@ -1,0 +1,122 @@
+"""The configuration of every command: the schema, its defaults, and what is loaded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from litestage.conf import folder
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.overrides import configure
+
+GROUPS = ("model", "engine")
+
+
+@dataclass
+class ModelConfig:
+    """What to load: ``reference``, ``reference-half``, a folder, or a hub name."""
+
+    name: str = "reference"
+    pretrained: str = "reference"
+    revision: str | None = None
+    chat_template: bool = False
+
+
+@dataclass
+class EngineConfig:
+    """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 64
+
+
+@dataclass
+class SearchConfig:
+    """How a plan is searched. ``max_budget`` defaults to half of the sub-layers."""
+
+    strategy: str = "greedy"
+    ranking: str = "global"
+    max_accuracy_drop: float = 0.02
+    max_budget: int | None = None
+    calibration: int = 128
+    exit: bool = False
+
+
+@dataclass
+class ExitConfig:
+    """The exit rule that ``+exit`` stands for."""
+
+    rule: str = "confidence"
+    threshold: float = 0.5
+    window: int = 5
+
+
+@dataclass
+class RunConfig:
+    """Every option of ``profile``, ``search``, ``compare`` and ``demo``.
+
+    Attributes:
+        task: a task of ``conf/task`` or a path to one's own.
+        pipeline: another pipeline than the task's own; a name of ``conf/pipeline`` or a path.
+        analyze: how stages that fan out over options run: per_option, per_option_sequential or joint.
+        max_new_tokens: limits by stage name, over the task's.
+        plan: a plan file or shorthand, for ``profile`` and ``plan show``.
+        methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``.
+        budget: sub-layers per stage for methods without their own; by default as many as the searched plan skips.
+        questions: how many test questions are used for accuracy (default: all).
+        latency_questions: how many of them are also run one at a time, by the clock.
+        store: file of the result store.
+        output: folder for the results.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: str = "menagerie"
+    pipeline: str | None = None
+    analyze: str | None = None
+    max_new_tokens: dict[str, int] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    exit: ExitConfig = field(default_factory=ExitConfig)
+    methods: list[str] = field(default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"])
+    budget: int | None = None
+    questions: int | None = None
+    latency_questions: int = 60
+    store: str | None = None
+    output: str | None = None
+
+
+STRATEGIES = ("greedy",)
+RANKINGS = ("global", "per_stage")
+
+
+def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfig:
+    """The configuration with ``overrides``, over ``conf/<preset>.yaml`` where one is named.
+
+    Raises:
+        LiteStageError: an override that does not fit, or a value outside its range.
+    """
+    layers: list[Path] = [folder("conf") / f"{preset}.yaml"] if preset else []
+    config = configure(RunConfig, layers, overrides, GROUPS)
+    if any(override.startswith("model.pretrained=") for override in overrides) and not any(
+        override.startswith(("model=", "model.name=")) for override in overrides
+    ):
+        config.model.name = config.model.pretrained
+    for name, value, known in (
+        ("search.strategy", config.search.strategy, STRATEGIES),
+        ("search.ranking", config.search.ranking, RANKINGS),
+    ):
+        if value not in known:
+            raise LiteStageError(f"{name} is {value!r}; {did_you_mean(value, known)}")
+    for name, number, least in (
+        ("search.calibration", config.search.calibration, 1),
+        ("search.max_budget", config.search.max_budget, 0),
+        ("budget", config.budget, 0),
+        ("questions", config.questions, 1),
+        ("latency_questions", config.latency_questions, 0),
+        ("engine.batch_size", config.engine.batch_size, 1),
+    ):
+        if number is not None and number < least:
+            raise LiteStageError(f"{name} is {number}; give at least {least}.")
+    return config

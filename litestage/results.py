@@ -1,0 +1,92 @@
+"""results.json (``litestage.results/1``): the one file that reports, gates and other people's scripts read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from litestage.plan import Plan
+from litestage.stats import accuracy_drop_interval, speedup_interval
+from litestage.trace import Trace
+
+SCHEMA = "litestage.results/1"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's plan with its traces: all questions for accuracy, some of them one at a time for latency."""
+
+    plan: Plan
+    accuracy: Sequence[Trace]
+    latency: Sequence[Trace]
+    note: str = ""
+
+
+def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """One entry per method, compared with the method named ``full`` question by question."""
+    full = methods["full"]
+    return [_entry(name, measured, full) for name, measured in methods.items()]
+
+
+def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
+    correct = [bool(trace.correct) for trace in measured.accuracy]
+    full_correct = [bool(trace.correct) for trace in full.accuracy]
+    entry: dict[str, Any] = {
+        "name": name,
+        "plan": measured.plan.hash,
+        "accuracy": fmean(correct),
+        "accuracy_drop": fmean(full_correct) - fmean(correct),
+        "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
+        "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
+        "too_long": sum(trace.too_long for trace in measured.accuracy),
+    }
+    if measured.latency:
+        seconds, full_seconds = _seconds(measured.latency), _seconds(full.latency)
+        entry |= {
+            "latency_s": {
+                "mean": fmean(seconds),
+                "median": median(seconds),
+                "p95": float(np.percentile(seconds, 95)),
+            },
+            "latency_n": len(seconds),
+            "speedup": sum(full_seconds) / sum(seconds),
+            "speedup_ci95": list(speedup_interval(full_seconds, seconds)),
+        }
+    entry["stages"] = {
+        name: _stage(measured, index) for index, name in enumerate(stage.name for stage in measured.accuracy[0].stages)
+    }
+    if measured.note:
+        entry["note"] = measured.note
+    return entry
+
+
+def _stage(measured: Measured, index: int) -> dict[str, Any]:
+    rows = [trace.stages[index] for trace in measured.accuracy]
+    timed = [trace.stages[index] for trace in measured.latency]
+    skip = measured.plan[rows[0].name].skip
+    stage: dict[str, Any] = {
+        "tokens": fmean(sum(row.tokens) for row in rows),
+        "skipped": {"mhsa": len(skip.mhsa), "ffn": len(skip.ffn)},
+        "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
+    }
+    if timed:
+        stage["prefill_s"] = fmean(row.prefill_s or 0.0 for row in timed)
+        stage["decode_s"] = fmean(row.decode_s or 0.0 for row in timed)
+    return stage
+
+
+def _seconds(traces: Sequence[Trace]) -> list[float]:
+    return [trace.latency_s or 0.0 for trace in traces]
+
+
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """Writes results.json with its schema first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": SCHEMA, **results}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,6 @@
+"""Chooses budgets: per stage how many sub-layers to skip, for the lowest latency within an accuracy bound."""
+
+from litestage.search.greedy import greedy_search
+from litestage.search.problem import Candidate, SearchProblem, SearchResult
+
+__all__ = ["Candidate", "SearchProblem", "SearchResult", "greedy_search"]

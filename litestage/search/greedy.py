@@ -1,0 +1,49 @@
+"""The paper's search (LiteStage, arXiv 2510.14211, overview figure): stage by stage, the slowest stage first.
+
+For each stage in turn every budget from 0 up is tried, with the stages already done at their chosen budgets and the
+others at full depth; the budget of lowest latency among those that keep the accuracy target is frozen. The target is
+set once, from full depth. All budgets are tried because neither accuracy nor latency is monotone in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from litestage.search.problem import Candidate, SearchProblem, SearchResult
+
+
+def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
+    """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
+    budgets = dict.fromkeys(problem.pipeline.stage_names, 0)
+    full = problem.evaluate(budgets)
+    target = full.accuracy - problem.max_accuracy_drop
+    order = sorted(budgets, key=lambda stage: -full.stage_latency_s[stage])
+    seen: dict[tuple[int, ...], Candidate] = {}
+    for stage in order:
+        tried = []
+        for budget in range(problem.max_budget + 1):
+            candidate = problem.evaluate({**budgets, stage: budget})
+            tried.append(candidate)
+            advance(f"{stage} skips {budget}: accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms")
+        allowed = [candidate for candidate in tried if candidate.accuracy >= target] or [full]
+        best = min(allowed, key=lambda candidate: candidate.latency_s)
+        budgets = dict(best.budgets)
+        for candidate in tried:
+            verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, target)
+            seen[tuple(candidate.budgets.values())] = replace(candidate, verdict=verdict)
+    chosen = problem.evaluate(budgets)
+    if chosen.accuracy < target:  # only a negative bound, which even full depth does not meet
+        chosen = full
+    seen[tuple(chosen.budgets.values())] = replace(chosen, verdict="chosen")
+    plan = replace(
+        problem.session.signed(problem.plan(chosen.budgets), problem.pipeline),
+        provenance=problem.provenance("greedy", chosen, full),
+    )
+    return SearchResult(plan, chosen, full, list(seen.values()), met=any(chosen.budgets.values()))
+
+
+def _reason(candidate: Candidate, best: Candidate, target: float) -> str:
+    if candidate.accuracy < target:
+        return f"dropped: accuracy {candidate.accuracy:.4f} is below the target {target:.4f}"
+    return f"dropped: {candidate.latency_s * 1000:.2f} ms is slower than {best.latency_s * 1000:.2f} ms"
