@@ -1,0 +1,38 @@
+# `make demo` and `make test` set themselves up in .venv and can be repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHARED := $(wildcard ../shared)
+
+# Real data and tokenizers beside the checkout are used where they are there; without them those tests skip, and say so.
+ifneq ($(SHARED),)
+export LITESTAGE_DATA ?= $(abspath $(SHARED)/data)
+export LITESTAGE_TOKENIZERS ?= $(abspath $(SHARED)/tokenizers)
+endif
+
+.PHONY: demo test lint clean install
+
+install: $(STAMP)
+
+# torch comes first and alone: constraints.txt pins the build, a looser requirement could fetch gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/litestage demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
