@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +59,14 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **source_kwargs)
         family_of(config)
         in_float32 = dtype == "auto" and (device == "cpu" or name in REFERENCE_MODELS)
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32 if in_float32 else DTYPES.get(dtype, "auto"),
-            use_safetensors=True,
-            **source_kwargs,
-        )
+        with _without_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32 if in_float32 else DTYPES.get(dtype, "auto"),
+                use_safetensors=True,
+                **source_kwargs,
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, **source_kwargs)
     except LiteStageError:
         raise
@@ -71,6 +74,20 @@ def load_model(
         raise LiteStageError(_load_failure(name, source, error)) from None
     model.requires_grad_(False)
     return LoadedModel(model.to(device).eval(), tokenizer, name, revision, fingerprint(model))
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Loading from disk takes a moment and needs no bar per tensor; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _source(name: str) -> str:

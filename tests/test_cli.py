@@ -1,0 +1,211 @@
+"""The command line: what works says where it wrote; what is wrong is one clear sentence and exit code 2."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from litestage.cli import main
+
+
+@pytest.fixture
+def litestage(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["litestage", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def assert_one_sentence(result, *names):
+    """Exit code 2, nothing on standard output, at most three lines, no traceback, and the value is named."""
+    code, out, err = result
+    assert code == 2, (out, err)
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 3, err
+    assert out == ""
+    for name in names:
+        assert str(name) in err, err
+
+
+SMALL = ("search.calibration=4", "search.max_budget=1", "questions=4", "latency_questions=2", "store=store.sqlite")
+
+
+def plan_file(folder, **stages):
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({"schema": "litestage.plan/1", "stages": stages}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("serach.max_accuracy_drop=0.1", ["serach.max_accuracy_drop"]),
+        ("search.max_acuracy_drop=0.1", ["max_accuracy_drop"]),
+        ("search.max_accuracy_drop=little", ["search.max_accuracy_drop", "little"]),
+        ("search.strategy=fast", ["fast", "greedy"]),
+        ("search.calibration=0", ["search.calibration", "0"]),
+        ("search.max_budget=999", ["999", "32"]),
+        ("budget=-4", ["budget", "-4"]),
+        ("task=menagerei", ["menagerei", "menagerie"]),
+        ("model=qwen2.5-0.5", ["qwen2.5-0.5", "qwen2.5-0.5b"]),
+        ("model.pretrained=./no/such/folder", ["./no/such/folder"]),
+        ("pipeline=recal", ["recal"]),
+        ("analyze=per_opton", ["per_opton", "per_option"]),
+        ("max_new_tokens.reason=3", ["reason"]),
+        ("engine.device=cuda", ["cuda"]),
+        ("engine.dtype=float31", ["float31", "float32"]),
+        ("methods=[full,cosin:4]", ["cosin", "cosine"]),
+        ("methods=[full,uniform:-2]", ["-2"]),
+        ("methods=[full,uniform:x]", ["uniform:x"]),
+        ("methods=[full,uniform:40]", ["40"]),
+        ("methods=[full,missing.yaml]", ["missing.yaml"]),
+        ("exit.threshold=1.5", ["1.5"]),
+        ("nonsense", ["nonsense", "key=value"]),
+    ],
+)
+def test_a_wrong_option_is_named(litestage, override, named):
+    if "cuda" in override and __import__("torch").cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    base = [option for option in (*SMALL, "methods=[full+exit]") if option.split("=")[0] != override.split("=")[0]]
+    assert_one_sentence(litestage("compare", *base, override), *named)
+
+
+def test_the_hub_out_of_reach_is_said_plainly(tmp_path):
+    environment = {**__import__("os").environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", "from litestage.cli import main; main()", "search", "model.pretrained=nobody/nothing"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("litestage:")]
+    assert done.returncode == 2
+    assert len(lines) == 1
+    assert "nobody/nothing" in lines[0]
+    assert "out of reach" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unsupported_family_is_named_with_the_supported_ones(litestage, tmp_path):
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    assert_one_sentence(litestage("search", "model.pretrained=./gpt", *SMALL), "gpt2", "llama", "olmo2")
+
+
+def test_a_folder_that_is_no_model_is_named(litestage, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_sentence(litestage("search", "model.pretrained=./empty", *SMALL), "./empty")
+
+
+def test_a_plan_for_another_model_is_refused(litestage, tmp_path):
+    path = plan_file(tmp_path, recall={"skip": {"mhsa": [1]}})
+    raw = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**raw, "model": {"name": "other", "layers": 99, "fingerprint": "feed"}}))
+    assert_one_sentence(litestage("plan", "validate", path), "99", "other")
+
+
+def test_a_plan_that_names_a_layer_that_is_not_there_is_refused(litestage, tmp_path):
+    assert_one_sentence(litestage("plan", "validate", plan_file(tmp_path, recall={"skip": {"ffn": [77]}})), "77", "recall")
+
+
+def test_a_plan_that_names_an_unknown_stage_is_refused(litestage, tmp_path):
+    assert_one_sentence(litestage("plan", "validate", plan_file(tmp_path, analyse={})), "analyse", "analyze")
+
+
+def test_a_malformed_or_absent_plan_is_refused(litestage, tmp_path):
+    (tmp_path / "bad.yaml").write_text("stages: [")
+    assert_one_sentence(litestage("plan", "validate", "bad.yaml"), "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    assert_one_sentence(litestage("plan", "show", "list.yaml"), "litestage.plan/1")
+    assert_one_sentence(litestage("plan", "show", "absent.yaml"), "absent.yaml")
+
+
+def test_a_pipeline_that_names_an_unknown_stage_is_refused(litestage, tmp_path):
+    pipeline = {"stages": [{"name": "recall", "prompt": "{{ question }} {{ recal }}"}]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(pipeline))
+    assert_one_sentence(litestage("search", "pipeline=mine.yaml", *SMALL), "recal", "recall")
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"question": "Why?", "options": [], "answer": "A"}, "no options"),
+        ({"question": "Why?", "options": ["x", "y"], "answer": "C"}, "'C'"),
+        ({"question": " ", "options": ["x", "y"], "answer": "A"}, "empty"),
+    ],
+)
+def test_a_malformed_task_row_is_named(litestage, tmp_path, row, named):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    task = {"rows": {"calibration": "rows.jsonl", "test": "rows.jsonl"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
+    assert_one_sentence(litestage("search", "task=mine.yaml", *SMALL), "rows.jsonl", named)
+
+
+def test_compare_writes_results_that_hold_what_it_printed(litestage, tmp_path):
+    methods = "methods=[full,full+exit,full-half,uniform,cosine,adaskip,litestage,litestage+exit]"
+    code, out, err = litestage("compare", *SMALL, methods, "output=here", "--json")
+    assert code == 0, err
+    printed = json.loads(out.strip().splitlines()[-1])
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert printed == {key: value for key, value in results.items() if key != "schema"}
+    assert results["schema"] == "litestage.results/1"
+    assert [m["name"] for m in results["methods"]] == methods[9:-1].split(",")
+    for method in results["methods"]:
+        assert method["latency_n"] == 2
+        assert list(method["stages"]) == ["recall", "analyze", "summarize"]
+        assert sum(method["stages"]["analyze"]["stops"].values()) == 4 * 4
+        assert method["name"] in out
+    full = results["methods"][0]
+    assert (full["accuracy_drop"], full["speedup"]) == (0, 1)
+    assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["search"]["calibration"] == 4
+    page = (tmp_path / "here" / "report.html").read_text()
+    assert "litestage+exit" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    plan = litestage("plan", "validate", "here/plan.yaml")
+    assert plan[0] == 0
+    assert "fits reference" in plan[1]
+
+
+def test_a_bound_that_no_plan_meets_gives_full_depth_and_says_so(litestage, tmp_path):
+    code, out, _ = litestage("search", *SMALL, "search.max_accuracy_drop=-2", "output=here")
+    assert code == 0
+    assert "the plan is full depth" in out
+    stages = yaml.safe_load((tmp_path / "here" / "plan.yaml").read_text())["stages"]
+    assert all(stage["skip"] == {"mhsa": [], "ffn": []} for stage in stages.values())
+
+
+def test_profile_ranks_every_sublayer(litestage, tmp_path):
+    code, out, _ = litestage("profile", *SMALL, "output=here")
+    assert code == 0
+    profile = json.loads((tmp_path / "here" / "profile.json").read_text())
+    assert set(profile["importance"]["cosine"]) == {"recall", "analyze", "summarize"}
+    assert all(0 < value <= 1.0001 for value in profile["importance"]["cosine"]["recall"].values())
+    assert "mhsa 0" in out
+
+
+def test_plan_show_prints_what_a_shorthand_skips(litestage):
+    code, out, _ = litestage("plan", "show", "uniform:4+exit", "store=store.sqlite")
+    assert code == 0
+    assert "analyze" in out
+    assert "confidence <= 0.5 over 5" in out
+
+
+def test_help_answers_without_loading_anything_heavy():
+    code = (
+        "import sys; sys.argv=['litestage','--help']\nfrom litestage.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch','transformers','lightning','lm_eval','wandb','scipy'} & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert time.perf_counter() - started < 60  # a hang, not a benchmark

@@ -1,0 +1,123 @@
+"""The paper's greedy search: slowest stage first, lowest latency within the target, calibration split only."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from litestage.plan import SkipSet
+from litestage.profile import Importance, StepCosts
+from litestage.search import greedy_search
+from litestage.search.problem import Candidate, SearchProblem
+from litestage.session import Session
+from litestage.stages import load_pipeline
+
+STAGES = ("recall", "analyze", "summarize")
+
+
+@dataclass
+class Scripted(SearchProblem):
+    """A problem whose accuracies and latencies are written down, so that the search's choices can be checked by hand."""
+
+    def evaluate(self, budgets):
+        key = tuple(budgets[stage] for stage in STAGES)
+        if key not in self.tried:
+            accuracy = 1.0 - sum(LOSS[stage].get(budget, 0.0) for stage, budget in budgets.items())
+            seconds = {stage: SECONDS[stage][budget] for stage, budget in budgets.items()}
+            self.tried[key] = Candidate(dict(budgets), accuracy, sum(seconds.values()), seconds, 10.0)
+        return self.tried[key]
+
+
+LOSS = {"recall": {1: 0.03}, "analyze": {1: 0.05, 2: 0.05}, "summarize": {2: 0.01, 3: 0.2}}
+SECONDS = {
+    "recall": [0.10, 0.05, 0.06, 0.09],
+    "analyze": [0.40, 0.20, 0.30, 0.35],  # the fastest two lose too much; 3 is faster than full depth
+    "summarize": [0.20, 0.19, 0.15, 0.10],
+}
+
+
+def scripted(reference_session, bound):
+    names = [sublayer.name for sublayer in reference_session.engine.decoder.sublayers]
+    importance = Importance({stage: dict.fromkeys(names, 1.0) for stage in STAGES}, {}, 1)
+    return Scripted(
+        session=reference_session,
+        pipeline=load_pipeline("recall_analyze_summarize"),
+        questions=[],
+        importance=importance,
+        costs=StepCosts(12, (0.0,) * 7, (0.0,) * 7, 0.0),
+        max_accuracy_drop=bound,
+        max_budget=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference_session():
+    return Session.open("reference")
+
+
+def test_the_choice_is_the_fastest_within_the_bound_stage_by_stage(reference_session):
+    seen = []
+    found = greedy_search(scripted(reference_session, 0.035), seen.append)
+    assert [message.split()[0] for message in seen[::4]] == ["analyze", "summarize", "recall"]  # slowest first
+    # analyze: 1 and 2 lose 5 points, so 3. summarize: 2 loses 1 point and is the fastest allowed. recall: 1 would lose
+    # 3 more than summarize's 1 point, so 2.
+    assert found.chosen.budgets == {"recall": 2, "analyze": 3, "summarize": 2}
+    assert found.met
+    assert len(found.plan["analyze"].skip) == 3
+    reasons = {tuple(c.budgets.values()): c.verdict for c in found.candidates}
+    assert "below the target" in reasons[0, 1, 0]
+    assert "slower than" in reasons[0, 0, 0]
+    assert reasons[2, 3, 2] == "chosen"
+
+
+def test_every_budget_is_tried_because_accuracy_is_not_monotone(reference_session):
+    problem = scripted(reference_session, 0.0)
+    greedy_search(problem)
+    assert {key[1] for key in problem.tried} == {0, 1, 2, 3}
+
+
+def test_a_bound_nothing_meets_returns_full_depth(reference_session):
+    found = greedy_search(scripted(reference_session, -1.0))
+    assert not found.met
+    assert all(len(stage.skip) == 0 for stage in found.plan.stages.values())
+
+
+def test_the_plan_takes_the_ranking_in_order(reference_session):
+    problem = scripted(reference_session, 0.0)
+    names = [sublayer.name for sublayer in reference_session.engine.decoder.sublayers]
+    order = {name: rank / 100 for rank, name in enumerate(names)}
+    by_stage = {stage: order for stage in STAGES} | {"recall": {name: -rank for name, rank in order.items()}}
+    problem.importance = Importance(by_stage, {}, 1)
+    problem.ranking = "per_stage"
+    plan = problem.plan({"recall": 1, "analyze": 2, "summarize": 0})
+    assert plan["recall"].skip == SkipSet.of(names[:1])
+    assert plan["analyze"].skip == SkipSet.of(names[-2:])
+    assert len(plan["summarize"].skip) == 0
+
+
+def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):
+    from litestage.compare import Workbench
+    from litestage.config import load_config
+
+    options = ["search.calibration=12", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
+    bench = Workbench.open(load_config(options))
+    found = bench.search()
+    assert found.chosen.accuracy >= found.full.accuracy - 0.02
+    assert found.chosen.latency_s <= found.full.latency_s
+    again = Workbench.open(load_config(options)).search()  # everything is in the store
+    assert again.plan.hash == found.plan.hash
+
+
+def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch):
+    from litestage.compare import Workbench
+    from litestage.config import load_config
+    from litestage.data import Task
+
+    real = Task.questions
+
+    def watched(self, split):
+        assert split == "calibration"
+        return real(self, split)
+
+    monkeypatch.setattr(Task, "questions", watched)
+    options = ["search.calibration=4", "search.max_budget=1", f"store={tmp_path / 'store.sqlite'}"]
+    Workbench.open(load_config(options)).search()
