@@ -50,8 +50,8 @@ class Answerer:
         if trace.too_long:
             stage = next(stage for stage in trace.stages if "too_long" in stage.stops)
             raise LiteStageError(
-                f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context holds "
-                f"{self.session.engine.decoder.context_length}; shorten the question or its options."
+                f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context "
+                f"holds {self.session.engine.decoder.context_length}; shorten the question or its options."
             )
         option = asked.options[asked.labels.index(trace.answer)] if trace.answer in asked.labels else None
         return Answer(" ".join(trace.stages[-1].texts), trace.answer, option, trace)

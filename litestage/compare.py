@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,9 @@ class Workbench:
         search, questions = self.config.search, self.calibration()
         sublayers = 2 * self.session.engine.decoder.layers
         if search.max_budget is not None and search.max_budget > sublayers:
-            raise LiteStageError(f"search.max_budget is {search.max_budget}, but the model has {sublayers} sub-layers; give at most that.")
+            raise LiteStageError(
+                f"search.max_budget is {search.max_budget}, but the model has {sublayers} sub-layers; give less."
+            )
         return SearchProblem(
             session=self.session,
             pipeline=self.pipeline,
@@ -108,7 +109,9 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     contestants = {_row_name(spec): contestant for spec, contestant in contestants.items()}
     questions = bench.task.questions("test")[: config.questions]
     accuracy = {
-        name: run(questions, {name: contestant}, batch_size=config.engine.batch_size, progress=f"{name}: accuracy")[name]
+        name: run(questions, {name: contestant}, batch_size=config.engine.batch_size, progress=f"{name}: accuracy")[
+            name
+        ]
         for name, contestant in contestants.items()
     }
     timed = questions[: config.latency_questions]
@@ -139,7 +142,9 @@ def _is_searched(spec: str) -> bool:
 def _row_name(spec: str) -> str:
     """The method's name without its budget: ``adaskip:8+exit`` is reported as ``adaskip+exit``."""
     body, plus, suffix = spec.partition("+")
-    return body.split(":")[0] + plus + suffix if not body.endswith((".yaml", ".yml")) else Path(body).stem + plus + suffix
+    return (
+        body.split(":")[0] + plus + suffix if not body.endswith((".yaml", ".yml")) else Path(body).stem + plus + suffix
+    )
 
 
 def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:
@@ -157,7 +162,10 @@ def _contestant(bench: Workbench, spec: str, found: SearchResult | None, budget:
     session, pipeline = bench.session, bench.pipeline
     if spec in RETRAINED:
         if bench.config.model.name != "reference":
-            raise LiteStageError(f"{spec} is the reference model retrained at half the depth; it can't be compared with {bench.config.model.name!r}.")
+            raise LiteStageError(
+                f"{spec} is the reference model retrained at half the depth; it can't be compared with "
+                f"{bench.config.model.name!r}."
+            )
         session = _open_session(bench.config, RETRAINED[spec], bench.session.reusing.store)
         return session.contestant(pipeline, Plan.full(pipeline.stage_names)), "retrained at half the depth"
     if _is_searched(spec):

@@ -79,7 +79,9 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     exit: ExitConfig = field(default_factory=ExitConfig)
-    methods: list[str] = field(default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"])
+    methods: list[str] = field(
+        default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"]
+    )
     budget: int | None = None
     questions: int | None = None
     latency_questions: int = 60

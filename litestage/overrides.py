@@ -1,4 +1,4 @@
-"""``key=value`` overrides over YAML over a dataclass schema, with one clear sentence for a key or value that is wrong."""
+"""``key=value`` overrides over YAML over a dataclass schema; a wrong key or value gets one clear sentence."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ Schema = TypeVar("Schema")
 
 
 def configure(
-    schema: type[Schema], layers: Sequence[Mapping[str, Any] | Path], overrides: Sequence[str], groups: Sequence[str] = ()
+    schema: type[Schema],
+    layers: Sequence[Mapping[str, Any] | Path],
+    overrides: Sequence[str],
+    groups: Sequence[str] = (),
 ) -> Schema:
     """An instance of the dataclass ``schema``: its defaults, then ``layers``, then the overrides.
 
     Args:
         layers: mappings or YAML files.
-        overrides: ``key=value``; for a name in ``groups``, ``model=qwen2.5-0.5b`` merges ``conf/model/qwen2.5-0.5b.yaml``
-            into ``model`` before the dotted overrides.
+        overrides: ``key=value``; for a name in ``groups``, ``model=qwen2.5-0.5b`` merges
+            ``conf/model/qwen2.5-0.5b.yaml`` into ``model`` before the dotted overrides.
 
     Raises:
         LiteStageError: an override that is not ``key=value``, an unknown key (names the nearest), a value of the wrong
@@ -32,7 +35,9 @@ def configure(
     base = OmegaConf.structured(schema)
     chosen, dotted = _split(overrides, groups)
     try:
-        loaded = [OmegaConf.load(layer) if isinstance(layer, Path) else OmegaConf.create(dict(layer)) for layer in layers]
+        loaded = [
+            OmegaConf.load(layer) if isinstance(layer, Path) else OmegaConf.create(dict(layer)) for layer in layers
+        ]
         merged = OmegaConf.merge(base, *loaded, *chosen, OmegaConf.from_dotlist(dotted))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except ConfigKeyError as error:

@@ -66,10 +66,13 @@ class Session:
         calibration_questions: int = 128,
         batch_size: int = 64,
     ) -> Session:
-        """Loads a model. ``store``: file of the result store, a store already open, or None to keep results in memory only.
+        """Loads a model.
+
+        Args:
+            store: file of the result store, a store already open, or None to keep results in memory only.
 
         Raises:
-            LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template was asked for and there is none.
+            LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.
         """
         loaded = load_model(pretrained, revision=revision, dtype=dtype, device=device)
         if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
@@ -109,7 +112,12 @@ class Session:
         """Answers questions under each plan; see :func:`litestage.runner.run`."""
         contestants = {name: self.contestant(pipeline, plan, decoding) for name, plan in plans.items()}
         return run(
-            questions, contestants, timed=timed, batch_size=batch_size or self.batch_size, journal=journal, progress=progress
+            questions,
+            contestants,
+            timed=timed,
+            batch_size=batch_size or self.batch_size,
+            journal=journal,
+            progress=progress,
         )
 
     def plan(

@@ -85,7 +85,13 @@ def test_a_wrong_option_is_named(litestage, override, named):
 
 def test_the_hub_out_of_reach_is_said_plainly(tmp_path):
     environment = {**__import__("os").environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", "from litestage.cli import main; main()", "search", "model.pretrained=nobody/nothing"]
+    command = [
+        sys.executable,
+        "-c",
+        "from litestage.cli import main; main()",
+        "search",
+        "model.pretrained=nobody/nothing",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
     lines = [line for line in done.stderr.splitlines() if line.startswith("litestage:")]
     assert done.returncode == 2
@@ -97,7 +103,9 @@ def test_the_hub_out_of_reach_is_said_plainly(tmp_path):
 
 def test_an_unsupported_family_is_named_with_the_supported_ones(litestage, tmp_path):
     (tmp_path / "gpt").mkdir()
-    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    (tmp_path / "gpt" / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+    )
     assert_one_sentence(litestage("search", "model.pretrained=./gpt", *SMALL), "gpt2", "llama", "olmo2")
 
 
@@ -114,7 +122,9 @@ def test_a_plan_for_another_model_is_refused(litestage, tmp_path):
 
 
 def test_a_plan_that_names_a_layer_that_is_not_there_is_refused(litestage, tmp_path):
-    assert_one_sentence(litestage("plan", "validate", plan_file(tmp_path, recall={"skip": {"ffn": [77]}})), "77", "recall")
+    assert_one_sentence(
+        litestage("plan", "validate", plan_file(tmp_path, recall={"skip": {"ffn": [77]}})), "77", "recall"
+    )
 
 
 def test_a_plan_that_names_an_unknown_stage_is_refused(litestage, tmp_path):
@@ -169,7 +179,9 @@ def test_compare_writes_results_that_hold_what_it_printed(litestage, tmp_path):
     assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["search"]["calibration"] == 4
     page = (tmp_path / "here" / "report.html").read_text()
     assert "litestage+exit" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "").replace("https://matplotlib.org", "")
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
     plan = litestage("plan", "validate", "here/plan.yaml")
     assert plan[0] == 0
     assert "fits reference" in plan[1]

@@ -16,7 +16,7 @@ STAGES = ("recall", "analyze", "summarize")
 
 @dataclass
 class Scripted(SearchProblem):
-    """A problem whose accuracies and latencies are written down, so that the search's choices can be checked by hand."""
+    """A problem whose accuracies and latencies are written down, so that its choices can be checked by hand."""
 
     def evaluate(self, budgets):
         key = tuple(budgets[stage] for stage in STAGES)
@@ -85,7 +85,7 @@ def test_the_plan_takes_the_ranking_in_order(reference_session):
     problem = scripted(reference_session, 0.0)
     names = [sublayer.name for sublayer in reference_session.engine.decoder.sublayers]
     order = {name: rank / 100 for rank, name in enumerate(names)}
-    by_stage = {stage: order for stage in STAGES} | {"recall": {name: -rank for name, rank in order.items()}}
+    by_stage = dict.fromkeys(STAGES, order) | {"recall": {name: -rank for name, rank in order.items()}}
     problem.importance = Importance(by_stage, {}, 1)
     problem.ranking = "per_stage"
     plan = problem.plan({"recall": 1, "analyze": 2, "summarize": 0})

@@ -16,5 +16,7 @@ def main() -> None:
         print(f"litestage: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("litestage: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        print(
+            "litestage: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr
+        )
         sys.exit(130)

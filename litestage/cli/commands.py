@@ -13,13 +13,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Staged reasoning with small language models: fast by per-stage sub-layer skipping and early exit, measured honestly.",
+    help="Staged reasoning with small language models, made fast by per-stage sub-layer skipping and early exit.",
 )
 plan_app = typer.Typer(no_args_is_help=True, help="Look at a plan, or check one against a model and a pipeline.")
 app.add_typer(plan_app, name="plan")
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. task=obqa model=qwen2.5-0.5b search.max_accuracy_drop=0.04")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Options, e.g. task=obqa model=qwen2.5-0.5b search.max_accuracy_drop=0.04"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line at the end.")]
 
@@ -32,7 +35,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def litestage(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Every option is key=value; see conf/ for the names that model=, task= and engine= know."""
 

@@ -38,7 +38,11 @@ def print_results(results: dict[str, Any]) -> None:
     rows = []
     for method in results["methods"]:
         low, high = method["accuracy_drop_ci95"]
-        row = [method["name"], f"{method['accuracy']:.1%}", f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]"]
+        row = [
+            method["name"],
+            f"{method['accuracy']:.1%}",
+            f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        ]
         if "latency_s" in method:
             fast, slow = method["speedup_ci95"]
             row += [f"{method['latency_s']['mean'] * 1000:.1f}", f"{method['speedup']:.2f}x [{fast:.2f}, {slow:.2f}]"]
@@ -50,7 +54,16 @@ def print_results(results: dict[str, Any]) -> None:
         rows.append(row)
     by_stage = " / ".join(stages)
     print_table(
-        ["method", "accuracy", "drop, points [95 %]", "ms", "speed-up [95 %]", f"tokens: {by_stage}", "skipped: attention+FFN per stage"],
+        [
+            "method",
+            "accuracy",
+            "drop, points [95 %]",
+            "ms",
+            "speed-up [95 %]",
+            f"tokens: {by_stage}",
+            "skipped: attention+FFN per stage",
+        ],
         rows,
-        title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} on {results['environment']['hardware']}",
+        title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} "
+        f"on {results['environment']['hardware']}",
     )

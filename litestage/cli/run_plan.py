@@ -53,4 +53,6 @@ def _print(plan: Plan) -> None:
                 f"{rule.rule} <= {rule.threshold} over {rule.window}" if rule else "none",
             ]
         )
-    print_table(["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit"], rows, title=f"Plan {plan.hash}")
+    print_table(
+        ["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit"], rows, title=f"Plan {plan.hash}"
+    )

@@ -27,7 +27,9 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
         for rank, (kind, layer) in enumerate(ranking, start=1)
     ]
     print_table(
-        ["sub-layer", "skipped as no.", *stages], rows, title=f"Cosine before and after, {importance.questions} calibration questions"
+        ["sub-layer", "skipped as no.", *stages],
+        rows,
+        title=f"Cosine before and after, {importance.questions} calibration questions",
     )
     sublayers = bench.session.engine.decoder.layers
     timings = []
@@ -38,7 +40,9 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     ):
         prefill, decode = costs.pass_seconds(skip, prompt=64, context=96)
         timings.append([label, f"{prefill * 1000:.2f}", f"{decode * 1000:.2f}"])
-    print_table(["one row", "prefill of 64 tokens, ms", "decode step at 96, ms"], timings, title="Step costs on this machine")
+    print_table(
+        ["one row", "prefill of 64 tokens, ms", "decode step at 96, ms"], timings, title="Step costs on this machine"
+    )
     print(f"Step costs are off by {costs.held_out_error:.1%} (median) on masks that were not in the fit.")
     content = {
         "schema": "litestage.profile/1",

@@ -33,9 +33,16 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     print_table([f"skipped: {' / '.join(stages)}", "accuracy", "predicted ms", "tokens", "verdict"], rows)
     if not found.met:
         print(
-            f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's {found.full.accuracy:.1%} "
-            "on the calibration questions, so the plan is full depth."
+            f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's "
+            f"{found.full.accuracy:.1%} on the calibration questions, so the plan is full depth."
         )
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
     if as_json:
-        print_json({"plan": str(folder / "plan.yaml"), "hash": found.plan.hash, "met": found.met, "chosen": asdict(found.chosen)})
+        print_json(
+            {
+                "plan": str(folder / "plan.yaml"),
+                "hash": found.plan.hash,
+                "met": found.met,
+                "chosen": asdict(found.chosen),
+            }
+        )

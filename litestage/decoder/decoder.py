@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from litestage.errors import LiteStageError
 from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
+from litestage.errors import LiteStageError
 from litestage.plan import StagePlan
 
 

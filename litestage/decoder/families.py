@@ -31,7 +31,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "phi3": _LLAMA_LIKE,
     "smollm3": _LLAMA_LIKE,
-    "gemma2": Family("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    "gemma2": Family(
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    ),
     "olmo2": Family(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
 }
 

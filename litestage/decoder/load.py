@@ -96,14 +96,19 @@ def _source(name: str) -> str:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     folder = Path(name).expanduser()
     if looks_local and not folder.is_dir():
-        raise LiteStageError(f"There is no model folder {name!r}; check the path, or give a hub name such as Qwen/Qwen2.5-0.5B.")
+        raise LiteStageError(
+            f"There is no model folder {name!r}; check the path, or give a hub name such as Qwen/Qwen2.5-0.5B."
+        )
     return str(folder) if folder.is_dir() else name
 
 
 def _load_failure(name: str, source: str, error: Exception) -> str:
     if Path(source).is_dir():
         reason = str(error).splitlines()[0]
-        return f"The folder {name!r} does not hold a usable causal LM ({reason}); it needs config.json, safetensors and a tokenizer."
+        return (
+            f"The folder {name!r} does not hold a usable causal LM ({reason}); "
+            "it needs config.json, safetensors and a tokenizer."
+        )
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     cause: BaseException | None = error
@@ -135,7 +140,9 @@ def fingerprint(model: Any) -> str:
     Per tensor: name, shape, the exact integer sum of its bits and 1,024 evenly spaced values. One pass over the
     weights; not a cryptographic hash of all of them.
     """
-    config = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_") and key not in _VOLATILE}
+    config = {
+        key: value for key, value in model.config.to_dict().items() if not key.startswith("_") and key not in _VOLATILE
+    }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     for name, tensor in sorted(model.state_dict().items()):

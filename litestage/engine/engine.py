@@ -19,6 +19,9 @@ from litestage.engine.types import Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import StagePlan
 
+COMPACT = 0.7
+"""Finished rows leave the batch once this share or less is still going: leaving copies the whole cache."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -80,20 +83,20 @@ class Engine:
         logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
         prefilled = self._clock()
         path = self.decoder.path(plan, "decode")
-        limit = self.decoder.longrope_limit
         while True:
             sampler.advance(rows, logits)
-            keep = [
+            switching = [row.stop is None and row.length == self._switch for row in rows]
+            going = [
                 index
-                for index, row in enumerate(rows)
-                if row.stop is None and (limit is None or row.length != limit + 1)
+                for index, (row, switches) in enumerate(zip(rows, switching, strict=True))
+                if row.stop is None and not switches
             ]
-            if not keep:
+            if not going:
                 break
-            if len(keep) < len(rows):
-                rows = [rows[index] for index in keep]
-                cache = cache.select(torch.tensor(keep, device=self.decoder.device))
-            last = torch.tensor([[row.sequence[-1]] for row in rows], device=self.decoder.device)
+            if any(switching) or len(going) <= COMPACT * len(rows):
+                rows = [rows[index] for index in going]
+                cache = cache.select(torch.tensor(going, device=self.decoder.device))
+            last = torch.tensor([[row.last] for row in rows], device=self.decoder.device)
             positions = torch.tensor([[row.length - 1] for row in rows], device=self.decoder.device)
             logits = self.decoder.logits(self.forward(last, positions, cache, path)[:, -1])
         seconds[0] += prefilled - started
@@ -144,6 +147,12 @@ class Engine:
         limit = self.decoder.longrope_limit  # a prefix would get the short factors though its row needs the long ones
         return len(set(groups)) < len(groups) and (limit is None or max(map(len, prompts)) <= limit)
 
+    @property
+    def _switch(self) -> int | None:
+        """Length at which a row's rotary factors change and it must be run anew (Phi-3 longrope)."""
+        limit = self.decoder.longrope_limit
+        return None if limit is None else limit + 1
+
     def _clock(self) -> float:
         if self.decoder.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.device)
@@ -155,4 +164,7 @@ def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         if source is not None:
             return tuple(source) if isinstance(source, (list, tuple)) else (source,)
-    raise LiteStageError("Neither the model nor its tokenizer names an end-of-sequence token; set eos_token_id in generation_config.json.")
+    raise LiteStageError(
+        "Neither the model nor its tokenizer names an end-of-sequence token; "
+        "set eos_token_id in generation_config.json."
+    )

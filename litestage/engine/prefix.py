@@ -40,7 +40,8 @@ def padded(rows: Sequence[Sequence[int]], starts: Sequence[int], device: torch.d
     longest = max(map(len, rows))
     ids = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
     positions = [
-        [start + min(offset, len(row) - 1) for offset in range(longest)] for row, start in zip(rows, starts, strict=True)
+        [start + min(offset, len(row) - 1) for offset in range(longest)]
+        for row, start in zip(rows, starts, strict=True)
     ]
     valid = [[offset < len(row) for offset in range(longest)] for row in rows]
     return (

@@ -18,7 +18,12 @@ class Row:
     """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has."""
 
     def __init__(
-        self, request: Request, exit_rule: ExitRule | None, eos: tuple[int, ...], detokenise: Detokenise, confidences: bool
+        self,
+        request: Request,
+        exit_rule: ExitRule | None,
+        eos: tuple[int, ...],
+        detokenise: Detokenise,
+        confidences: bool,
     ) -> None:
         if not request.prompt:
             raise LiteStageError("A prompt is empty: it has no token to continue from; give it some text.")
@@ -34,6 +39,10 @@ class Row:
     @property
     def sequence(self) -> list[int]:
         return [*self.request.prompt, *self.tokens]
+
+    @property
+    def last(self) -> int:
+        return self.tokens[-1]
 
     @property
     def length(self) -> int:
@@ -79,13 +88,14 @@ class Sampler:
         self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
 
     def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
-        """Gives every row its next token, from logits [rows, vocabulary]."""
+        """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
         tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1).tolist()
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
             confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp().tolist()
         for row, token, confidence in zip(rows, tokens, confidences, strict=True):
-            row.push(token, confidence)
+            if row.stop is None:
+                row.push(token, confidence)
 
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
         for warper in self._warpers:

@@ -66,9 +66,7 @@ class Generation:
         if step is None or (step == len(self.tokens) - 1 and self.stop in ("eos", "stop_string")):
             return self
         tokens = (*self.tokens[:step], eos)
-        return replace(
-            self, tokens=tokens, text=decode(tokens), stop="exit", confidences=self.confidences[: step + 1]
-        )
+        return replace(self, tokens=tokens, text=decode(tokens), stop="exit", confidences=self.confidences[: step + 1])
 
 
 class Detokenise:

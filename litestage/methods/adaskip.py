@@ -23,4 +23,4 @@ def plan(setting: Setting) -> dict[str, StagePlan]:
         for kind, layer in chosen
     }
     stage_plan = StagePlan(skip=SkipSet.of(chosen), compensation="scale", tensors=scales)
-    return {stage: stage_plan for stage in setting.stages}
+    return dict.fromkeys(setting.stages, stage_plan)

@@ -1,4 +1,4 @@
-"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``, ``adaskip:8``, each optionally ``+exit``."""
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``, ``adaskip:8``, any of them ``+exit``."""
 
 from __future__ import annotations
 
@@ -40,13 +40,20 @@ def parse_shorthand(spec: str) -> Shorthand:
     allowed = {"full": (0, 0), "random": (1, 2)}.get(method, (1, 1))
     if not allowed[0] <= len(numbers) <= allowed[1]:
         form = {"full": "full", "random": "random:BUDGET:SEED"}.get(method, f"{method}:BUDGET")
-        raise LiteStageError(f"The plan {spec!r} is not complete; write {form}, for example {form.replace('BUDGET', '8').replace('SEED', '1')}.")
+        raise LiteStageError(
+            f"The plan {spec!r} is not complete; write {form}, "
+            f"for example {form.replace('BUDGET', '8').replace('SEED', '1')}."
+        )
     try:
         values = [int(number) for number in numbers]
     except ValueError:
-        raise LiteStageError(f"The plan {spec!r} needs whole numbers after {method!r}; for example {method}:8.") from None
+        raise LiteStageError(
+            f"The plan {spec!r} needs whole numbers after {method!r}; for example {method}:8."
+        ) from None
     if values and values[0] < 0:
-        raise LiteStageError(f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip.")
+        raise LiteStageError(
+            f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip."
+        )
     return Shorthand(method, *values, exit=bool(plus))
 
 
@@ -61,6 +68,7 @@ def plan_from_shorthand(
     """The plan a shorthand stands for on a model of ``layers`` layers; importance is measured only if needed."""
     setting = Setting(stages, layers, shorthand.budget, measure_importance, shorthand.seed)
     plan = Plan(
-        METHODS[shorthand.method](setting), provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed}
+        METHODS[shorthand.method](setting),
+        provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
     )
     return plan.with_exit(exit_rule or ExitRule()) if shorthand.exit else plan

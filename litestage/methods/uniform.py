@@ -25,7 +25,8 @@ def layers_to_skip(layers: int, count: int) -> tuple[int, ...]:
 def plan(setting: Setting) -> dict[str, StagePlan]:
     if setting.budget % 2:
         raise LiteStageError(
-            f"uniform skips whole layers, two sub-layers each, so the budget {setting.budget} does not divide; give an even one."
+            f"uniform skips whole layers, two sub-layers each, so the budget {setting.budget} does not divide; "
+            "give an even one."
         )
     chosen = layers_to_skip(setting.layers, setting.budget // 2)
     return {stage: StagePlan(skip=SkipSet(chosen, chosen)) for stage in setting.stages}

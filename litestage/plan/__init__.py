@@ -1,4 +1,4 @@
-"""A plan is data: per stage a skip set and an exit rule. The engine runs any plan; methods and search only make them."""
+"""A plan is data: per stage a skip set and an exit rule. The engine runs any plan; methods and search make them."""
 
 from litestage.plan.file import load_plan, save_plan
 from litestage.plan.plan import ExitRule, Plan, SkipSet, StagePlan

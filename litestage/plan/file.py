@@ -1,4 +1,4 @@
-"""Plans as YAML files (``litestage.plan/1``), with their compensation tensors in a ``.safetensors`` file beside them."""
+"""Plans as YAML files (``litestage.plan/1``), their compensation tensors in a ``.safetensors`` file beside them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def load_plan(path: str | Path) -> Plan:
     """
     path = Path(path)
     if not path.is_file():
-        raise LiteStageError(f"There is no plan file at {str(path)!r}; check the path, or search one with 'litestage search'.")
+        raise LiteStageError(
+            f"There is no plan file at {str(path)!r}; check the path, or search one with 'litestage search'."
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -101,7 +103,9 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
             compensation=raw.get("compensation") or "none",
             schedule=raw.get("schedule"),
             exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
-            tensors={key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")},
+            tensors={
+                key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+            },
         )
     except LiteStageError as error:
         raise LiteStageError(f"stage {name!r}: {error}") from None

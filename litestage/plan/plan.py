@@ -54,7 +54,8 @@ class SkipSet:
         """From (kind, layer) pairs."""
         pairs = list(sublayers)
         return cls(
-            tuple(layer for kind, layer in pairs if kind == "mhsa"), tuple(layer for kind, layer in pairs if kind == "ffn")
+            tuple(layer for kind, layer in pairs if kind == "mhsa"),
+            tuple(layer for kind, layer in pairs if kind == "ffn"),
         )
 
 
@@ -165,7 +166,9 @@ class Plan:
     @classmethod
     def full(cls, stages: Iterable[str], exit: ExitRule | None = None) -> Plan:
         """Full depth in every stage, with or without an exit rule."""
-        return cls({name: StagePlan(exit=exit) for name in stages}, provenance={"method": "full+exit" if exit else "full"})
+        return cls(
+            {name: StagePlan(exit=exit) for name in stages}, provenance={"method": "full+exit" if exit else "full"}
+        )
 
     def __getitem__(self, stage: str) -> StagePlan:
         return self.stages.get(stage, StagePlan())
@@ -204,18 +207,19 @@ class Plan:
                 f"The plan was made for another model ({made_for.get('name')}, fingerprint {made_for['fingerprint']}; "
                 f"this one has {fingerprint}); use the plan's own model or search a plan for this one."
             )
-        if pipeline_hash and (self.pipeline or {}).get("hash") not in (None, pipeline_hash):
+        made_through = self.pipeline or {}
+        if pipeline_hash and made_through.get("hash") not in (None, pipeline_hash):
             raise LiteStageError(
-                f"The plan was made for another pipeline ({self.pipeline and self.pipeline.get('name')}, hash "
-                f"{self.pipeline and self.pipeline.get('hash')}; this one has {pipeline_hash}); search a plan for this one."
+                f"The plan was made for another pipeline ({made_through.get('name')}, hash {made_through['hash']}; "
+                f"this one has {pipeline_hash}); search a plan for this one."
             )
         for name, stage in self.stages.items():
             for kind in ("mhsa", "ffn"):
                 for layer in getattr(stage.skip, kind):
                     if layer >= layers:
                         raise LiteStageError(
-                            f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are 0 to {layers - 1}; "
-                            "correct the plan."
+                            f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are "
+                            f"0 to {layers - 1}; correct the plan."
                         )
         if stages is not None:
             known = tuple(stages)

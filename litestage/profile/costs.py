@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from litestage.engine import Decoding, Engine, Request
+from litestage.engine.engine import COMPACT
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.trace import StageTrace, Trace
 
@@ -52,13 +53,16 @@ class StepCosts:
             prefill += _dot(self.prefill, _features(1, shared, shared, *in_prefill))
         longest = max(trace.prompt_tokens)
         prefill += _dot(self.prefill, _features(rows, longest - shared, longest, *in_prefill))
-        decode, ends = 0.0, sorted(trace.tokens)
+        decode, running = 0.0, rows
         done = 1  # the first token comes out of the prefill
-        for index, end in enumerate(ends):
+        for index, end in enumerate(sorted(trace.tokens)):
+            going = rows - index
+            if going <= COMPACT * running:
+                running = going
             steps = end - done
             if steps > 0:
                 context = longest + done + steps / 2
-                decode += steps * _dot(self.decode, _features(rows - index, 1, context, *active))
+                decode += steps * _dot(self.decode, _features(running, 1, context, *active))
                 done = end
         return prefill, decode
 
@@ -134,7 +138,9 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     errors = []
     for sample in samples:
         if sample.skip in held_out:
-            predicted = _dot(costs.prefill, sample.features(layers, False)) + _dot(costs.decode, sample.features(layers, True))
+            predicted = _dot(costs.prefill, sample.features(layers, False)) + _dot(
+                costs.decode, sample.features(layers, True)
+            )
             errors.append(abs(predicted / (sample.prefill_s + sample.decode_s) - 1))
     return StepCosts(costs.layers, costs.prefill, costs.decode, median(errors))
 
@@ -142,12 +148,19 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
 def _measure(engine: Engine, skips: Sequence[SkipSet], rng: random.Random) -> list[_Sample]:
     """Medians of interleaved repeats, so that a machine that slows down slows every mask alike."""
     vocabulary = engine.decoder.config.vocab_size
-    cells = [(skip, rows, prompt) for skip in skips for rows in _ROWS for prompt in _PROMPTS if prompt + _STEPS < engine.decoder.context_length]
+    cells = [
+        (skip, rows, prompt)
+        for skip in skips
+        for rows in _ROWS
+        for prompt in _PROMPTS
+        if prompt + _STEPS < engine.decoder.context_length
+    ]
     seconds: dict[int, list[tuple[float, float]]] = {index: [] for index in range(len(cells))}
     for repeat in range(_REPEATS + 1):
         for index, (skip, rows, prompt) in enumerate(cells):
             requests = [
-                Request(tuple(rng.randrange(vocabulary) for _ in range(prompt)), _STEPS, group=row) for row in range(rows)
+                Request(tuple(rng.randrange(vocabulary) for _ in range(prompt)), _STEPS, group=row)
+                for row in range(rows)
             ]
             batch = engine.generate(requests, StagePlan(skip=skip), Decoding())
             if repeat:  # the first round warms up

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litestage.decoder.decoder import Attending
 from litestage.engine import Engine
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
-from litestage.decoder.decoder import Attending
 from litestage.runner import Contestant
 from litestage.stages import Question
 from litestage.trace import Trace

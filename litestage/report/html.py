@@ -17,13 +17,15 @@ from litestage.search import SearchResult
 def write_report(results: Mapping[str, Any], found: SearchResult | None, path: Path) -> None:
     """Writes the comparison as one HTML page."""
     template = (Path(__file__).parent / "template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.from_string(template).render(
         results=results,
         sentences=in_two_sentences(results),
         stages=list(results["methods"][0]["stages"]),
-        scatter=Markup(accuracy_against_latency(results)),  # noqa: S704 - our own SVG; its labels are method names
-        search=Markup(search_by_stage(found)) if found else "",  # noqa: S704
+        scatter=Markup(accuracy_against_latency(results)),
+        search=Markup(search_by_stage(found)) if found else "",
         environment=json.dumps(results["environment"], indent=2),
     )
     path.write_text(page, encoding="utf-8")
@@ -41,6 +43,7 @@ def in_two_sentences(results: Mapping[str, Any]) -> str:
     fast, slow = best["speedup_ci95"]
     low, high = best["accuracy_drop_ci95"]
     return (
-        f"{first} {best['name']} is {best['speedup']:.2f} times as fast (95 % interval {fast:.2f} to {slow:.2f}) and loses "
-        f"{best['accuracy_drop'] * 100:.1f} points of accuracy (95 % interval {low * 100:.1f} to {high * 100:.1f})."
+        f"{first} {best['name']} is {best['speedup']:.2f} times as fast (95 % interval {fast:.2f} to {slow:.2f}) "
+        f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
+        f"(95 % interval {low * 100:.1f} to {high * 100:.1f})."
     )

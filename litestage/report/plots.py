@@ -22,7 +22,14 @@ def accuracy_against_latency(results: Mapping[str, Any]) -> str:
         x, y = method["latency_s"]["mean"] * 1000, method["accuracy"] * 100
         low, high = ((full_accuracy - drop) * 100 for drop in reversed(method["accuracy_drop_ci95"]))
         ours = method["name"].startswith("litestage")
-        axes.errorbar(x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], fmt="o", color="#c2410c" if ours else "#64748b", capsize=2)
+        axes.errorbar(
+            x,
+            y,
+            yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
+            fmt="o",
+            color="#c2410c" if ours else "#64748b",
+            capsize=2,
+        )
         above = rank % 2 == 0  # neighbours on the latency axis get their labels on opposite sides
         axes.annotate(method["name"], (x, y), textcoords="offset points", xytext=(6, 6 if above else -12), fontsize=9)
     axes.set_xlabel("milliseconds per question, one at a time")
@@ -40,14 +47,18 @@ def search_by_stage(found: SearchResult) -> str:
         runs = [_along(found, stage, others), _along(found, stage, dict.fromkeys(others, 0))]
         rows = max(runs, key=len)
         budgets = [row.budgets[stage] for row in rows]
-        axes.plot(budgets, [row.accuracy * 100 for row in rows], "o-", color="#64748b", markersize=3, label="accuracy, %")
+        axes.plot(
+            budgets, [row.accuracy * 100 for row in rows], "o-", color="#64748b", markersize=3, label="accuracy, %"
+        )
         axes.axvline(found.chosen.budgets[stage], color="#c2410c", linestyle="--", linewidth=1)
         twin = axes.twinx()
         twin.plot(budgets, [row.latency_s * 1000 for row in rows], "s-", color="#0f766e", markersize=3)
         twin.tick_params(labelsize=8, colors="#0f766e")
         axes.set_title(stage, fontsize=10)
         axes.set_xlabel("sub-layers skipped", fontsize=8)
-    figure.text(0.5, -0.02, "grey: accuracy, %     green: predicted ms per question     dashed: chosen", ha="center", fontsize=8)
+    figure.text(
+        0.5, -0.02, "grey: accuracy, %     green: predicted ms per question     dashed: chosen", ha="center", fontsize=8
+    )
     figure.tight_layout()
     return _svg(figure)
 

@@ -73,9 +73,7 @@ class Contestant:
                 texts = [row.text.strip() for row in rows]
                 outputs[index][stage.name] = texts if stage.per_option else texts[0]
                 traces[index].append(_stage_trace(stage, requests[index], rows, *seconds))
-        return [
-            self._trace(question, outputs[index], tuple(traces[index])) for index, question in enumerate(questions)
-        ]
+        return [self._trace(question, outputs[index], tuple(traces[index])) for index, question in enumerate(questions)]
 
     def _requests(
         self, stage: Stage, index: int, question: Question, outputs: dict[str, str | list[str]]
@@ -99,9 +97,7 @@ class Contestant:
     def _decoding(self, stage: Stage) -> Decoding:
         return replace(self.decoding, stop=stage.stop)
 
-    def _trace(
-        self, question: Question, outputs: dict[str, str | list[str]], stages: tuple[StageTrace, ...]
-    ) -> Trace:
+    def _trace(self, question: Question, outputs: dict[str, str | list[str]], stages: tuple[StageTrace, ...]) -> Trace:
         too_long = any("too_long" in stage.stops for stage in stages)
         answer = None if too_long else self.pipeline.parse_answer(outputs)
         correct = None if question.answer is None else answer == question.answer

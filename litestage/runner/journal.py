@@ -73,7 +73,13 @@ def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contes
     content: dict[str, Any] = {
         "questions": [[q.id, q.text, q.options, q.answer] for q in questions],
         "contestants": {
-            name: [c.engine.fingerprint, c.pipeline.hash, c.plan.hash, repr(c.decoding), str(c.engine.engine.decoder.dtype)]
+            name: [
+                c.engine.fingerprint,
+                c.pipeline.hash,
+                c.plan.hash,
+                repr(c.decoding),
+                str(c.engine.engine.decoder.dtype),
+            ]
             for name, c in contestants.items()
         },
         "timed": timed,

@@ -61,7 +61,11 @@ def _predict(
 
     from litestage.runner.module import Progress, StagedPrediction
 
-    ordered = questions if timed else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
+    ordered = (
+        questions
+        if timed
+        else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
+    )
     loader: DataLoader[Question] = DataLoader(
         list(ordered),  # type: ignore[arg-type]
         batch_size=1 if timed else batch_size,

@@ -70,7 +70,9 @@ class Stage:
         if self.fan_out not in (None, "options"):
             raise LiteStageError(f"Stage {self.name!r} has fan_out={self.fan_out!r}; only 'options' can be fanned out.")
         if self.mode not in FAN_OUT_MODES:
-            raise LiteStageError(f"Stage {self.name!r} has mode={self.mode!r}; {did_you_mean(self.mode, FAN_OUT_MODES)}")
+            raise LiteStageError(
+                f"Stage {self.name!r} has mode={self.mode!r}; {did_you_mean(self.mode, FAN_OUT_MODES)}"
+            )
 
     @property
     def per_option(self) -> bool:
@@ -87,7 +89,8 @@ class Stage:
             return jinja2.meta.find_undeclared_variables(_JINJA.parse(self.prompt))
         except jinja2.TemplateSyntaxError as error:
             raise LiteStageError(
-                f"The prompt of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); mend it."
+                f"The prompt of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
+                "mend it."
             ) from None
 
     def prompts(self, question: Question, outputs: Outputs) -> list[str]:
@@ -127,7 +130,9 @@ class Pipeline:
         try:
             groups = re.compile(self.answer).groups
         except re.error as error:
-            raise LiteStageError(f"Pipeline {self.name!r}: answer pattern {self.answer!r} does not parse ({error}); mend it.") from None
+            raise LiteStageError(
+                f"Pipeline {self.name!r}: answer pattern {self.answer!r} does not parse ({error}); mend it."
+            ) from None
         if groups != 1:
             raise LiteStageError(f"Pipeline {self.name!r}: answer pattern {self.answer!r} needs exactly one (group).")
 
@@ -155,7 +160,8 @@ class Pipeline:
         return replace(
             self,
             stages=tuple(
-                replace(stage, max_new_tokens=max_new_tokens.get(stage.name, stage.max_new_tokens)) for stage in self.stages
+                replace(stage, max_new_tokens=max_new_tokens.get(stage.name, stage.max_new_tokens))
+                for stage in self.stages
             ),
         )
 

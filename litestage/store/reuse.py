@@ -44,7 +44,9 @@ class ReusingEngine:
             self.store.put(new)
             found |= new
         detokenise = Detokenise(self.engine.tokenizer, decoding.stop)
-        generations = [_generation(found[key], request, detokenise) for key, request in zip(keys, requests, strict=True)]
+        generations = [
+            _generation(found[key], request, detokenise) for key, request in zip(keys, requests, strict=True)
+        ]
         if exact and plan.exit is not None:
             rule, eos = plan.exit, self.engine.eos[0]
             generations = [generation.cut(rule, eos, detokenise) for generation in generations]

@@ -45,10 +45,13 @@ class ResultStore:
             self._connection.execute("PRAGMA synchronous=NORMAL")
             with self._connection:
                 self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL)"
+                    "CREATE TABLE IF NOT EXISTS results "
+                    "(key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL)"
                 )
         except (sqlite3.Error, OSError) as error:
-            raise LiteStageError(f"The result store {str(self.path)!r} cannot be opened ({error}); delete it or set store=<file>.") from None
+            raise LiteStageError(
+                f"The result store {str(self.path)!r} cannot be opened ({error}); delete it or set store=<file>."
+            ) from None
         self._process = os.getpid()
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
