@@ -139,52 +139,41 @@ def test_the_real_tasks_run_from_a_data_folder(wheel: Installed):
     assert "knows only the menagerie" in ran.stderr + ran.stdout
 
 
-def test_lm_evals_own_models_and_tasks_still_work(wheel: Installed, tiny: str):
+def test_lm_evals_own_models_still_work_on_ordinary_tasks(wheel: Installed, tiny: str):
     (wheel.where / "rows.jsonl").write_text('{"question": "Is ice cold?", "options": ["yes", "no"], "answer": 0}\n' * 4)
     (wheel.where / "tiny_choice.yaml").write_text(
         "task: tiny_choice\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\n"
         f"dataset_kwargs: {{data_files: {{test: {wheel.where / 'rows.jsonl'}}}}}\n"
         'doc_to_text: "{{question}}"\ndoc_to_choice: "{{options}}"\ndoc_to_target: answer\n'
     )
-    scores = []
-    for model in ("hf", "litestage"):
-        output = wheel.where / f"choice_{model}"
-        ran = wheel.lm_eval(
-            *("--model", model, "--model_args", f"pretrained={tiny}", "--tasks", "tiny_choice", "--device", "cpu"),
-            *("--include_path", wheel.where, "--output_path", output, "--log_samples"),
-            HF_DATASETS_CACHE=str(wheel.where / "datasets"),
-        )
-        assert ran.returncode == 0, ran.stderr
-        results, samples = written(output)
-        score = results["results"]["tiny_choice"]
-        scores.append([score["acc,none"], *(float(r[0]) for r in samples["tiny_choice"][0]["filtered_resps"])])
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
-
-
-def test_the_hook_can_be_turned_off(wheel: Installed):
-    listed = wheel.lm_eval("ls", "tasks", LITESTAGE_NO_HOOK="1")
-    assert "hellaswag" in listed.stdout
-    assert "obqa_multistage" not in listed.stdout
-    refused = wheel.lm_eval("--model", "litestage", "--tasks", "hellaswag", "--limit", 1, LITESTAGE_NO_HOOK="1")
-    assert refused.returncode != 0
-    assert "litestage" in refused.stderr
+    output = wheel.where / "choice"
+    ran = wheel.lm_eval(
+        *("--model", "hf", "--model_args", f"pretrained={tiny}", "--tasks", "tiny_choice", "--device", "cpu"),
+        *("--include_path", wheel.where, "--output_path", output),
+        HF_DATASETS_CACHE=str(wheel.where / "datasets"),
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "acc,none" in written(output)[0]["results"]["tiny_choice"]
 
 
 def test_another_model_on_a_staged_task_fails_at_once_with_one_clear_sentence(wheel: Installed, tiny: str):
-    ran = wheel.lm_eval(
-        "--model", "hf", "--model_args", f"pretrained={tiny}", "--tasks", "menagerie_multistage", "--limit", 2
-    )
+    arguments = ["--model", "hf", "--model_args", f"pretrained={tiny}", "--tasks", "menagerie_multistage"]
+    ran = wheel.lm_eval(*arguments, "--limit", 2)
     assert ran.returncode != 0
     last = ran.stderr.strip().splitlines()[-1]
     assert "LiteStageError" in last
     assert "run it with --model litestage" in last
 
 
-def test_use_cache_is_refused(wheel: Installed, tiny: str):
-    arguments = ["--model", "litestage", "--model_args", f"pretrained={tiny}", "--tasks", "menagerie_multistage"]
-    ran = wheel.lm_eval(*arguments, "--limit", 2, "--use_cache", wheel.where / "cached")
-    assert ran.returncode != 0
-    assert "--use_cache is refused" in ran.stderr.strip().splitlines()[-1]
+def test_the_hook_can_be_turned_off(wheel: Installed):
+    program = (
+        "import lm_eval.models, lm_eval.tasks.manager as manager\n"
+        "from lm_eval.api.registry import model_registry\n"
+        "print('litestage' in model_registry, 'hf' in model_registry, manager.TaskManager.__init__.__module__)"
+    )
+    on, off = (wheel.run(wheel.python, "-c", program, LITESTAGE_NO_HOOK=value) for value in ("0", "1"))
+    assert on.stdout.split() == ["True", "True", "litestage._lm_eval_hook"]
+    assert off.stdout.split() == ["False", "True", "lm_eval.tasks.manager"]
 
 
 def test_starting_python_imports_nothing_heavy_and_uninstalling_leaves_nothing(tmp_path):

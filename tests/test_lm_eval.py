@@ -212,6 +212,8 @@ def test_model_arguments_are_checked():
     assert parse({"batch_size": "auto"}).batch_size > 1
     for given, complaint in (
         ({"plann": "full"}, "did you mean 'plan'"),
+        ({"plan": "uniformly:4"}, "did you mean 'uniform'"),
+        ({"plan": "absent.yaml"}, r"absent\.yaml"),
         ({"trust_remote_code": True}, "trust_remote_code is refused"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": "many"}, "batch_size is 'many'"),
@@ -315,7 +317,7 @@ def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, mo
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     full, skipping = (
         evaluate(model(plan=plan), "tiny_choice", include=plain_tasks)["samples"]["tiny_choice"][0]["filtered_resps"]
-        for plan in ("full", "uniform:3")
+        for plan in ("full", "uniform:4")
     )
     assert full != skipping
     (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: [1], ffn: []}}}\n")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.methods.shorthand import parse_shorthand
+from litestage.plan import load_plan
 from litestage.stages.pipeline import FAN_OUT_MODES
 
 _THROUGHPUT = 64  # questions at a time with batch_size=auto
@@ -45,8 +47,8 @@ class ModelArguments:
         """From the keywords lm-eval calls the model with.
 
         Raises:
-            LiteStageError: an unknown argument, ``trust_remote_code``, a batch size that is no positive number, or an
-                unknown mode.
+            LiteStageError: an unknown argument, ``trust_remote_code``, a batch size that is no positive number, an
+                unknown mode, or a plan that does not read.
         """
         values = {key: value for key, value in given.items() if value is not None and key != "max_batch_size"}
         if values.pop("trust_remote_code", False):
@@ -63,7 +65,18 @@ class ModelArguments:
             raise LiteStageError(f"analyze is {values['analyze']!r}; {did_you_mean(values['analyze'], FAN_OUT_MODES)}")
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         values["device"] = _device(values.get("device", "auto"))
-        return cls(**values)
+        arguments = cls(**values)
+        _check_plan(arguments.plan)
+        return arguments
+
+
+def _check_plan(spec: str) -> None:
+    """Reads the plan once before a model is loaded for it, which can take minutes."""
+    path = spec.removesuffix("+exit")
+    if path.endswith((".yaml", ".yml")):
+        load_plan(path)
+    else:
+        parse_shorthand(spec)
 
 
 def _batch_size(value: Any) -> int:
