@@ -24,7 +24,7 @@ def environment(decoder: Any) -> dict[str, Any]:
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "engine": ENGINE,
         "litestage": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }

@@ -93,9 +93,12 @@ class Session:
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(tokenizer(text)["input_ids"])
 
-    def contestant(self, pipeline: Pipeline, plan: Plan, decoding: Decoding | None = None) -> Contestant:
-        """This model answering through ``pipeline`` under ``plan``."""
-        return Contestant(self.reusing, self.encode, pipeline, plan, decoding or Decoding())
+    def contestant(
+        self, pipeline: Pipeline, plan: Plan, decoding: Decoding | None = None, neighbours: Sequence[Plan] = ()
+    ) -> Contestant:
+        """This model answering through ``pipeline`` under ``plan``; full depth is always a neighbour."""
+        close = (*neighbours, Plan.full(pipeline.stage_names))
+        return Contestant(self.reusing, self.encode, pipeline, plan, decoding or Decoding(), close)
 
     def run(
         self,

@@ -51,6 +51,11 @@ class KVCache:
             held[:, :, self._start : self.slots] = new
         return self._keys[layer][:, :, : self.slots], self._values[layer][:, :, : self.slots]
 
+    def forget(self, lengths: Tensor) -> None:
+        """Drops what each row holds at positions ``lengths`` [rows] and later; the slots stay, unattended."""
+        self.positions = self.positions.masked_fill(self.positions >= lengths[:, None], -1)
+        self._padded = True
+
     def select(self, rows: Tensor) -> KVCache:
         """A cache holding the given rows, in that order; a row may be repeated."""
         chosen = KVCache(0, self.positions.device)

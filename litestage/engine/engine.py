@@ -16,6 +16,7 @@ from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.score import Pair, loglikelihood
 from litestage.engine.types import Decoding, Detokenise, Generation, Request
+from litestage.engine.verify import verify
 from litestage.errors import LiteStageError
 from litestage.plan import StagePlan
 
@@ -83,8 +84,10 @@ class Engine:
         logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
         prefilled = self._clock()
         path = self.decoder.path(plan, "decode")
+        sampler.advance(rows, logits)
+        if sampler.greedy and self.decoder.longrope_limit is None and any(row.request.draft for row in rows):
+            verify(self, rows, cache, path, sampler)
         while True:
-            sampler.advance(rows, logits)
             switching = [row.stop is None and row.length == self._switch for row in rows]
             going = [
                 index
@@ -98,7 +101,7 @@ class Engine:
                 cache = cache.select(torch.tensor(going, device=self.decoder.device))
             last = torch.tensor([[row.last] for row in rows], device=self.decoder.device)
             positions = torch.tensor([[row.length - 1] for row in rows], device=self.decoder.device)
-            logits = self.decoder.logits(self.forward(last, positions, cache, path)[:, -1])
+            sampler.advance(rows, self.decoder.logits(self.forward(last, positions, cache, path)[:, -1]))
         seconds[0] += prefilled - started
         seconds[1] += self._clock() - prefilled
 

@@ -87,6 +87,10 @@ class Sampler:
         self._streams: dict[str, torch.Generator] = {}
         self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
 
+    @property
+    def greedy(self) -> bool:
+        return not self._warpers
+
     def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
         tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1).tolist()

@@ -34,12 +34,15 @@ class Request:
         limit: most new tokens.
         group: rows of one group share the prefill of their common prefix.
         stream: names the row's own random stream (question, stage, row), used when sampling.
+        draft: new tokens that another plan wrote for this prompt, to be verified instead of decoded one by one. It
+            changes how long greedy decoding takes, never what comes out.
     """
 
     prompt: tuple[int, ...]
     limit: int
     group: int = 0
     stream: str = ""
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Contestant:
         pipeline: the stages.
         plan: what is skipped and cut in each.
         decoding: greedy, or how to sample; stop strings come from the stages.
+        neighbours: plans that mostly write the same; what the store knows of them is verified instead of decoded.
     """
 
     engine: ReusingEngine
@@ -32,6 +33,7 @@ class Contestant:
     pipeline: Pipeline
     plan: Plan
     decoding: Decoding = field(default_factory=Decoding)
+    neighbours: tuple[Plan, ...] = ()
 
     def answer(self, questions: Sequence[Question], *, timed: bool = False) -> list[Trace]:
         """Takes questions through all stages, one stage at a time.
@@ -65,7 +67,10 @@ class Contestant:
                 generated = [rows]
             else:
                 flat = self.engine.generate(
-                    [request for rows in requests for request in rows], self.plan[stage.name], self._decoding(stage)
+                    [request for rows in requests for request in rows],
+                    self.plan[stage.name],
+                    self._decoding(stage),
+                    [neighbour[stage.name] for neighbour in self.neighbours],
                 )
                 rest = iter(flat)
                 generated, seconds = [[next(rest) for _ in rows] for rows in requests], (None, None)

@@ -28,9 +28,9 @@ def accuracy_drop_interval(full: Sequence[bool], method: Sequence[bool]) -> tupl
     margins = (both + only_full) * (only_method + neither) * (both + only_method) * (only_full + neither)
     phi = 0.0
     if margins:
-        crossed = both * neither - only_full * only_method
+        crossed = float(both * neither - only_full * only_method)
         if crossed > 0:  # continuity correction of method 10
-            crossed = max(crossed - n / 2, 0)
+            crossed = max(crossed - n / 2, 0.0)
         phi = crossed / sqrt(margins)
     low = sqrt(max(0.0, (p - p_low) ** 2 - 2 * phi * (p - p_low) * (q_high - q) + (q_high - q) ** 2))
     high = sqrt(max(0.0, (p_high - p) ** 2 - 2 * phi * (p_high - p) * (q - q_low) + (q - q_low) ** 2))
