@@ -78,6 +78,9 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
     stages = raw.get("stages")
     if not isinstance(stages, Mapping):
         raise LiteStageError(f"'stages' is {stages!r}; it maps each stage's name to what it skips.")
+    for key in ("model", "pipeline", "provenance"):
+        if not isinstance(raw.get(key) or {}, Mapping):
+            raise LiteStageError(f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out.")
     return Plan(
         stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
         model=raw.get("model"),
@@ -93,6 +96,8 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
     _known_keys(raw, _STAGE_KEYS, f"stage {name!r}")
     skip = raw.get("skip") or {}
     exit_rule = raw.get("exit")
+    compensation = raw.get("compensation") or "none"
+    held = tensors if compensation != "none" else {}  # a file left by an earlier plan of this name counts for nothing
     try:
         _known_keys(skip, ("mhsa", "ffn"), "skip")
         if exit_rule not in (None, "none"):
@@ -100,11 +105,11 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
         return StagePlan(
             skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())),
             phase=raw.get("phase", "both"),
-            compensation=raw.get("compensation") or "none",
+            compensation=compensation,
             schedule=raw.get("schedule"),
             exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
             tensors={
-                key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+                key.removeprefix(f"{name}."): value for key, value in held.items() if key.startswith(f"{name}.")
             },
         )
     except LiteStageError as error:
@@ -124,6 +129,10 @@ def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> N
 def _tensors(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise LiteStageError(f"{path} does not hold tensors ({error}); copy it again, or search the plan again.") from None

@@ -74,8 +74,8 @@ class ExitRule:
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise LiteStageError(f"exit threshold {self.threshold} is outside 0 to 1; give a probability.")
-        if self.window < 1:
-            raise LiteStageError(f"exit window {self.window} is too short; give at least 1.")
+        if not isinstance(self.window, int) or self.window < 1:
+            raise LiteStageError(f"exit window {self.window!r} is not a number of steps; give a whole number, at least 1.")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class StagePlan:
             raise LiteStageError(
                 f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear."
             )
+        if self.schedule is not None and not isinstance(self.schedule, Mapping):
+            raise LiteStageError(f"schedule is {self.schedule!r}; it is a mapping, or null for a fixed skip set.")
         if self.compensation != "none":
             for kind in ("mhsa", "ffn"):
                 for layer in getattr(self.skip, kind):
