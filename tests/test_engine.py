@@ -1,0 +1,183 @@
+"""The engine's bookkeeping: the context's end, empty input, sub-layers in order, what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from test_parity import PROMPTS, ragged, run
+from tiny import FAMILIES, LAYERS, Characters, random_prompts, tiny_engine, tiny_model
+from transformers import LlamaConfig, OPTConfig
+
+from litestage.decoder import Decoder
+from litestage.decoder.load import fingerprint, load_model
+from litestage.engine import Decoding, Engine, Request
+from litestage.engine.prefix import common_prefix
+from litestage.errors import LiteStageError
+from litestage.plan import SkipSet, StagePlan
+
+CONTEXT = 256
+
+
+# --- the context's end ---
+
+
+def test_a_prompt_that_leaves_no_room_is_too_long_and_the_others_go_on():
+    engine = tiny_engine("llama")
+    too_long, just_fits, short = random_prompts((CONTEXT, CONTEXT - 1, 9))
+    rows = run(engine, ragged([too_long, just_fits, short], 5))
+    assert [row.stop for row in rows] == ["too_long", "length", "length"]
+    assert [len(row.tokens) for row in rows] == [0, 1, 5]
+    assert rows[0].text == ""
+    assert [row.prompt_tokens for row in rows] == [CONTEXT, CONTEXT - 1, 9]
+    assert rows[2].tokens == run(engine, ragged([short], 5))[0].tokens
+
+
+def test_a_limit_is_lowered_to_the_room_there_is():
+    row = run(tiny_engine("llama"), ragged(random_prompts((CONTEXT - 6,)), 20))[0]
+    assert (len(row.tokens), row.stop) == (6, "length")
+
+
+def test_nothing_but_prompts_that_are_too_long():
+    rows = run(tiny_engine("llama"), ragged(random_prompts((CONTEXT + 3, CONTEXT)), 5))
+    assert [row.stop for row in rows] == ["too_long", "too_long"]
+
+
+def test_no_requests_and_empty_prompts():
+    assert run(tiny_engine("llama"), []) == []
+    with pytest.raises(LiteStageError, match="A prompt is empty"):
+        run(tiny_engine("llama"), [Request((), 5)])
+
+
+# --- prefixes ---
+
+
+def test_the_common_prefix_leaves_every_row_a_token_of_its_own():
+    assert common_prefix([(1, 2, 3), (1, 2, 4)], [0, 0]) == ([(1, 2)], [0, 0])
+    assert common_prefix([(1, 2), (1, 2, 3)], [0, 0]) == ([(1,)], [0, 0])  # one prompt is the other's beginning
+    assert common_prefix([(1, 2), (5, 6, 7), (1, 3), (5, 6, 8)], [9, 4, 9, 4]) == ([(1,), (5, 6)], [0, 1, 0, 1])
+    assert common_prefix([(1, 2), (3, 4)], [0, 0]) == ([], [])  # nothing in common
+
+
+# --- the decoder ---
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decoder_is_two_sublayers_a_layer_in_the_order_they_run(family):
+    decoder = Decoder(tiny_model(family))
+    assert [sublayer.name for sublayer in decoder.sublayers] == [(k, n) for n in range(LAYERS) for k in ("mhsa", "ffn")]
+    windows = [8 if layer in FAMILIES[family].sliding else None for layer in range(LAYERS)]
+    assert decoder.windows == windows
+
+
+def test_an_unsupported_family_lists_the_supported_ones():
+    with pytest.raises(LiteStageError, match=r"'opt' is not supported; supported are gemma2, llama, .*smollm3"):
+        Decoder(type("Model", (), {"config": OPTConfig()}))
+
+
+def test_rotary_scaling_that_moves_earlier_positions_is_refused():
+    config = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    with pytest.raises(LiteStageError, match="'dynamic'"):
+        Decoder(type("Model", (), {"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("plan", "named"),
+    [
+        (StagePlan(schedule={"kind": "skipdecode"}), "skipdecode"),
+        (StagePlan(SkipSet(ffn=(1,)), compensation="linear", tensors={"ffn.1": torch.ones(1)}), "linear"),
+    ],
+)
+def test_a_plan_that_this_version_cannot_run_is_refused(plan, named):
+    with pytest.raises(LiteStageError, match=named):
+        run(tiny_engine("llama"), ragged(PROMPTS[:1]), plan)
+
+
+def test_a_model_without_an_end_of_sequence_is_refused():
+    model = copy.deepcopy(tiny_model("llama"))
+    model.generation_config.eos_token_id = None
+    tokenizer = Characters()
+    assert Engine(model, tokenizer).eos == (2,)  # the tokenizer's
+    tokenizer.eos_token_id = None
+    with pytest.raises(LiteStageError, match="end-of-sequence"):
+        Engine(model, tokenizer)
+
+
+# --- what identifies a model ---
+
+
+def test_the_fingerprint_changes_with_any_weight_and_with_the_architecture():
+    model = copy.deepcopy(tiny_model("llama"))
+    before = fingerprint(model)
+    assert before == fingerprint(tiny_model("llama"))
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            one = parameter.view(-1)[-1].clone()
+            parameter.view(-1)[-1] += 1e-3
+            assert fingerprint(model) != before, name
+            parameter.view(-1)[-1] = one
+    assert fingerprint(model) == before
+    model.config.rms_norm_eps = 1e-3
+    assert fingerprint(model) != before
+
+
+def test_two_weights_that_change_places_change_the_fingerprint():
+    model = copy.deepcopy(tiny_model("llama"))
+    weight = model.model.layers[0].mlp.up_proj.weight
+    before = fingerprint(model)
+    with torch.no_grad():
+        weight[:] = weight[torch.randperm(len(weight), generator=torch.Generator().manual_seed(0))]
+    assert fingerprint(model) != before
+
+
+# --- loading ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"name": "./no/such/folder"}, "'./no/such/folder'"),
+        ({"name": "reference", "dtype": "float23"}, "'float23'; did you mean 'float32'"),
+        ({"name": "reference", "dtype": "int4"}, "known: auto, bfloat16, float16, float32"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named_in_one_sentence(arguments, named):
+    with pytest.raises(LiteStageError) as error:
+        load_model(**arguments)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    tiny_model("llama").config.save_pretrained(tmp_path)
+    with pytest.raises(LiteStageError) as error:
+        load_model(str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_folder_of_another_family_is_refused(tmp_path):
+    OPTConfig(hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=1).save_pretrained(tmp_path)
+    with pytest.raises(LiteStageError, match="'opt' is not supported"):
+        load_model(str(tmp_path))
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path):
+    tiny_model("llama").config.save_pretrained(tmp_path)
+    torch.save(tiny_model("llama").state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(LiteStageError, match="safetensors"):
+        load_model(str(tmp_path))
+
+
+def test_a_saved_model_loads_in_the_dtype_asked_for(tmp_path):
+    from tiny_model import save_tiny_model
+
+    folder = save_tiny_model(tmp_path)
+    loaded = load_model(folder)
+    assert loaded.model.dtype == torch.float32
+    assert not loaded.model.training
+    assert load_model(folder).fingerprint == loaded.fingerprint
+    half = load_model(folder, dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    assert half.fingerprint != loaded.fingerprint
+    batch = Engine(half.model, half.tokenizer).generate([Request((5, 6, 7), 3)], StagePlan(), Decoding())
+    assert len(batch.generations[0].tokens) == 3

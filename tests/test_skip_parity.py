@@ -1,0 +1,213 @@
+"""Under a skip set, tokens equal the same Hugging Face model with the skipped sub-layers' updates forced to zero."""
+
+import pytest
+import torch
+from test_parity import NEW, PROMPTS, families, ragged, run
+from tiny import (
+    FAMILIES,
+    LAYERS,
+    PIPELINE,
+    contestant,
+    encode,
+    greedy,
+    reference_logits,
+    skipping_by_hooks,
+    some_questions,
+    staged_model,
+    tiny_engine,
+    tiny_model,
+)
+
+from litestage.engine import Request
+from litestage.engine.cache import KVCache
+from litestage.plan import Plan, SkipSet, StagePlan
+
+EVERY_LAYER = tuple(range(LAYERS))
+SUBLAYERS = [(kind, layer) for layer in EVERY_LAYER for kind in ("mhsa", "ffn")]
+
+
+def skip_sets(family):
+    """By what they try: among them the layers that Hugging Face reads lengths and mask sizes off."""
+    tiny = FAMILIES[family]
+    sets = {
+        "attention of layer 0": SkipSet(mhsa=(0,)),
+        "layer 0": SkipSet(mhsa=(0,), ffn=(0,)),
+        "the last layer": SkipSet(mhsa=(LAYERS - 1,), ffn=(LAYERS - 1,)),
+        "attentions": SkipSet(mhsa=EVERY_LAYER),
+        "feed-forwards": SkipSet(ffn=EVERY_LAYER),
+        "mixed": SkipSet(mhsa=(0, 2), ffn=(1, 3)),
+        "mixed otherwise": SkipSet(mhsa=(1, 3), ffn=(0,)),
+    }
+    if tiny.full:
+        sets["attention of the first full layer"] = SkipSet(mhsa=tiny.full[:1])
+    if tiny.sliding:
+        sets["attention of the first sliding layer"] = SkipSet(mhsa=tiny.sliding[:1])
+    if tiny.full and tiny.sliding:
+        sets["all full layers"] = SkipSet(mhsa=tiny.full, ffn=tiny.full[:1])
+        sets["all sliding layers"] = SkipSet(mhsa=tiny.sliding, ffn=tiny.sliding[-1:])
+    return sets
+
+
+def assert_is_the_references_own(family, prompt, tokens, plan, ratios=None):
+    """Every token is the reference's argmax after the ones before it; so the reference writes the same text."""
+    logits = reference_logits(tiny_model(family), prompt, tokens, plan.skip, phase=plan.phase, ratios=ratios)
+    assert logits.argmax(dim=-1).tolist() == list(tokens), (family, plan.skip, plan.phase, len(prompt))
+
+
+def assert_batch_is_the_references_own(family, plan, ratios=None):
+    rows = run(tiny_engine(family), ragged(PROMPTS), plan)
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        assert_is_the_references_own(family, prompt, row.tokens, plan, ratios)
+    alone = run(tiny_engine(family), ragged(PROMPTS[2:3]), plan)
+    assert alone[0].tokens == rows[2].tokens
+
+
+@pytest.mark.parametrize(("family", "what"), [(family, what) for family in FAMILIES for what in skip_sets(family)])
+def test_skipping(family, what):
+    assert_batch_is_the_references_own(family, StagePlan(skip_sets(family)[what]))
+
+
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [(f, w) for f in FAMILIES for w in ("attention of layer 0", "attentions", "mixed", "the last layer")],
+)
+def test_skipping_in_decode_only(family, what):
+    """The prompt's keys and values are full depth's; only what is generated is skipped through."""
+    plan = StagePlan(skip_sets(family)[what], phase="decode")
+    assert_batch_is_the_references_own(family, plan)
+    in_both = run(tiny_engine(family), ragged(PROMPTS), StagePlan(plan.skip))
+    assert [row.tokens for row in in_both] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
+
+
+@pytest.mark.parametrize("phase", ["both", "decode"])
+@families
+def test_scaling_the_stream_instead_of_a_skipped_sublayer(family, phase):
+    skip = SkipSet(mhsa=(0, 2), ffn=(1, 3))
+    ratios = {("mhsa", 0): 1.5, ("mhsa", 2): 0.75, ("ffn", 1): 1.25, ("ffn", 3): 0.5}
+    tensors = {f"{kind}.{layer}": torch.tensor(ratio) for (kind, layer), ratio in ratios.items()}
+    plan = StagePlan(skip, phase=phase, compensation="scale", tensors=tensors)
+    assert_batch_is_the_references_own(family, plan, ratios)
+    unscaled = run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip, phase=phase))
+    assert [row.tokens for row in unscaled] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
+
+
+@families
+def test_the_reference_is_what_generate_writes(family):
+    """The same hooks under transformers' own generate, without a cache: no argument by induction."""
+    skip, prompt = SkipSet(mhsa=(0, 3), ffn=(2,)), PROMPTS[2]
+    with skipping_by_hooks(tiny_model(family), skip):
+        expected = greedy(tiny_model(family), prompt, NEW, use_cache=False)
+    assert run(tiny_engine(family), ragged([prompt]), StagePlan(skip))[0].tokens == expected
+
+
+@families
+def test_a_shared_prefix_under_a_skip_set(family):
+    head = PROMPTS[1]
+    prompts = [head + tail[:length] for tail, length in zip(PROMPTS[3:], (1, 4, 9, 2), strict=False)]
+    plan = StagePlan(SkipSet(mhsa=(0, 2), ffn=(1,)))
+    requests = [Request(prompt, NEW, group=0) for prompt in prompts]
+    for prompt, row in zip(prompts, run(tiny_engine(family), requests, plan), strict=True):
+        assert_is_the_references_own(family, prompt, row.tokens, plan)
+
+
+@families
+def test_these_tests_can_fail(family):
+    """Dropping any one sub-layer changes the text of at least 90 % of the prompts."""
+    full = [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS))]
+    for sublayer in SUBLAYERS:
+        rows = run(tiny_engine(family), ragged(PROMPTS), StagePlan(SkipSet.of([sublayer])))
+        changed = sum(row.tokens != tokens for row, tokens in zip(rows, full, strict=True))
+        assert changed >= 0.9 * len(PROMPTS), (sublayer, changed)
+
+
+# --- the two bugs that a shared Hugging Face cache makes without an error (its length is read off layer 0) ---
+
+
+def test_positions_are_right_without_layer_0s_attention():
+    """Read off layer 0's keys, the length stays 0 for ever: every step is then taken for position 0."""
+    engine, plan = tiny_engine("qwen2"), StagePlan(SkipSet(mhsa=(0,)))
+    prompt = PROMPTS[3]
+    _, cache = engine.prefill([prompt], [0], plan)
+    assert cache.positions.tolist() == [list(range(len(prompt)))]
+    tokens = run(engine, ragged([prompt]), plan)[0].tokens
+    assert_is_the_references_own("qwen2", prompt, tokens, plan)
+    taken_for_0 = wrong_positions("qwen2", prompt, tokens, plan.skip)
+    assert taken_for_0 != list(tokens)  # the bug would show
+
+
+def wrong_positions(family, prompt, tokens, skip):
+    """What the reference would choose if each generated token stood at position 0."""
+    ids = torch.tensor([[*prompt, *tokens]])
+    positions = torch.tensor([[*range(len(prompt)), *[0] * len(tokens)]])
+    with skipping_by_hooks(tiny_model(family), skip), torch.inference_mode():
+        logits = tiny_model(family)(ids, position_ids=positions, use_cache=False).logits[0]
+    return logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist()
+
+
+def test_a_layer_skipped_in_one_stage_is_whole_in_the_next():
+    """Stage after stage from its own prefill: no layer meets the short cache an earlier stage left."""
+    model = staged_model().model
+    skips = {"recall": SkipSet(mhsa=(0, 2)), "analyze": SkipSet(mhsa=(1,), ffn=(0,)), "summarize": SkipSet()}
+    answering = contestant(Plan({name: StagePlan(skip) for name, skip in skips.items()}))
+    question = some_questions(3)[2]
+    for timed in (False, True):
+        trace = answering.answer([question], timed=timed)[0]
+        outputs = {}
+        for stage, traced in zip(PIPELINE.stages, trace.stages, strict=True):
+            for prompt, text in zip(stage.prompts(question, outputs), traced.texts, strict=True):
+                with skipping_by_hooks(model, skips[stage.name]):
+                    tokens = greedy(model, encode(prompt), stage.max_new_tokens, use_cache=False)
+                assert text == answering.engine.engine.tokenizer.decode(tokens).strip()
+            outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
+
+
+# --- what is skipped costs nothing ---
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts passes through each sub-layer's module, and the layers that store keys and values."""
+    counted = {"mhsa": [0] * LAYERS, "ffn": [0] * LAYERS, "kv": [0] * LAYERS}
+    handles = []
+
+    def watch(family):
+        for index, layer in enumerate(tiny_model(family).model.layers):
+            for kind, module in (("mhsa", layer.self_attn), ("ffn", layer.mlp)):
+
+                def count(*_, kind=kind, index=index):
+                    counted[kind][index] += 1
+
+                handles.append(module.register_forward_hook(count))
+        return counted
+
+    update = KVCache.update
+
+    def spy(self, keys, values, layer):
+        counted["kv"][layer] += 1
+        return update(self, keys, values, layer)
+
+    monkeypatch.setattr(KVCache, "update", spy)
+    yield watch
+    for handle in handles:
+        handle.remove()
+
+
+@families
+def test_a_skipped_sublayer_is_not_called_and_stores_nothing(family, calls):
+    counted = calls(family)
+    run(tiny_engine(family), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0, 3), ffn=(1,))))
+    passes = 4  # one prefill, whose logits give the first token, and three steps
+    assert counted["mhsa"] == counted["kv"] == [0, passes, passes, 0]
+    assert counted["ffn"] == [passes, 0, passes, passes]
+
+
+def test_in_decode_only_a_skipped_sublayer_runs_once_for_the_prompt(calls):
+    counted = calls("llama")
+    run(tiny_engine("llama"), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0,), ffn=(1,)), phase="decode"))
+    assert counted["mhsa"] == counted["kv"] == [1, 4, 4, 4]
+    assert counted["ffn"] == [4, 1, 4, 4]
+
+
+def test_a_skipped_attention_holds_no_memory():
+    _, cache = tiny_engine("llama").prefill(PROMPTS, range(len(PROMPTS)), StagePlan(SkipSet(mhsa=(0, 2))))
+    assert sorted(cache._keys) == sorted(cache._values) == [1, 3]
