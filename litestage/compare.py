@@ -15,6 +15,7 @@ from litestage.progress import bar
 from litestage.results import Measured, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchProblem, SearchResult, greedy_search
+from litestage.search.ladders import cosine_ladders
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.store import ResultStore, default_store_path
@@ -56,22 +57,23 @@ class Workbench:
             raise LiteStageError(
                 f"search.max_budget is {search.max_budget}, but the model has {sublayers} sub-layers; give less."
             )
+        max_budget = sublayers // 2 if search.max_budget is None else search.max_budget
+        importance = self.session.importance(questions, self.pipeline)
         return SearchProblem(
             session=self.session,
             pipeline=self.pipeline,
             questions=questions,
-            importance=self.session.importance(questions, self.pipeline),
+            ladders=cosine_ladders(importance, search.ranking, max_budget),
             costs=self.session.step_costs(),
             max_accuracy_drop=search.max_accuracy_drop,
-            max_budget=sublayers // 2 if search.max_budget is None else search.max_budget,
-            ranking=search.ranking,
+            origin={"ranking": f"cosine, {search.ranking}"},
             exit=self.exit_rule if search.exit else None,
         )
 
     def search(self) -> SearchResult:
         """Searches a plan with a progress bar."""
         problem = self.problem()
-        with bar("search", len(self.pipeline.stages) * (problem.max_budget + 1)) as advance:
+        with bar("search", sum(map(len, problem.ladders.values()))) as advance:
             return greedy_search(problem, lambda message: advance(1))
 
 

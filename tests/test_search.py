@@ -1,12 +1,13 @@
 """The paper's greedy search: slowest stage first, lowest latency within the target, calibration split only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
-from litestage.plan import SkipSet
+from litestage.plan import SkipSet, StagePlan
 from litestage.profile import Importance, StepCosts
 from litestage.search import greedy_search
+from litestage.search.ladders import cosine_ladders
 from litestage.search.problem import Candidate, SearchProblem
 from litestage.session import Session
 from litestage.stages import load_pipeline
@@ -18,13 +19,13 @@ STAGES = ("recall", "analyze", "summarize")
 class Scripted(SearchProblem):
     """A problem whose accuracies and latencies are written down, so that its choices can be checked by hand."""
 
-    def evaluate(self, budgets):
-        key = tuple(budgets[stage] for stage in STAGES)
-        if key not in self.tried:
-            accuracy = 1.0 - sum(LOSS[stage].get(budget, 0.0) for stage, budget in budgets.items())
-            seconds = {stage: SECONDS[stage][budget] for stage, budget in budgets.items()}
-            self.tried[key] = Candidate(dict(budgets), accuracy, sum(seconds.values()), seconds, 10.0)
-        return self.tried[key]
+    tried: list[tuple[int, ...]] = field(default_factory=list)
+
+    def evaluate(self, budgets, questions=None):
+        self.tried.append(tuple(budgets[stage] for stage in STAGES))
+        loss = sum(LOSS[stage].get(budget, 0.0) for stage, budget in budgets.items())
+        seconds = {stage: SECONDS[stage][budget] for stage, budget in budgets.items()}
+        return Candidate(dict(budgets), 1.0 - loss, loss, sum(seconds.values()), seconds, 10.0, 100)
 
 
 LOSS = {"recall": {1: 0.03}, "analyze": {1: 0.05, 2: 0.05}, "summarize": {2: 0.01, 3: 0.2}}
@@ -36,16 +37,14 @@ SECONDS = {
 
 
 def scripted(reference_session, bound):
-    names = [sublayer.name for sublayer in reference_session.engine.decoder.sublayers]
-    importance = Importance({stage: dict.fromkeys(names, 1.0) for stage in STAGES}, {}, 1)
+    ladder = [StagePlan(skip=SkipSet(mhsa=tuple(range(budget)))) for budget in range(4)]
     return Scripted(
         session=reference_session,
         pipeline=load_pipeline("recall_analyze_summarize"),
         questions=[],
-        importance=importance,
+        ladders=dict.fromkeys(STAGES, ladder),
         costs=StepCosts(12, (0.0,) * 7, (0.0,) * 7, 0.0),
         max_accuracy_drop=bound,
-        max_budget=3,
     )
 
 
@@ -81,17 +80,17 @@ def test_a_bound_nothing_meets_returns_full_depth(reference_session):
     assert all(len(stage.skip) == 0 for stage in found.plan.stages.values())
 
 
-def test_the_plan_takes_the_ranking_in_order(reference_session):
-    problem = scripted(reference_session, 0.0)
-    names = [sublayer.name for sublayer in reference_session.engine.decoder.sublayers]
+def test_a_ladder_takes_the_ranking_in_order():
+    names = [(kind, layer) for layer in range(3) for kind in ("mhsa", "ffn")]
     order = {name: rank / 100 for rank, name in enumerate(names)}
-    by_stage = dict.fromkeys(STAGES, order) | {"recall": {name: -rank for name, rank in order.items()}}
-    problem.importance = Importance(by_stage, {}, 1)
-    problem.ranking = "per_stage"
-    plan = problem.plan({"recall": 1, "analyze": 2, "summarize": 0})
-    assert plan["recall"].skip == SkipSet.of(names[:1])
-    assert plan["analyze"].skip == SkipSet.of(names[-2:])
-    assert len(plan["summarize"].skip) == 0
+    reversed_order = {name: -value for name, value in order.items()}
+    importance = Importance({"recall": reversed_order, "analyze": order, "summarize": order}, {}, 1)
+    own = cosine_ladders(importance, "per_stage", 2)
+    assert own["recall"][1].skip == SkipSet.of(names[:1])
+    assert own["analyze"][2].skip == SkipSet.of(names[-2:])
+    assert len(own["summarize"][0].skip) == 0
+    shared = cosine_ladders(importance, "global", 2)  # two stages of three agree
+    assert {tuple(ladder) for ladder in shared.values()} == {tuple(own["analyze"])}
 
 
 def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):

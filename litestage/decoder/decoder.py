@@ -33,7 +33,7 @@ class Attending:
 
     rotary: tuple[Tensor, Tensor]
     masks: dict[int | None, Tensor | None]
-    cache: Cache
+    cache: Cache | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Decoder:
                 path.append(_residual(sublayer.update))
             elif plan.compensation != "none":
                 tensor = plan.tensors[f"{sublayer.kind}.{sublayer.layer}"].to(self.device, self.dtype)
-                path.append(_stand_in(plan.compensation, tensor))
+                path.append(_ignoring_attention(stand_in(plan.compensation, tensor)))
         return path
 
     def logits(self, stream: Tensor) -> Tensor:
@@ -164,8 +164,21 @@ def _residual(update: Callable[[Tensor, Attending], Tensor]) -> Callable[[Tensor
     return lambda stream, attending: stream + update(stream, attending)
 
 
-def _stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor, Attending], Tensor]:
-    """What a skipped sub-layer becomes. ``scale``: the stream times a norm ratio (AdaSkip, arXiv 2501.02336)."""
-    if compensation == "scale":
-        return lambda stream, attending: stream * tensor
-    raise LiteStageError(f"compensation {compensation!r} cannot be run by this version; use none or scale.")
+def _ignoring_attention(replace: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Attending], Tensor]:
+    return lambda stream, attending: replace(stream)
+
+
+def stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a skipped sub-layer becomes; the forms are those of :mod:`litestage.profile.compensation`."""
+    form, _, rank = compensation.partition(":")
+    if form == "scale":
+        return lambda stream: stream * tensor
+    if form == "affine":
+        slope, bias = tensor
+        return lambda stream: torch.addcmul(bias, stream, slope)
+    if form == "linear":
+        # the stream's own part is merged into the matrix: one product in all
+        whole, bias = tensor[:-1] + torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device), tensor[-1]
+        return lambda stream: torch.nn.functional.linear(stream, whole.T, bias)
+    narrow, wide, bias = tensor[: int(rank)], tensor[int(rank) : -1], tensor[-1]
+    return lambda stream: stream + torch.nn.functional.linear(stream, narrow) @ wide + bias

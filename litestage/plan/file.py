@@ -80,7 +80,9 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
         raise LiteStageError(f"'stages' is {stages!r}; it maps each stage's name to what it skips.")
     for key in ("model", "pipeline", "provenance"):
         if not isinstance(raw.get(key) or {}, Mapping):
-            raise LiteStageError(f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out.")
+            raise LiteStageError(
+                f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out."
+            )
     return Plan(
         stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
         model=raw.get("model"),
@@ -108,9 +110,7 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
             compensation=compensation,
             schedule=raw.get("schedule"),
             exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
-            tensors={
-                key.removeprefix(f"{name}."): value for key, value in held.items() if key.startswith(f"{name}.")
-            },
+            tensors={key.removeprefix(f"{name}."): value for key, value in held.items() if key.startswith(f"{name}.")},
         )
     except LiteStageError as error:
         raise LiteStageError(f"stage {name!r}: {error}") from None
@@ -135,4 +135,6 @@ def _tensors(path: Path) -> Mapping[str, Any]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise LiteStageError(f"{path} does not hold tensors ({error}); copy it again, or search the plan again.") from None
+        raise LiteStageError(
+            f"{path} does not hold tensors ({error}); copy it again, or search the plan again."
+        ) from None

@@ -75,7 +75,9 @@ class ExitRule:
         if not 0 <= self.threshold <= 1:
             raise LiteStageError(f"exit threshold {self.threshold} is outside 0 to 1; give a probability.")
         if not isinstance(self.window, int) or self.window < 1:
-            raise LiteStageError(f"exit window {self.window!r} is not a number of steps; give a whole number, at least 1.")
+            raise LiteStageError(
+                f"exit window {self.window!r} is not a number of steps; give a whole number, at least 1."
+            )
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,14 @@ class StepCosts:
         prefill = _dot(self.prefill, _features(1, prompt, prompt, *active))
         return prefill, _dot(self.decode, _features(1, 1, context, *active))
 
+    def sublayer_seconds(self, context: int) -> dict[str, float]:
+        """What one attention and one feed-forward sub-layer take in a decode step of one row at ``context``."""
+        full = self.pass_seconds(SkipSet(), prompt=1, context=context)[1]
+        return {
+            "mhsa": max(1e-9, full - self.pass_seconds(SkipSet(mhsa=(0,)), prompt=1, context=context)[1]),
+            "ffn": max(1e-9, full - self.pass_seconds(SkipSet(ffn=(0,)), prompt=1, context=context)[1]),
+        }
+
     def seconds(self, plan: Plan, trace: Trace) -> float:
         """Predicted seconds of a whole question, run alone."""
         return sum(sum(self.stage_seconds(plan[stage.name], stage)) for stage in trace.stages)

@@ -55,6 +55,17 @@ class Contestant:
             outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
         return prompts
 
+    def outputs(self, question: Question, trace: Trace) -> dict[str, list[tuple[int, ...]]]:
+        """Token ids of every stage's outputs; the store has them unless it was lost since the trace was made."""
+        texts: dict[str, str | list[str]] = {}
+        tokens = {}
+        for stage, traced in zip(self.pipeline.stages, trace.stages, strict=True):
+            requests = self._requests(stage, 0, question, texts)
+            rows = self.engine.generate(requests, self.plan[stage.name], self._decoding(stage))
+            tokens[stage.name] = [row.tokens for row in rows]
+            texts[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
+        return tokens
+
     def _answer(self, questions: Sequence[Question], timed: bool) -> list[Trace]:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]

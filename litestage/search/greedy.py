@@ -15,14 +15,14 @@ from litestage.search.problem import Candidate, SearchProblem, SearchResult
 
 def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
-    budgets = dict.fromkeys(problem.pipeline.stage_names, 0)
+    budgets = problem.nothing
     full = problem.evaluate(budgets)
     target = full.accuracy - problem.max_accuracy_drop
     order = sorted(budgets, key=lambda stage: -full.stage_latency_s[stage])
     seen: dict[tuple[int, ...], Candidate] = {}
     for stage in order:
         tried = []
-        for budget in range(problem.max_budget + 1):
+        for budget in range(problem.max_budget(stage) + 1):
             candidate = problem.evaluate({**budgets, stage: budget})
             tried.append(candidate)
             advance(f"{stage} skips {budget}: accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms")
