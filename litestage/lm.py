@@ -36,7 +36,7 @@ _MAX_GEN_TOKS = 256  # lm-eval's own default
 
 
 @register_model("litestage")
-class LiteStageLM(TemplateLM):  # type: ignore[misc]
+class LiteStageLM(TemplateLM):
     """See :class:`litestage.harness.arguments.ModelArguments` for the arguments.
 
     Raises:

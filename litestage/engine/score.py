@@ -27,7 +27,7 @@ def loglikelihood(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> lis
     if plan.phase == "both":
         parts = [[[*context, *ending[:-1]] for context, ending in pairs]]
     else:
-        parts = [[context for context, _ in pairs], [ending for _, ending in pairs]]
+        parts = [[list(context) for context, _ in pairs], [list(ending) for _, ending in pairs]]
     cache, streams, starts = KVCache(len(pairs), device), [], [0] * len(pairs)
     for part, phase in zip(parts, ("prefill", "decode"), strict=False):
         ids, positions, valid = padded(part, starts, device)

@@ -47,7 +47,7 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
-class StagedTask(ConfigurableTask):  # type: ignore[misc]
+class StagedTask(ConfigurableTask):
     """A multiple-choice task that a model answers in stages."""
 
     def __init__(self, config: dict[str, Any]) -> None:
