@@ -1,6 +1,7 @@
 """The engine's bookkeeping: the context's end, empty input, sub-layers in order, what it refuses."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from litestage.decoder.load import fingerprint, load_model
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.prefix import common_prefix
 from litestage.errors import LiteStageError
-from litestage.plan import SkipSet, StagePlan
+from litestage.plan import ExitRule, SkipSet, StagePlan
 
 CONTEXT = 256
 
@@ -58,6 +59,58 @@ def test_the_common_prefix_leaves_every_row_a_token_of_its_own():
     assert common_prefix([(1, 2), (3, 4)], [0, 0]) == ([], [])  # nothing in common
 
 
+# --- verification: a draft saves steps and changes nothing ---
+
+
+def outcome(generations):
+    return [(row.tokens, row.text, row.stop) for row in generations]
+
+
+def drafts_of(tokens, seed):
+    """One right, one wrong from each position on, one cut short, one too long, one of noise, and none."""
+    noise = random_prompts((len(tokens),) * 2, seed)
+    wrong = [(*tokens[:at], *noise[0][at:]) for at in range(len(tokens))]
+    return [tokens, *wrong, tokens[:5], (*tokens, *noise[1]), noise[1], ()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whatever_the_draft_the_text_is_the_plans_own(family):
+    engine, plan = tiny_engine(family), StagePlan(SkipSet(mhsa=(0,), ffn=(2,)), phase="decode")
+    plain = engine.generate(ragged(PROMPTS[:4]), plan, Decoding(stop=("k",)), confidences=True).generations
+    drafts = [drafts_of(row.tokens, seed) for seed, row in enumerate(plain)]
+    for choice in range(0, min(map(len, drafts)), 2):  # another kind of draft in every row
+        requests = [
+            replace(request, draft=drafts[row][(choice + 3 * row) % len(drafts[row])])
+            for row, request in enumerate(ragged(PROMPTS[:4]))
+        ]
+        verified = engine.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
+        assert outcome(verified) == outcome(plain)
+        for one, two in zip(verified, plain, strict=True):
+            assert one.confidences == pytest.approx(two.confidences, abs=1e-5)
+
+
+def test_a_right_draft_takes_two_passes_and_a_half_right_one_its_rest(monkeypatch):
+    engine = tiny_engine("llama")
+    tokens = run(engine, ragged(PROMPTS[:1]))[0].tokens
+    passes = []
+    embed = engine.decoder.embed
+    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(ids.shape[1]) or embed(ids))
+    for draft, expected in ((tokens, [5, 15]), ((*tokens[:8], *tokens[:8]), [5, 15, *[1] * 7])):
+        passes.clear()
+        assert run(engine, [Request(PROMPTS[0], 16, draft=draft)])[0].tokens == tokens
+        assert passes == expected  # the prompt; the draft; what is left
+
+
+def test_an_exit_and_a_limit_end_a_row_inside_its_draft():
+    engine = tiny_engine("llama")
+    whole = run(engine, ragged(PROMPTS))
+    drafted = [replace(request, draft=row.tokens) for request, row in zip(ragged(PROMPTS), whole, strict=True)]
+    plan = StagePlan(exit=ExitRule(threshold=1.0, window=4))
+    assert outcome(run(engine, drafted, plan)) == outcome(run(engine, ragged(PROMPTS), plan))
+    short = [replace(request, limit=6) for request in drafted]
+    assert [row.tokens for row in run(engine, short)] == [row.tokens[:6] for row in whole]
+
+
 # --- the decoder ---
 
 
@@ -80,16 +133,9 @@ def test_rotary_scaling_that_moves_earlier_positions_is_refused():
         Decoder(type("Model", (), {"config": config}))
 
 
-@pytest.mark.parametrize(
-    ("plan", "named"),
-    [
-        (StagePlan(schedule={"kind": "skipdecode"}), "skipdecode"),
-        (StagePlan(SkipSet(ffn=(1,)), compensation="linear", tensors={"ffn.1": torch.ones(1)}), "linear"),
-    ],
-)
-def test_a_plan_that_this_version_cannot_run_is_refused(plan, named):
-    with pytest.raises(LiteStageError, match=named):
-        run(tiny_engine("llama"), ragged(PROMPTS[:1]), plan)
+def test_a_schedule_that_this_version_cannot_run_is_refused():
+    with pytest.raises(LiteStageError, match="skipdecode"):
+        run(tiny_engine("llama"), ragged(PROMPTS[:1]), StagePlan(schedule={"kind": "skipdecode"}))
 
 
 def test_a_model_without_an_end_of_sequence_is_refused():

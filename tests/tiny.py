@@ -5,6 +5,7 @@ The weights are random: their text means nothing, but every sub-layer matters to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -251,21 +252,23 @@ def some_questions(count: int) -> list[Question]:
 
 
 @cache
-def staged_model() -> LoadedModel:
-    """A Llama with room for staged prompts."""
-    config = LlamaConfig(**{**_BASE, "max_position_embeddings": 512})
+def staged_model(family: str = "llama") -> LoadedModel:
+    """A model of the family with room for staged prompts."""
+    config = copy.deepcopy(FAMILIES[family].config)
+    config.max_position_embeddings = 512
     model = random_model(config)
-    return LoadedModel(model, Characters(), "tiny", None, fingerprint(model))
+    return LoadedModel(model, Characters(), f"tiny-{family}", None, fingerprint(model))
 
 
 def encode(text: str) -> list[int]:
     return [ord(character) for character in text]
 
 
-def contestant(plan: Plan | None = None, store: ResultStore | None = None, **changes: Any) -> Contestant:
-    """The staged model answering through ``PIPELINE``."""
-    loaded = staged_model()
-    engine = Engine(loaded.model, loaded.tokenizer)
-    reusing = ReusingEngine(engine, loaded.fingerprint, store or ResultStore())
+def contestant(
+    plan: Plan | None = None, store: ResultStore | None = None, family: str = "llama", **changes: Any
+) -> Contestant:
+    """A staged model answering through ``PIPELINE``, at full depth unless told otherwise."""
+    loaded = staged_model(family)
+    reusing = ReusingEngine(Engine(loaded.model, loaded.tokenizer), loaded.fingerprint, store or ResultStore())
     defaults: dict[str, Any] = {"pipeline": PIPELINE, "plan": plan or Plan.full(PIPELINE.stage_names)}
     return Contestant(engine=reusing, encode=encode, **{**defaults, **changes})
