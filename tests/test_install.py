@@ -55,7 +55,7 @@ class Installed:
         }
         environment |= {"XDG_CACHE_HOME": str(self.where / "cache"), "HF_HUB_OFFLINE": "1", **variables}
         return subprocess.run(
-            list(map(str, command)), cwd=self.where, env=environment, capture_output=True, text=True, timeout=900
+            list(map(str, command)), cwd=self.where, env=environment, capture_output=True, text=True, timeout=1800
         )
 
     def lm_eval(self, *arguments: object, **variables: str) -> subprocess.CompletedProcess:
