@@ -102,10 +102,9 @@ class Contestant:
 
     def _timed(self, stage: Stage, requests: list[Request]) -> tuple[list[Generation], tuple[float, float]]:
         plan, decoding = self.plan[stage.name], self._decoding(stage)
-        one_by_one = stage.per_option and stage.mode == "per_option_sequential"
         batches = [
             self.engine.engine.generate(part, plan, decoding)
-            for part in ([[request] for request in requests] if one_by_one else [requests])
+            for part in ([[request] for request in requests] if _one_by_one(stage) else [requests])
         ]
         rows = [row for batch in batches for row in batch.generations]
         return rows, (sum(batch.prefill_s for batch in batches), sum(batch.decode_s for batch in batches))
@@ -120,6 +119,10 @@ class Contestant:
         return Trace(question.id, self.plan.hash, stages, answer, correct)
 
 
+def _one_by_one(stage: Stage) -> bool:
+    return stage.per_option and stage.mode == "per_option_sequential"
+
+
 def _stage_trace(
     stage: Stage, requests: list[Request], rows: list[Generation], prefill_s: float | None, decode_s: float | None
 ) -> StageTrace:
@@ -128,7 +131,7 @@ def _stage_trace(
     return StageTrace(
         name=stage.name,
         prompt_tokens=tuple(row.prompt_tokens for row in rows),
-        shared_tokens=len(prefixes[0]) if prefixes and len(rows) > 1 else 0,
+        shared_tokens=len(prefixes[0]) if prefixes and len(rows) > 1 and not _one_by_one(stage) else 0,
         tokens=tuple(len(row.tokens) for row in rows),
         texts=tuple(row.text.strip() for row in rows),
         stops=tuple(row.stop for row in rows),
