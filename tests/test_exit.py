@@ -112,7 +112,9 @@ def test_cutting_the_uncut_generation_equals_running_with_the_rule(engine, skip)
     for window in (1, 2, 5, 10):
         for threshold in (0.0, *thresholds(whole, window), 1.0):
             rule = ExitRule(threshold=threshold, window=window)
-            ran = engine.generate(ragged(prompts, 24), StagePlan(skip, exit=rule), decoding, confidences=True).generations
+            ran = engine.generate(
+                ragged(prompts, 24), StagePlan(skip, exit=rule), decoding, confidences=True
+            ).generations
             for row, generation in zip(ran, whole, strict=True):
                 cut = generation.cut(rule, EOS, detokenise)
                 assert (cut.tokens, cut.text, cut.stop) == (row.tokens, row.text, row.stop), rule
@@ -124,7 +126,9 @@ def test_cutting_the_uncut_generation_equals_running_with_the_rule(engine, skip)
 def thresholds(generations, window):
     """Quantiles of the window means, each moved to the middle between its neighbours."""
     means = sorted(
-        fmean(g.confidences[at : at + window]) for g in generations for at in range(max(0, len(g.confidences) - window + 1))
+        fmean(g.confidences[at : at + window])
+        for g in generations
+        for at in range(max(0, len(g.confidences) - window + 1))
     )
     return [(means[at] + means[at + 1]) / 2 for at in range(0, len(means) - 1, max(1, len(means) // 6))]
 

@@ -209,7 +209,9 @@ def measured(request):
     traces = answering.answer(QUESTIONS)
     importance = measure_importance(answering, QUESTIONS, traces, batch_size=3)
     model = staged_model(request.param).model
-    return importance, {stage: importance_by_hooks(model, rows) for stage, rows in prompts_of(QUESTIONS, traces).items()}
+    return importance, {
+        stage: importance_by_hooks(model, rows) for stage, rows in prompts_of(QUESTIONS, traces).items()
+    }
 
 
 def test_cosines_and_norm_ratios_are_what_hooks_give(measured):

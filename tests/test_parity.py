@@ -4,7 +4,17 @@ import copy
 
 import pytest
 import torch
-from tiny import FAMILIES, LONGROPE_SWITCH, WINDOW, Characters, greedy, random_prompts, reference_logits, tiny_engine, tiny_model
+from tiny import (
+    FAMILIES,
+    LONGROPE_SWITCH,
+    WINDOW,
+    Characters,
+    greedy,
+    random_prompts,
+    reference_logits,
+    tiny_engine,
+    tiny_model,
+)
 
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.rows import Sampler
@@ -76,7 +86,13 @@ def test_rows_that_share_a_prefix_equal_rows_that_do_not(family):
     """Two questions whose options continue a shared prompt, mixed in one batch, one prompt a prefix of another."""
     model, engine = tiny_model(family), tiny_engine(family)
     first, second, *tails = PROMPTS[3], PROMPTS[1], *PROMPTS[4:]
-    fans = [(0, first + tails[0][:1]), (1, second + tails[1][:2]), (0, first + tails[1][:9]), (0, first), (1, second + tails[2][:5])]
+    fans = [
+        (0, first + tails[0][:1]),
+        (1, second + tails[1][:2]),
+        (0, first + tails[1][:9]),
+        (0, first),
+        (1, second + tails[2][:5]),
+    ]
     requests = [Request(prompt, NEW, group=group) for group, prompt in fans]
     assert [row.tokens for row in run(engine, requests)] == [greedy(model, prompt, NEW) for _, prompt in fans]
 
@@ -115,7 +131,9 @@ def test_end_of_sequence_ends_a_row_as_in_transformers(family):
 @families
 def test_every_row_has_its_own_limit(family):
     limits = (1, 16, 3, 7, 2, 16, 5, 9)
-    requests = [Request(prompt, limit, group=row) for row, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True))]
+    requests = [
+        Request(prompt, limit, group=row) for row, (prompt, limit) in enumerate(zip(PROMPTS, limits, strict=True))
+    ]
     rows = run(tiny_engine(family), requests)
     assert [row.stop for row in rows] == ["eos" if row.tokens[-1] == 2 else "length" for row in rows]
     assert [row.stop for row in rows].count("length") > 4

@@ -263,7 +263,10 @@ def test_a_default_stage_may_stand_in_a_staged_plan():
         ("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: ab}}}", ["'recall'", "'a'"]),
         ("schema: litestage.plan/1\nstages: {recall: {skip: [1, 2]}}", ["skip is [1, 2]"]),
         ("schema: litestage.plan/1\nstages: {recall: 7}", ["'recall' is 7"]),
-        ("schema: litestage.plan/1\nstages: {recall: {exit: {treshold: 0.3}}}", ["'treshold'", "did you mean 'threshold'"]),
+        (
+            "schema: litestage.plan/1\nstages: {recall: {exit: {treshold: 0.3}}}",
+            ["'treshold'", "did you mean 'threshold'"],
+        ),
         ("schema: litestage.plan/1\nstages: {recall: {exit: {threshold: high}}}", ["'recall'"]),
         ("schema: litestage.plan/1\nstages: {recall: {exit: 0.5}}", ["exit is 0.5"]),
         ("schema: litestage.plan/1\nstages: {recall: {exit: {window: 2.5}}}", ["2.5"]),
@@ -272,7 +275,10 @@ def test_a_default_stage_may_stand_in_a_staged_plan():
         ("schema: litestage.plan/1\nstages: {recall: {compensation: 2}}", ["'recall'", "2"]),
         ("schema: litestage.plan/1\nstages: {recall: {schedule: fast}}", ["'recall'", "fast"]),
         ("schema: litestage.plan/1\nmodel: tiny\nstages: {}", ["model", "tiny"]),
-        ("schema: litestage.plan/1\nstages: {recall: {skip: {ffn: [1]}, compensation: scale}}", ["ffn 1", ".safetensors"]),
+        (
+            "schema: litestage.plan/1\nstages: {recall: {skip: {ffn: [1]}, compensation: scale}}",
+            ["ffn 1", ".safetensors"],
+        ),
     ],
 )
 def test_a_file_that_is_not_a_plan_says_where_and_why(tmp_path, text, named):

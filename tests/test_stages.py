@@ -123,7 +123,9 @@ def test_limits_are_changed_by_stage_name(three):
 
 def test_the_hash_changes_with_every_thing_that_changes_a_text():
     def pipeline(answer=r"([A-Z])", **changes):
-        return Pipeline("p", (Stage(**{"name": "one", "prompt": "{{ question }}", "fan_out": "options", **changes}),), answer)
+        return Pipeline(
+            "p", (Stage(**{"name": "one", "prompt": "{{ question }}", "fan_out": "options", **changes}),), answer
+        )
 
     hashes = {
         pipeline().hash,
@@ -250,8 +252,14 @@ def test_a_template_cannot_include_files():
     ],
 )
 def test_a_malformed_question_is_refused(fields, named):
-    refused(lambda: Question(**{"id": "q", "text": "Where?", "options": ("x", "y", "z"), "answer": "A", **fields}), *named)
+    refused(
+        lambda: Question(**{"id": "q", "text": "Where?", "options": ("x", "y", "z"), "answer": "A", **fields}), *named
+    )
 
 
 def test_options_are_lettered_in_order():
-    assert [(option.label, option.text) for option in QUESTION.lettered] == [("A", "river"), ("B", "canopy"), ("C", "swamp")]
+    assert [(option.label, option.text) for option in QUESTION.lettered] == [
+        ("A", "river"),
+        ("B", "canopy"),
+        ("C", "swamp"),
+    ]

@@ -209,7 +209,7 @@ def reference_logits(
     phase: str = "both",
     ratios: Mapping[tuple[str, int], float] | None = None,
 ) -> Tensor:
-    """Logits [len(tokens), vocabulary] from which each of ``tokens`` was to be chosen, ``tokens`` being the text so far.
+    """Logits [len(tokens), vocabulary] from which each of ``tokens`` was to be chosen.
 
     If every token is the argmax of its row, then by induction ``tokens`` is the reference's own greedy continuation.
     A causal model gives all rows in one pass; Phi-3's longrope, whose factors change with length, needs one pass each.
@@ -235,7 +235,12 @@ PIPELINE = Pipeline(
     "tiny",
     (
         Stage("recall", "{{ question }} {% for o in options %}({{ o.label }}) {{ o.text }} {% endfor %}Recall:", 8),
-        Stage("analyze", "{{ question }} Recall: {{ recall }} Analyze: {{ option.label }} {{ option.text }},", 6, fan_out="options"),
+        Stage(
+            "analyze",
+            "{{ question }} Recall: {{ recall }} Analyze: {{ option.label }} {{ option.text }},",
+            6,
+            fan_out="options",
+        ),
         Stage("summarize", "{{ question }} {{ recall }} {{ analyze | join(' ') }} So:", 12),
     ),
     answer=r"([A-Z])",
@@ -246,7 +251,9 @@ def some_questions(count: int) -> list[Question]:
     """Questions of different lengths, with two to four options."""
     animals = ("turtle", "owl", "rhinoceros", "eel", "butterfly", "yak")
     return [
-        Question(f"q{i}", f"Where does {animals[i % 6]} {i} live?", ("river", "den", "ice", "nest")[: 2 + i % 3], "AB"[i % 2])
+        Question(
+            f"q{i}", f"Where does {animals[i % 6]} {i} live?", ("river", "den", "ice", "nest")[: 2 + i % 3], "AB"[i % 2]
+        )
         for i in range(count)
     ]
 
@@ -269,6 +276,7 @@ def contestant(
 ) -> Contestant:
     """A staged model answering through ``PIPELINE``, at full depth unless told otherwise."""
     loaded = staged_model(family)
-    reusing = ReusingEngine(Engine(loaded.model, loaded.tokenizer), loaded.fingerprint, store or ResultStore())
+    kept = ResultStore() if store is None else store
+    reusing = ReusingEngine(Engine(loaded.model, loaded.tokenizer), loaded.fingerprint, kept)
     defaults: dict[str, Any] = {"pipeline": PIPELINE, "plan": plan or Plan.full(PIPELINE.stage_names)}
     return Contestant(engine=reusing, encode=encode, **{**defaults, **changes})
