@@ -84,9 +84,9 @@ class Detokenise:
         return text[:cut]
 
     def found(self, tokens: list[int]) -> bool:
-        """Whether the newest token completed a stop string. Only the tail is decoded: a stop spans few tokens."""
+        """Whether the newest token completed a stop string. Only the tail is decoded: a token has at least a byte."""
         if not self._stop:
             return False
-        tail = tokens[-(max(map(len, self._stop)) + 4) :]
+        tail = tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :]
         text: str = self._tokenizer.decode(tail, skip_special_tokens=True)  # type: ignore[attr-defined]
         return any(stop in text for stop in self._stop)
