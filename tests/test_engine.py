@@ -14,7 +14,7 @@ from litestage.decoder.load import fingerprint, load_model
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.prefix import common_prefix
 from litestage.errors import LiteStageError
-from litestage.plan import ExitRule, SkipSet, StagePlan
+from litestage.plan import SkipSet, StagePlan
 
 CONTEXT = 256
 
@@ -59,7 +59,7 @@ def test_the_common_prefix_leaves_every_row_a_token_of_its_own():
     assert common_prefix([(1, 2), (3, 4)], [0, 0]) == ([], [])  # nothing in common
 
 
-# --- verification: a draft saves steps and changes nothing ---
+# --- verification (more in test_verify): a draft saves steps and changes nothing ---
 
 
 def outcome(generations):
@@ -89,26 +89,14 @@ def test_whatever_the_draft_the_text_is_the_plans_own(family):
             assert one.confidences == pytest.approx(two.confidences, abs=1e-5)
 
 
-def test_a_right_draft_takes_two_passes_and_a_half_right_one_its_rest(monkeypatch):
+def test_a_half_right_draft_leaves_only_its_rest_to_be_decoded(monkeypatch):
     engine = tiny_engine("llama")
     tokens = run(engine, ragged(PROMPTS[:1]))[0].tokens
     passes = []
     embed = engine.decoder.embed
     monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(ids.shape[1]) or embed(ids))
-    for draft, expected in ((tokens, [5, 15]), ((*tokens[:8], *tokens[:8]), [5, 15, *[1] * 7])):
-        passes.clear()
-        assert run(engine, [Request(PROMPTS[0], 16, draft=draft)])[0].tokens == tokens
-        assert passes == expected  # the prompt; the draft; what is left
-
-
-def test_an_exit_and_a_limit_end_a_row_inside_its_draft():
-    engine = tiny_engine("llama")
-    whole = run(engine, ragged(PROMPTS))
-    drafted = [replace(request, draft=row.tokens) for request, row in zip(ragged(PROMPTS), whole, strict=True)]
-    plan = StagePlan(exit=ExitRule(threshold=1.0, window=4))
-    assert outcome(run(engine, drafted, plan)) == outcome(run(engine, ragged(PROMPTS), plan))
-    short = [replace(request, limit=6) for request in drafted]
-    assert [row.tokens for row in run(engine, short)] == [row.tokens[:6] for row in whole]
+    assert run(engine, [Request(PROMPTS[0], 16, draft=(*tokens[:8], *tokens[:8]))])[0].tokens == tokens
+    assert passes == [5, 15, *[1] * 7]  # the prompt, the draft, what is left
 
 
 # --- the decoder ---

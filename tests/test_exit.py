@@ -182,6 +182,19 @@ def test_a_stop_string_may_span_tokens_and_share_one(engine):
     assert row.text == f"<{whole.tokens[0]}><{whole.tokens[1]}><"
 
 
+def test_a_stop_string_of_long_characters_is_found_in_tokens_of_single_bytes():
+    class Bytes:
+        def decode(self, tokens, skip_special_tokens=True):
+            return bytes(tokens).decode(errors="replace")
+
+    written = list("Antwort:→問題→".encode())
+    assert len(written) - len("Antwort:") == 12  # four characters
+    detokenise = Detokenise(Bytes(), ("→問題→",))
+    found = [detokenise.found(written[: end + 1]) for end in range(len(written))]
+    assert found == [*[False] * (len(written) - 1), True]
+    assert detokenise(written) == "Antwort:"
+
+
 # --- sampling ---
 
 

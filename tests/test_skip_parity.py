@@ -48,16 +48,16 @@ def skip_sets(family):
     return sets
 
 
-def assert_is_the_references_own(family, prompt, tokens, plan, ratios=None):
+def assert_is_the_references_own(family, prompt, tokens, plan, stand_ins=None):
     """Every token is the reference's argmax after the ones before it; so the reference writes the same text."""
-    logits = reference_logits(tiny_model(family), prompt, tokens, plan.skip, phase=plan.phase, ratios=ratios)
+    logits = reference_logits(tiny_model(family), prompt, tokens, plan.skip, phase=plan.phase, stand_ins=stand_ins)
     assert logits.argmax(dim=-1).tolist() == list(tokens), (family, plan.skip, plan.phase, len(prompt))
 
 
-def assert_batch_is_the_references_own(family, plan, ratios=None):
+def assert_batch_is_the_references_own(family, plan, stand_ins=None):
     rows = run(tiny_engine(family), ragged(PROMPTS), plan)
     for prompt, row in zip(PROMPTS, rows, strict=True):
-        assert_is_the_references_own(family, prompt, row.tokens, plan, ratios)
+        assert_is_the_references_own(family, prompt, row.tokens, plan, stand_ins)
     alone = run(tiny_engine(family), ragged(PROMPTS[2:3]), plan)
     assert alone[0].tokens == rows[2].tokens
 
@@ -79,16 +79,37 @@ def test_skipping_in_decode_only(family, what):
     assert [row.tokens for row in in_both] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
 
 
+def compensated(form):
+    """A plan that skips four sub-layers, its random tensors, and what they stand for, written out."""
+    skip, generator, width = SkipSet(mhsa=(0, 2), ffn=(1, 3)), torch.Generator().manual_seed(3), 32
+    shape = {"scale": (), "affine": (2, width), "lowrank:3": (7, width), "linear": (width + 1, width)}[form]
+    tensors, stand_ins = {}, {}
+    for kind, layer in (("mhsa", 0), ("mhsa", 2), ("ffn", 1), ("ffn", 3)):
+        t = torch.randn(shape, generator=generator) * 0.2 + (1 if form in ("scale", "affine") else 0)
+        tensors[f"{kind}.{layer}"] = t
+        stand_ins[kind, layer] = {
+            "scale": lambda x, t=t: x * t,
+            "affine": lambda x, t=t: t[0] * x + t[1],
+            "lowrank:3": lambda x, t=t: x + x @ t[:3].T @ t[3:6] + t[6],
+            "linear": lambda x, t=t: x + x @ t[:-1] + t[-1],
+        }[form]
+    return skip, tensors, stand_ins
+
+
 @pytest.mark.parametrize("phase", ["both", "decode"])
-@families
-def test_scaling_the_stream_instead_of_a_skipped_sublayer(family, phase):
-    skip = SkipSet(mhsa=(0, 2), ffn=(1, 3))
-    ratios = {("mhsa", 0): 1.5, ("mhsa", 2): 0.75, ("ffn", 1): 1.25, ("ffn", 3): 0.5}
-    tensors = {f"{kind}.{layer}": torch.tensor(ratio) for (kind, layer), ratio in ratios.items()}
-    plan = StagePlan(skip, phase=phase, compensation="scale", tensors=tensors)
-    assert_batch_is_the_references_own(family, plan, ratios)
-    unscaled = run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip, phase=phase))
-    assert [row.tokens for row in unscaled] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [
+        *((family, "scale") for family in FAMILIES),
+        *((f, c) for f in ("qwen2", "gemma2") for c in ("affine", "lowrank:3", "linear")),
+    ],
+)
+def test_what_stands_in_for_a_skipped_sublayer(family, form, phase):
+    skip, tensors, stand_ins = compensated(form)
+    plan = StagePlan(skip, phase=phase, compensation=form, tensors=tensors)
+    assert_batch_is_the_references_own(family, plan, stand_ins)
+    dropped = run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip, phase=phase))
+    assert [row.tokens for row in dropped] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
 
 
 @families

@@ -6,7 +6,7 @@ The weights are random: their text means nothing, but every sub-layer matters to
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -151,6 +151,11 @@ def greedy(model: Any, prompt: Sequence[int], limit: int, **options: Any) -> tup
 # --- the independent reference: the Hugging Face model itself, with hooks on its modules ---
 
 
+StandIn = Callable[[Tensor], Tensor]
+StandIns = Mapping[tuple[str, int], StandIn]
+"""By sub-layer: what the residual stream becomes in its place."""
+
+
 def _hooked(layer: nn.Module, kind: str, model_type: str) -> tuple[nn.Module, nn.Module]:
     """The module whose input is the residual stream before a sub-layer, and the one whose output is the update."""
     post_norms = model_type in ("gemma2", "olmo2")
@@ -163,9 +168,9 @@ def _hooked(layer: nn.Module, kind: str, model_type: str) -> tuple[nn.Module, nn
 
 @contextmanager
 def skipping_by_hooks(
-    model: Any, skip: SkipSet, *, full_until: int = 0, ratios: Mapping[tuple[str, int], float] | None = None
+    model: Any, skip: SkipSet, *, full_until: int = 0, stand_ins: StandIns | None = None
 ) -> Iterator[None]:
-    """Forces every skipped sub-layer's update to zero, or to ``(ratio - 1) * stream``, from a position onwards.
+    """Forces every skipped sub-layer's update to zero, or to ``stand_in(stream) - stream``, from a position onwards.
 
     Only for passes over a whole sequence: ``full_until`` counts from the pass's first token.
     """
@@ -173,17 +178,18 @@ def skipping_by_hooks(
     for kind, layers in (("mhsa", skip.mhsa), ("ffn", skip.ffn)):
         for index in layers:
             before, update = _hooked(model.model.layers[index], kind, model.config.model_type)
-            factor = 0.0 if ratios is None else ratios[kind, index] - 1
+            stand_in = stand_ins[kind, index] if stand_ins else lambda stream: stream
             seen: dict[str, Tensor] = {}
 
             def remember(module: Any, args: Any, seen: dict[str, Tensor] = seen) -> None:
                 seen["stream"] = args[0]
 
             def replace(
-                module: Any, args: Any, output: Any, seen: dict[str, Tensor] = seen, factor: float = factor
+                module: Any, args: Any, output: Any, seen: dict[str, Tensor] = seen, stand_in: StandIn = stand_in
             ) -> Any:
                 new = (output[0] if isinstance(output, tuple) else output).clone()
-                new[:, full_until:] = factor * seen["stream"][:, full_until:]
+                stream = seen["stream"][:, full_until:]
+                new[:, full_until:] = stand_in(stream) - stream
                 return (new, *output[1:]) if isinstance(output, tuple) else new
 
             handles += [before.register_forward_pre_hook(remember), update.register_forward_hook(replace)]
@@ -207,7 +213,7 @@ def reference_logits(
     skip: SkipSet | None = None,
     *,
     phase: str = "both",
-    ratios: Mapping[tuple[str, int], float] | None = None,
+    stand_ins: StandIns | None = None,
 ) -> Tensor:
     """Logits [len(tokens), vocabulary] from which each of ``tokens`` was to be chosen.
 
@@ -222,10 +228,10 @@ def reference_logits(
             # with phase "decode" the text so far is run again at full depth when the factors change
             switched = start <= LONGROPE_SWITCH < start + step
             full_until = (LONGROPE_SWITCH + 1 if switched else start) if phase == "decode" else 0
-            with skipping_by_hooks(model, skip, full_until=full_until, ratios=ratios):
+            with skipping_by_hooks(model, skip, full_until=full_until, stand_ins=stand_ins):
                 rows.append(whole_sequence_logits(model, [*prompt, *tokens[:step]])[-1])
         return torch.stack(rows)
-    with skipping_by_hooks(model, skip, full_until=start if phase == "decode" else 0, ratios=ratios):
+    with skipping_by_hooks(model, skip, full_until=start if phase == "decode" else 0, stand_ins=stand_ins):
         return whole_sequence_logits(model, [*prompt, *tokens])[start - 1 : -1]
 
 
