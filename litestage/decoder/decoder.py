@@ -136,7 +136,7 @@ class Decoder:
         return torch.tanh(logits / cap) * cap if cap else logits
 
 
-def _mhsa(layer: nn.Module, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:
+def _mhsa(layer: Any, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:
     norm, attention, post_norm = _part(layer, family.mhsa_norm), layer.self_attn, _part(layer, family.mhsa_post_norm)
 
     def update(stream: Tensor, attending: Attending) -> Tensor:
@@ -151,12 +151,12 @@ def _mhsa(layer: nn.Module, family: Family, window: int | None) -> Callable[[Ten
     return update
 
 
-def _ffn(layer: nn.Module, family: Family) -> Callable[[Tensor, Attending], Tensor]:
+def _ffn(layer: Any, family: Family) -> Callable[[Tensor, Attending], Tensor]:
     norm, mlp, post_norm = _part(layer, family.ffn_norm), layer.mlp, _part(layer, family.ffn_post_norm)
     return lambda stream, attending: post_norm(mlp(norm(stream)))
 
 
-def _part(layer: nn.Module, name: str | None) -> nn.Module:
+def _part(layer: Any, name: str | None) -> Any:
     return nn.Identity() if name is None else getattr(layer, name)
 
 

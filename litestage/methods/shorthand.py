@@ -54,7 +54,8 @@ def parse_shorthand(spec: str) -> Shorthand:
         raise LiteStageError(
             f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip."
         )
-    return Shorthand(method, *values, exit=bool(plus))
+    budget, seed = (*values, 0, 0)[:2]
+    return Shorthand(method, budget, seed, exit=bool(plus))
 
 
 def plan_from_shorthand(

@@ -73,6 +73,7 @@ class Contestant:
             requests = [
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
+            seconds: tuple[float | None, float | None] = (None, None)
             if timed:
                 rows, seconds = self._timed(stage, requests[0])
                 generated = [rows]
@@ -84,7 +85,7 @@ class Contestant:
                     [neighbour[stage.name] for neighbour in self.neighbours],
                 )
                 rest = iter(flat)
-                generated, seconds = [[next(rest) for _ in rows] for rows in requests], (None, None)
+                generated = [[next(rest) for _ in rows] for rows in requests]
             for index, rows in enumerate(generated):
                 texts = [row.text.strip() for row in rows]
                 outputs[index][stage.name] = texts if stage.per_option else texts[0]
