@@ -60,8 +60,8 @@ def print_results(results: dict[str, Any]) -> None:
             "drop, points [95 %]",
             "ms",
             "speed-up [95 %]",
-            f"tokens: {by_stage}",
-            "skipped: attention+FFN per stage",
+            f"tokens per stage\n{by_stage}",
+            "skipped per stage\nattention+FFN",
         ],
         rows,
         title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} "

@@ -45,7 +45,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
         from safetensors.torch import save_file
 
         save_file({key: value.contiguous() for key, value in tensors.items()}, path.with_suffix(".safetensors"))
-    path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from litestage.search import SearchResult
+from litestage.search import Candidate, SearchResult
 
 
 def accuracy_against_latency(results: Mapping[str, Any]) -> str:
@@ -35,6 +35,7 @@ def accuracy_against_latency(results: Mapping[str, Any]) -> str:
     axes.set_xlabel("milliseconds per question, one at a time")
     axes.set_ylabel("accuracy, %")
     axes.margins(x=0.15, y=0.15)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 102))  # an interval may reach past 100 %, accuracy can't
     return _svg(figure)
 
 
@@ -43,9 +44,7 @@ def search_by_stage(found: SearchResult) -> str:
     stages = list(found.full.budgets)
     figure, all_axes = _figure(2.9 * len(stages), 3.2, columns=len(stages))
     for axes, stage in zip(all_axes if len(stages) > 1 else [all_axes], stages, strict=True):
-        others = {name: budget for name, budget in found.chosen.budgets.items() if name != stage}
-        runs = [_along(found, stage, others), _along(found, stage, dict.fromkeys(others, 0))]
-        rows = max(runs, key=len)
+        rows = _along(found, stage)
         budgets = [row.budgets[stage] for row in rows]
         axes.plot(
             budgets, [row.accuracy * 100 for row in rows], "o-", color="#64748b", markersize=3, label="accuracy, %"
@@ -63,9 +62,13 @@ def search_by_stage(found: SearchResult) -> str:
     return _svg(figure)
 
 
-def _along(found: SearchResult, stage: str, others: Mapping[str, int]) -> list[Any]:
-    rows = [row for row in found.candidates if all(row.budgets[name] == budget for name, budget in others.items())]
-    return sorted(rows, key=lambda row: row.budgets[stage])
+def _along(found: SearchResult, stage: str) -> list[Candidate]:
+    """The candidates that differ in this stage's budget only: the largest such group, by budget."""
+    groups: dict[tuple[int, ...], list[Candidate]] = {}
+    for row in found.candidates:
+        others = tuple(budget for name, budget in row.budgets.items() if name != stage)
+        groups.setdefault(others, []).append(row)
+    return sorted(max(groups.values(), key=len), key=lambda row: row.budgets[stage])
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
