@@ -110,7 +110,7 @@ def test_yaml_comes_from_the_package_or_from_the_checkout_itself(installed: Inst
 @pytest.mark.parametrize("plan", ["full", "uniform:4", "plan.yaml"])
 def test_the_embedded_model_answers_the_menagerie_under_a_plan(installed: Installed, plan: str):
     (installed.where / "plan.yaml").write_text(PLAN)
-    output = installed.where / plan.replace(":", "_")
+    output = installed.where / "out" / plan.replace(":", "_")
     arguments = ["--model", "litestage", "--model_args", f"plan={plan}", "--tasks", "menagerie_multistage"]
     ran = installed.lm_eval(*arguments, "--limit", 50, "--output_path", output, "--log_samples")
     assert ran.returncode == 0, ran.stderr
