@@ -41,13 +41,19 @@ def configure(
         merged = OmegaConf.merge(base, *loaded, *chosen, OmegaConf.from_dotlist(dotted))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except ConfigKeyError as error:
-        key = str(error.full_key or error.key)
+        key = _as_written(str(error.full_key or error.key), dotted)
         raise LiteStageError(f"There is no option {key!r}; {did_you_mean(key, _keys(base))}") from None
     except MissingMandatoryValue as error:
         raise LiteStageError(f"The option {error.full_key!r} has no value; give {error.full_key}=....") from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise LiteStageError(f"The option {str(error.full_key)!r} does not fit: {reason}; correct it.") from None
+
+
+def _as_written(key: str, dotted: Sequence[str]) -> str:
+    """The whole key of the override that ``key``, where the merge failed, is the beginning of."""
+    written = (override.partition("=")[0] for override in dotted)
+    return next((whole for whole in written if whole == key or whole.startswith(f"{key}.")), key)
 
 
 def _split(overrides: Sequence[str], groups: Sequence[str]) -> tuple[list[DictConfig], list[str]]:

@@ -52,12 +52,12 @@ def plan_file(folder, **stages):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("serach.max_accuracy_drop=0.1", ["serach.max_accuracy_drop"]),
+        ("serach.max_accuracy_drop=0.1", ["'serach.max_accuracy_drop'", "'search.max_accuracy_drop'"]),
         ("search.max_acuracy_drop=0.1", ["max_accuracy_drop"]),
         ("search.max_accuracy_drop=little", ["search.max_accuracy_drop", "little"]),
         ("search.strategy=fast", ["fast", "greedy"]),
         ("search.calibration=0", ["search.calibration", "0"]),
-        ("search.max_budget=999", ["999", "32"]),
+        ("search.max_budget=-1", ["search.max_budget", "-1"]),
         ("budget=-4", ["budget", "-4"]),
         ("task=menagerei", ["menagerei", "menagerie"]),
         ("model=qwen2.5-0.5", ["qwen2.5-0.5", "qwen2.5-0.5b"]),
@@ -81,6 +81,10 @@ def test_a_wrong_option_is_named(litestage, override, named):
         pytest.skip("this machine has a CUDA device")
     base = [option for option in (*SMALL, "methods=[full+exit]") if option.split("=")[0] != override.split("=")[0]]
     assert_one_sentence(litestage("compare", *base, override), *named)
+
+
+def test_a_budget_beyond_the_model_is_named(litestage):
+    assert_one_sentence(litestage("search", "search.max_budget=999", "store=store.sqlite"), "999", "sub-layers")
 
 
 def test_the_hub_out_of_reach_is_said_plainly(tmp_path):
