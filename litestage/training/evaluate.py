@@ -1,0 +1,126 @@
+"""Full-depth accuracy by plain ``transformers`` greedy generation, all stages chained.
+
+Run as ``python -m litestage.training.evaluate <model folder> [variant or staged JSONL ...] [split=test] [limit=600]``.
+It shares nothing with the engine but the pipeline, so it also serves as a check on it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from litestage.errors import LiteStageError
+from litestage.menagerie import VARIANTS, StagedRow, load_split, read_staged
+from litestage.stages import Pipeline, load_pipeline
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found on one set of questions.
+
+    Attributes:
+        accuracy: share of questions with the right letter; no letter counts as wrong.
+        parse_failures: share of questions without a letter.
+        exact: by stage, the share of its texts that equal the gold text.
+        longest: by stage, the most tokens in one text, end of text included.
+    """
+
+    n: int
+    accuracy: float
+    parse_failures: float
+    exact: dict[str, float]
+    longest: dict[str, int]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[StagedRow],
+    pipeline: Pipeline,
+    batch_size: int = 128,
+) -> Evaluation:
+    """Answers every question stage by stage with greedy decoding at full depth."""
+    outputs: list[dict[str, str | list[str]]] = [{} for _ in rows]
+    exact, longest = {}, {}
+    for stage in pipeline.stages:
+        prompts = [stage.prompts(row.question, output) for row, output in zip(rows, outputs, strict=True)]
+        flat = [prompt for each in prompts for prompt in each]
+        texts, longest[stage.name] = _generate(model, tokenizer, flat, stage.max_new_tokens, batch_size)
+        remaining = iter(texts)
+        for output, each in zip(outputs, prompts, strict=True):
+            own = [next(remaining).strip() for _ in each]
+            output[stage.name] = own if stage.per_option else own[0]
+        gold = [row.gold[stage.name] for row in rows]
+        flat_gold = [text for each in gold for text in ([each] if isinstance(each, str) else each)]
+        equal = [text.strip() == wanted for text, wanted in zip(texts, flat_gold, strict=True)]
+        exact[stage.name] = sum(equal) / len(equal)
+    answers = [pipeline.parse_answer(output) for output in outputs]
+    right = sum(answer == row.question.answer for answer, row in zip(answers, rows, strict=True))
+    return Evaluation(len(rows), right / len(rows), answers.count(None) / len(rows), exact, longest)
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], limit: int, batch_size: int
+) -> tuple[list[str], int]:
+    """The continuations, in the order of the prompts, and the most tokens any of them took."""
+    import torch
+
+    longest = 0
+    texts: dict[int, str] = {}
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(prompts), batch_size):
+        indices = by_length[start : start + batch_size]
+        inputs = tokenizer([prompts[index] for index in indices], return_tensors="pt", padding=True).to(model.device)
+        inputs.pop("token_type_ids", None)
+        with torch.inference_mode():
+            written = model.generate(
+                **inputs, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )[:, inputs["input_ids"].shape[1] :]
+        longest = max(longest, written.shape[1])
+        decoded = tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts.update(zip(indices, decoded, strict=True))
+    return [texts[index] for index in range(len(prompts))], longest
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints one JSON line per variant or file. Returns the exit code: 0, or 2 after a mistake in the arguments."""
+    options = {"split": "test", "limit": "600", "pipeline": "recall_analyze_summarize"}
+    options.update(dict(argument.split("=", 1) for argument in arguments if "=" in argument))
+    places = [argument for argument in arguments if "=" not in argument]
+    try:
+        if not places:
+            raise LiteStageError("Give the folder of a model, for example litestage/reference/full.")
+        if not (Path(places[0]) / "config.json").is_file():
+            raise LiteStageError(f"There is no model in {places[0]!r}; give a folder with a config.json.")
+        sources = places[1:] or VARIANTS
+        data = {source: _rows(source, options["split"])[: int(options["limit"])] for source in sources}
+        pipeline = load_pipeline(options["pipeline"])
+    except LiteStageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # Weights stored in 16 bits run in 32.
+    model = AutoModelForCausalLM.from_pretrained(places[0], dtype=torch.float32, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(places[0])
+    for source, rows in data.items():
+        print(json.dumps({"data": source, **asdict(evaluate(model, tokenizer, rows, pipeline))}), flush=True)
+    return 0
+
+
+def _rows(source: str, split: str) -> list[StagedRow]:
+    return read_staged(source) if source.endswith(".jsonl") else load_split(source, split)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
