@@ -1,0 +1,162 @@
+"""Training learns, saves what transformers loads, and fine-tunes what it saved; the shipped weights are small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from litestage.errors import LiteStageError
+from litestage.menagerie import load_split, write_staged
+from litestage.stages import load_pipeline
+from litestage.training.config import TokenWeight, load_config
+from litestage.training.evaluate import evaluate
+from litestage.training.examples import StagedBatches, stage_examples
+from litestage.training.run import train
+
+REFERENCE = Path(__file__).parent.parent / "litestage" / "reference"
+PIPELINE = load_pipeline("recall_analyze_summarize")
+TINY = [
+    *("model.architecture.num_hidden_layers=2", "model.architecture.hidden_size=32"),
+    *("model.architecture.intermediate_size=64", "rows={recall: 8, analyze: 8, summarize: 8}"),
+    *("threads=1", "accelerator=cpu", "warmup_steps=2"),
+]
+# Lightning's own notes on short runs, loader workers and a deprecated import of its own.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def mean_loss(folder: Path) -> float:
+    """Mean -log p of the completion tokens of 24 fixed test prompts, measured apart from the training code's loss."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    examples = stage_examples(load_split("menagerie", "test")[:24], PIPELINE)
+    losses = []
+    for example in (each[0] for each in examples.values()):
+        prompt = tokenizer(example.prompt, return_tensors="pt")["input_ids"]
+        completion = tokenizer(example.completion, return_tensors="pt")["input_ids"]
+        labels = torch.cat([torch.full_like(prompt, -100), completion], dim=1)
+        with torch.no_grad():
+            losses.append(model(input_ids=torch.cat([prompt, completion], dim=1), labels=labels).loss.item())
+    return sum(losses) / len(losses)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A staged JSONL file of 64 menagerie questions."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    write_staged(load_split("menagerie", "train")[:64], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two tiny models trained from scratch: for one step, and for 40."""
+    folder = tmp_path_factory.mktemp("training")
+    steps = {"untrained": 1, "trained": 40}
+    for name, count in steps.items():
+        options = [*TINY, "data.menagerie=[]", f"data.files=[{rows}]", f"steps={count}", "learning_rate=1e-2"]
+        train(load_config("menagerie", [*options, f"output={folder / name}"]))
+    return folder / "untrained", folder / "trained"
+
+
+def test_training_lowers_the_loss(trained: tuple[Path, Path]) -> None:
+    untrained, after = trained
+    assert mean_loss(after) < 0.7 * mean_loss(untrained)
+
+
+def test_the_saved_folder_holds_16_bit_weights_and_a_tokenizer_with_eos_and_padding(trained: tuple[Path, Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(trained[1])
+    tokenizer = AutoTokenizer.from_pretrained(trained[1])
+    assert model.dtype == torch.bfloat16
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    text = "A turtle lives in the swamp; ça va? 乌龟"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert (trained[1] / "training.yaml").is_file()
+
+
+def test_fine_tuning_a_saved_folder_on_staged_jsonl_lowers_the_loss_further(
+    trained: tuple[Path, Path], rows: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tune.yaml").write_text(
+        f"output: {tmp_path / 'tuned'}\ndata: {{files: [{rows}]}}\n"
+        f"model: {{pretrained: {trained[1]}}}\nsteps: 20\nwarmup_steps: 2\nthreads: 1\naccelerator: cpu\n"
+    )
+    assert mean_loss(train(load_config(str(tmp_path / "tune.yaml")))) < mean_loss(trained[1])
+
+
+def test_each_context_is_the_inference_prompt_and_the_loss_covers_the_completion_with_its_weights() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    rows = load_split("menagerie", "test")[:1]
+    examples = {"analyze": stage_examples(rows, PIPELINE)["analyze"]}
+    weights = [TokenWeight(r"\b(in)?correct\b", 4.0)]
+    batch = next(iter(StagedBatches(examples, tokenizer, {"analyze": 4}, weights)))[0]
+    gold = rows[0].gold
+    for ids, weight in zip(batch.input_ids, batch.weights, strict=True):
+        prompt = PIPELINE.stages[1].prompts(rows[0].question, {"recall": gold["recall"]})
+        context = tokenizer.decode(ids[: int((weight > 0).nonzero()[0])])
+        option = prompt.index(context)
+        assert tokenizer.decode(ids[weight > 0]) == f" {gold['analyze'][option]}{tokenizer.eos_token}"
+        assert tokenizer.decode(ids[weight == 4.0]) in (" correct", " incorrect")
+
+
+def test_every_example_is_used_once_before_any_is_used_again() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    examples = {"recall": stage_examples(load_split("menagerie", "test")[:12], PIPELINE)["recall"]}
+    batches = iter(StagedBatches(examples, tokenizer, {"recall": 4}))
+    seen = [tokenizer.decode(row) for _ in range(3) for row in next(batches)[0].input_ids]
+    assert len(set(seen)) == 12
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("learning_rat=1", "'learning_rat'; did you mean 'learning_rate'"),
+        ("data.menageri=[x]", "'data.menageri'; did you mean 'data.menagerie'"),
+        ("steps=many", "'steps'"),
+        ("steps", "'steps' is not key=value"),
+        ("steps=0", "steps=0"),
+        ("data.files=[]", "data is empty"),
+        ("data.menagerie=[menageri]", "'menageri'; did you mean 'menagerie'"),
+        ("model.pretrained=/nowhere", "one of model.pretrained"),
+        ("model.architecture.model_type=lama", "model.architecture does not describe a model"),
+        ("rows.recal=3", "'recal'; did you mean 'recall'"),
+        ("save_dtype=int8", "save_dtype='int8'"),
+    ],
+)
+def test_a_mistake_is_one_clear_sentence(override: str, named: str, rows: Path, tmp_path: Path) -> None:
+    small = ["data.menagerie=[]", f"data.files=[{rows}]"]
+    with pytest.raises(LiteStageError, match=named) as caught:
+        train(load_config("menagerie", [*TINY, *small, f"output={tmp_path}", *override.split()]))
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_the_command_exits_with_code_2_and_no_traceback() -> None:
+    command = [sys.executable, "-m", "litestage.training", "menagerie", "stepz=5"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.strip() == "There is no option 'stepz'; did you mean 'steps'?"
+
+
+@pytest.mark.parametrize(("depth", "layers"), [("full", 12), ("half", 6)])
+def test_the_shipped_weights_are_16_bit_and_at_most_8_megabytes(depth: str, layers: int) -> None:
+    file = REFERENCE / depth / "model.safetensors"
+    assert file.stat().st_size <= 8_000_000
+    with safe_open(file, "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} <= {"BF16", "F16"}  # noqa: SIM118
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE / depth)
+    assert model.config.num_hidden_layers == layers
+    assert model.config.max_position_embeddings >= 2048
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["menagerie", "menagerie_five", "menagerie_yesno"])
+def test_the_shipped_full_model_answers_at_least_95_percent_of_a_test_sample(variant: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE / "full", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    assert evaluate(model, tokenizer, load_split(variant, "test")[:120], PIPELINE).accuracy >= 0.95
