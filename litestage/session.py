@@ -11,6 +11,7 @@ from typing import Protocol
 
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
+from litestage.engine.exit import check
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
@@ -148,6 +149,9 @@ class Session:
                 exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
+        for stage in plan.stages.values():
+            if stage.exit:
+                check(stage.exit)
         plan.validate(
             layers=self.engine.decoder.layers,
             fingerprint=self.loaded.fingerprint,

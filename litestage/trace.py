@@ -14,6 +14,7 @@ class StageTrace:
     Attributes:
         prompt_tokens: prompt length per row.
         shared_tokens: how much of each prompt is common to all rows, and was run once.
+        one_by_one: whether the rows ran one after another instead of together.
         tokens: new tokens per row, the ending EOS included.
         texts: generated text per row.
         stops: why each row ended: eos, exit, stop_string, length or too_long.
@@ -30,6 +31,7 @@ class StageTrace:
     prefill_s: float | None = None
     decode_s: float | None = None
     confidences: tuple[tuple[float, ...], ...] | None = None
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True)

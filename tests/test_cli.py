@@ -73,6 +73,7 @@ def plan_file(folder, **stages):
         ("methods=[full,uniform:40]", ["40"]),
         ("methods=[full,missing.yaml]", ["missing.yaml"]),
         ("exit.threshold=1.5", ["1.5"]),
+        ("exit.rule=confidance", ["confidance", "confidence"]),
         ("nonsense", ["nonsense", "key=value"]),
     ],
 )

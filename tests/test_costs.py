@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,3 +141,13 @@ def test_a_questions_seconds_are_the_sum_of_its_stages():
 
 def test_costs_survive_json():
     assert StepCosts.from_dict(json.loads(json.dumps(COSTS.to_dict()))) == COSTS
+
+
+def test_options_one_after_another_cost_as_much_as_alone():
+    costs = StepCosts(4, tuple(1e-4 * (i + 1) for i in range(7)), tuple(1e-5 * (i + 1) for i in range(7)), 0.0)
+    apart = replace(stage("analyze", (20, 22), (5, 9)), one_by_one=True)
+    alone = [
+        costs.stage_seconds(StagePlan(), stage("analyze", (prompt,), (tokens,)))
+        for prompt, tokens in ((20, 5), (22, 9))
+    ]
+    assert costs.stage_seconds(StagePlan(), apart) == pytest.approx(tuple(map(sum, zip(*alone, strict=True))))

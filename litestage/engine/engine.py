@@ -134,6 +134,15 @@ class Engine:
         self, ids: Tensor, positions: Tensor, cache: KVCache, path: Path, valid: Tensor | None = None
     ) -> Tensor:
         """One pass of new tokens [rows, tokens] through a path; returns the final stream [rows, tokens, width]."""
+        stream, attending = self.enter(ids, positions, cache, valid)
+        for sublayer in path:
+            stream = sublayer(stream, attending)
+        return stream
+
+    def enter(
+        self, ids: Tensor, positions: Tensor, cache: KVCache, valid: Tensor | None = None
+    ) -> tuple[Tensor, Attending]:
+        """The stream [rows, tokens, width] before the first sub-layer, and what the attentions of this pass share."""
         decoder = self.decoder
         cache.extend(positions, valid)
         stream = decoder.embed(ids)
@@ -141,10 +150,7 @@ class Engine:
             window: cache.mask(positions, window, additive=decoder.additive_masks, dtype=stream.dtype)
             for window in set(decoder.windows)
         }
-        attending = Attending(decoder.rotary(stream, positions), masks, cache)
-        for sublayer in path:
-            stream = sublayer(stream, attending)
-        return stream
+        return stream, Attending(decoder.rotary(stream, positions), masks, cache)
 
     def _may_share(self, prompts: Sequence[Sequence[int]], groups: Sequence[int]) -> bool:
         limit = self.decoder.longrope_limit  # a prefix would get the short factors though its row needs the long ones

@@ -21,14 +21,14 @@ def confidence(rule: ExitRule, confidences: Sequence[float]) -> bool:
 EXIT_RULES: dict[str, Callable[[ExitRule, Sequence[float]], bool]] = {"confidence": confidence}
 
 
-def stops(rule: ExitRule, confidences: Sequence[float]) -> bool:
-    """Whether the generation ends at the step whose confidence is the last one given.
-
-    Raises:
-        LiteStageError: the rule is not known.
-    """
+def check(rule: ExitRule) -> None:
+    """Raises LiteStageError when there is no such rule."""
     if rule.rule not in EXIT_RULES:
         raise LiteStageError(f"exit rule is {rule.rule!r}; {did_you_mean(rule.rule, EXIT_RULES)}")
+
+
+def stops(rule: ExitRule, confidences: Sequence[float]) -> bool:
+    """Whether the generation ends at the step whose confidence is the last one given."""
     return EXIT_RULES[rule.rule](rule, confidences)
 
 

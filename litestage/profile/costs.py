@@ -44,18 +44,30 @@ class StepCosts:
 
     def stage_seconds(self, plan: StagePlan, trace: StageTrace) -> tuple[float, float]:
         """Predicted prefill and decode seconds of one question's stage, run alone, from its token counts."""
+        if trace.one_by_one:
+            parts = [
+                self._together(plan, (prompt,), 0, (tokens,))
+                for prompt, tokens in zip(trace.prompt_tokens, trace.tokens, strict=True)
+            ]
+            return sum(prefill for prefill, _ in parts), sum(decode for _, decode in parts)
+        return self._together(plan, trace.prompt_tokens, trace.shared_tokens, trace.tokens)
+
+    def _together(
+        self, plan: StagePlan, prompts: Sequence[int], shared: int, tokens: Sequence[int]
+    ) -> tuple[float, float]:
+        """Seconds of rows that run together: prompt lengths, how much of them is shared, and new tokens."""
         active = _active(self.layers, plan.skip)
         at_full = _active(self.layers, SkipSet())
         in_prefill = active if plan.phase == "both" else at_full
-        rows, shared = len(trace.tokens), trace.shared_tokens
+        rows = len(tokens)
         prefill = 0.0
         if shared:
             prefill += _dot(self.prefill, _features(1, shared, shared, *in_prefill))
-        longest = max(trace.prompt_tokens)
+        longest = max(prompts)
         prefill += _dot(self.prefill, _features(rows, longest - shared, longest, *in_prefill))
         decode, running = 0.0, rows
         done = 1  # the first token comes out of the prefill
-        for index, end in enumerate(sorted(trace.tokens)):
+        for index, end in enumerate(sorted(tokens)):
             going = rows - index
             if going <= COMPACT * running:
                 running = going

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from litestage.decoder.decoder import Attending
 from litestage.engine import Engine
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
@@ -35,14 +35,8 @@ class TeacherForced:
         decoder = self.decoder = engine.decoder
         rows = [[*prompt, *output[:-1]] for prompt, output in sequences]
         ids, positions, self.valid = padded(rows, [0] * len(rows), decoder.device)
-        cache = KVCache(len(rows), decoder.device)
-        cache.extend(positions, self.valid)
-        stream = decoder.embed(ids)
-        masks = {
-            window: cache.mask(positions, window, additive=decoder.additive_masks, dtype=stream.dtype)
-            for window in set(decoder.windows)
-        }
-        self._attending = Attending(decoder.rotary(stream, positions), masks, None)
+        stream, attending = engine.enter(ids, positions, KVCache(len(rows), decoder.device), self.valid)
+        self._attending = replace(attending, cache=None)  # sub-layers are run again and again: nothing is kept
         predicts = torch.zeros_like(self.valid)
         for row, (prompt, output) in enumerate(sequences):
             predicts[row, len(prompt) - 1 : len(prompt) - 1 + len(output)] = True

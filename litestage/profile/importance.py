@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from litestage.decoder.decoder import Attending
 from litestage.engine import Engine
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
+from litestage.errors import LiteStageError
 from litestage.runner import Contestant
 from litestage.stages import Question
 from litestage.trace import Trace
@@ -74,6 +74,11 @@ def measure_importance(
     cosine, ratio = {}, {}
     for stage, rows in prompts.items():
         fitting = sorted((row for row in rows if len(row) <= engine.decoder.context_length), key=len)
+        if not fitting:
+            raise LiteStageError(
+                f"No calibration prompt of stage {stage!r} fits the model's context of "
+                f"{engine.decoder.context_length} tokens; use a shorter pipeline."
+            )
         sums = torch.zeros(2, len(names), dtype=torch.float64)
         for at in range(0, len(fitting), batch_size):
             sums += _observe(engine, fitting[at : at + batch_size])
@@ -87,14 +92,7 @@ def _observe(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Cosines and norm ratios [2, sub-layers], summed over the prompts, of one full-depth prefill."""
     decoder = engine.decoder
     ids, positions, valid = padded(prompts, [0] * len(prompts), decoder.device)
-    cache = KVCache(len(prompts), decoder.device)
-    cache.extend(positions, valid)
-    stream = decoder.embed(ids)
-    masks = {
-        window: cache.mask(positions, window, additive=decoder.additive_masks, dtype=stream.dtype)
-        for window in set(decoder.windows)
-    }
-    attending = Attending(decoder.rotary(stream, positions), masks, cache)
+    stream, attending = engine.enter(ids, positions, KVCache(len(prompts), decoder.device), valid)
     counts, rows = valid.sum(dim=1), []
     for sublayer in decoder.sublayers:
         after = stream + sublayer.update(stream, attending)

@@ -139,4 +139,5 @@ def _stage_trace(
         prefill_s=prefill_s,
         decode_s=decode_s,
         confidences=confidences,
+        one_by_one=_one_by_one(stage),
     )
