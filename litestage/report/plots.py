@@ -68,7 +68,8 @@ def _along(found: SearchResult, stage: str) -> list[Candidate]:
     for row in found.candidates:
         others = tuple(budget for name, budget in row.budgets.items() if name != stage)
         groups.setdefault(others, []).append(row)
-    return sorted(max(groups.values(), key=lambda group: len(group)), key=lambda row: row.budgets[stage])
+    largest: list[Candidate] = max(groups.values(), key=len)
+    return sorted(largest, key=lambda row: row.budgets[stage])
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
