@@ -7,87 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.data import Task, load_task
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.plan import ExitRule, Plan
-from litestage.progress import bar
+from litestage.plan import Plan
 from litestage.results import Measured, summarise
 from litestage.runner import Contestant, run
-from litestage.search import SearchProblem, SearchResult, greedy_search
-from litestage.search.ladders import cosine_ladders
+from litestage.search import SearchResult
 from litestage.session import Session
-from litestage.stages import Pipeline, Question
-from litestage.store import ResultStore, default_store_path
+from litestage.workbench import Workbench, open_session
 
 RETRAINED = {"full-half": "reference-half"}
 """Rows that are another model at full depth: the reference recipe trained at half the depth."""
-
-
-@dataclass
-class Workbench:
-    """A command's model, task and pipeline, opened from its configuration."""
-
-    config: RunConfig
-    session: Session
-    task: Task
-    pipeline: Pipeline
-
-    @classmethod
-    def open(cls, config: RunConfig) -> Workbench:
-        """Loads what the configuration names. Raises LiteStageError for whatever it cannot."""
-        task = load_task(config.task)
-        pipeline = task.through(config.pipeline, config.analyze).with_limits(config.max_new_tokens)
-        store = ResultStore(config.store or default_store_path())
-        return cls(config, _open_session(config, config.model.pretrained, store), task, pipeline)
-
-    @property
-    def exit_rule(self) -> ExitRule:
-        return ExitRule(self.config.exit.rule, self.config.exit.threshold, self.config.exit.window)
-
-    def calibration(self) -> list[Question]:
-        """The first ``search.calibration`` questions of the calibration split; the test split is never looked at."""
-        return self.task.questions("calibration")[: self.config.search.calibration]
-
-    def problem(self) -> SearchProblem:
-        """The search problem of this configuration, with importance and step costs measured (or kept from before)."""
-        search, questions = self.config.search, self.calibration()
-        sublayers = 2 * self.session.engine.decoder.layers
-        if search.max_budget is not None and search.max_budget > sublayers:
-            raise LiteStageError(
-                f"search.max_budget is {search.max_budget}, but the model has {sublayers} sub-layers; give less."
-            )
-        max_budget = sublayers // 2 if search.max_budget is None else search.max_budget
-        importance = self.session.importance(questions, self.pipeline)
-        return SearchProblem(
-            session=self.session,
-            pipeline=self.pipeline,
-            questions=questions,
-            ladders=cosine_ladders(importance, search.ranking, max_budget),
-            costs=self.session.step_costs(),
-            max_accuracy_drop=search.max_accuracy_drop,
-            origin={"ranking": f"cosine, {search.ranking}"},
-            exit=self.exit_rule if search.exit else None,
-        )
-
-    def search(self) -> SearchResult:
-        """Searches a plan with a progress bar."""
-        problem = self.problem()
-        with bar("search", sum(map(len, problem.ladders.values()))) as advance:
-            return greedy_search(problem, lambda message: advance(1))
-
-
-def _open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Session:
-    return Session.open(
-        pretrained,
-        revision=config.model.revision,
-        dtype=config.engine.dtype,
-        device=config.engine.device,
-        store=store,
-        chat_template=config.model.chat_template,
-        calibration_questions=config.search.calibration,
-        batch_size=config.engine.batch_size,
-    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +98,7 @@ def _contestant(bench: Workbench, spec: str, found: SearchResult | None, budget:
                 f"{spec} is the reference model retrained at half the depth; it can't be compared with "
                 f"{bench.config.model.name!r}."
             )
-        session = _open_session(bench.config, RETRAINED[spec], bench.session.reusing.store)
+        session = open_session(bench.config, RETRAINED[spec], bench.session.reusing.store)
         return session.contestant(pipeline, Plan.full(pipeline.stage_names)), "retrained at half the depth"
     if _is_searched(spec):
         assert found is not None

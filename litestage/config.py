@@ -9,6 +9,7 @@ from pathlib import Path
 from litestage.conf import folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
+from litestage.plan.plan import COMPENSATIONS
 
 GROUPS = ("model", "engine")
 
@@ -34,10 +35,18 @@ class EngineConfig:
 
 @dataclass
 class SearchConfig:
-    """How a plan is searched. ``max_budget`` defaults to half of the sub-layers."""
+    """How a plan is searched.
+
+    Attributes:
+        strategy: ``greedy``, the paper's; or ``pareto``, ours, on the fidelity ranking.
+        ranking: for ``greedy``: cosine, ``global`` or ``per_stage``.
+        compensation: for ``pareto``: what stands in for skipped sub-layers (none, scale, affine, lowrank:K, linear).
+        max_budget: most sub-layers to skip in a stage; half of them unless given.
+    """
 
     strategy: str = "greedy"
     ranking: str = "global"
+    compensation: str = "none"
     max_accuracy_drop: float = 0.02
     max_budget: int | None = None
     calibration: int = 128
@@ -89,7 +98,7 @@ class RunConfig:
     output: str | None = None
 
 
-STRATEGIES = ("greedy",)
+STRATEGIES = ("greedy", "pareto")
 RANKINGS = ("global", "per_stage")
 
 
@@ -111,6 +120,11 @@ def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfi
     ):
         if value not in known:
             raise LiteStageError(f"{name} is {value!r}; {did_you_mean(value, known)}")
+    if not COMPENSATIONS.fullmatch(config.search.compensation):
+        raise LiteStageError(
+            f"search.compensation is {config.search.compensation!r}; it is one of none, scale, affine, lowrank:K "
+            "and linear."
+        )
     for name, number, least in (
         ("search.calibration", config.search.calibration, 1),
         ("search.max_budget", config.search.max_budget, 0),

@@ -14,8 +14,8 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def bar(label: str, total: int) -> Iterator[Advance]:
-    """A bar that the yielded function moves on by a number of steps."""
+def bar(label: str, total: int | None) -> Iterator[Advance]:
+    """A bar that the yielded function moves on by a number of steps; ``total`` is None where it is not known."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -94,8 +94,8 @@ def test_a_ladder_takes_the_ranking_in_order():
 
 
 def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):
-    from litestage.compare import Workbench
     from litestage.config import load_config
+    from litestage.workbench import Workbench
 
     options = ["search.calibration=12", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
     bench = Workbench.open(load_config(options))
@@ -107,9 +107,9 @@ def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):
 
 
 def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch):
-    from litestage.compare import Workbench
     from litestage.config import load_config
     from litestage.data import Task
+    from litestage.workbench import Workbench
 
     real = Task.questions
 

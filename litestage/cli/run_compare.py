@@ -12,10 +12,11 @@ from litestage.config import load_config
 def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
     """Compares methods, prints the table and writes results.json, plan.yaml, search.json and report.html."""
     config = load_config(overrides, preset="demo" if command == "demo" else None)
-    from litestage.compare import Workbench, compare
+    from litestage.compare import compare
     from litestage.report import write_report
     from litestage.results import write_results
     from litestage.search.record import write_search
+    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, command)

@@ -17,7 +17,7 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
     if spec.endswith((".yaml", ".yml")):
         plan = load_plan(spec)
     else:
-        from litestage.compare import Workbench
+        from litestage.workbench import Workbench
 
         bench = Workbench.open(config)
         plan = bench.session.plan(spec, bench.task, bench.pipeline, bench.exit_rule)
@@ -30,7 +30,7 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Checks a plan file against the configured model and task."""
     config = load_config(overrides)
     load_plan(path)  # a malformed file is told before a model is loaded
-    from litestage.compare import Workbench
+    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     plan = bench.session.plan(str(path), bench.task, bench.pipeline)

@@ -12,9 +12,9 @@ from litestage.config import load_config
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
-    from litestage.compare import Workbench
     from litestage.environment import environment
     from litestage.plan import SkipSet
+    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, "profile")

@@ -12,8 +12,8 @@ from litestage.config import load_config
 def run_search(overrides: Sequence[str], as_json: bool) -> None:
     """Searches a plan, prints what was tried and writes plan.yaml and search.json."""
     config = load_config(overrides)
-    from litestage.compare import Workbench
     from litestage.search.record import write_search
+    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, "search")
