@@ -121,8 +121,7 @@ class SearchProblem:
             standing = Standing.of(full, [bool(trace.correct) for trace in self._traces(budgets, count)])
             if standing.hopeless(self.max_accuracy_drop):
                 return self.evaluate(budgets, count), False
-        candidate = self.evaluate(budgets)
-        return candidate, candidate.accuracy_drop <= self.max_accuracy_drop
+        return self.evaluate(budgets), standing.within(self.max_accuracy_drop)
 
     def _traces(self, budgets: Budgets, count: int) -> list[Trace]:
         key = tuple(budgets[stage] for stage in self.pipeline.stage_names)

@@ -33,6 +33,13 @@ class Standing:
         """Accuracy lost against full depth so far, as a fraction."""
         return (self.lost - self.won) / self.tried
 
+    def within(self, bound: float) -> bool:
+        """Whether the drop stays within ``bound`` with a standard error in hand.
+
+        The search keeps the luckiest of many plans: one that only just met the bound here would often break it later.
+        """
+        return self.drop + sqrt(self.lost + self.won) / self.tried <= bound
+
     def hopeless(self, bound: float) -> bool:
         """Whether the drop is above ``bound`` beyond reasonable doubt."""
         # one discordant pair is added to each side: with few pairs the plain variance is too sure of itself
