@@ -124,4 +124,4 @@ def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
         return f"within the bound: {drop}, {candidate.latency_s * 1000:.2f} ms"
     if candidate.questions < len(problem.questions):
         return f"dropped early: {drop}"
-    return f"dropped: {drop}, not within {problem.max_accuracy_drop * 100:.1f} with a standard error in hand"
+    return f"dropped: {drop}, its 90 % upper limit is above {problem.max_accuracy_drop * 100:.1f}"

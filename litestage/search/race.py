@@ -13,6 +13,7 @@ from math import sqrt
 
 ERROR_LEVEL = 0.05
 _Z = 1.6449  # one-sided 5 %
+_Z_WITHIN = 1.2816  # one-sided 10 %
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class Standing:
         return (self.lost - self.won) / self.tried
 
     def within(self, bound: float) -> bool:
-        """Whether the drop stays within ``bound`` with a standard error in hand.
+        """Whether the drop's one-sided 90 % upper limit stays within ``bound``.
 
         The search keeps the luckiest of many plans: one that only just met the bound here would often break it later.
+        One discordant pair is added, so that none at all is not taken for certainty.
         """
-        return self.drop + sqrt(self.lost + self.won) / self.tried <= bound
+        return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried <= bound
 
     def hopeless(self, bound: float) -> bool:
         """Whether the drop is above ``bound`` beyond reasonable doubt."""
