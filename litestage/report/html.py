@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from litestage.report.plots import accuracy_against_latency, search_by_stage
+from litestage.report.plots import accuracy_against_latency, plans_tried, search_by_stage
 from litestage.search import SearchResult
 
 
@@ -25,10 +25,26 @@ def write_report(results: Mapping[str, Any], found: SearchResult | None, path: P
         sentences=in_two_sentences(results),
         stages=list(results["methods"][0]["stages"]),
         scatter=Markup(accuracy_against_latency(results)),
-        search=Markup(search_by_stage(found)) if found else "",
+        search=_search(found),
         environment=json.dumps(results["environment"], indent=2),
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _search(found: SearchResult | None) -> dict[str, str] | None:
+    """The search's picture and what it shows."""
+    if found is None or not found.candidates:
+        return None
+    if found.plan.provenance.get("strategy") == "greedy":
+        return {
+            "svg": Markup(search_by_stage(found)),
+            "caption": "The search, stage by stage: every budget tried on the calibration questions, chosen dashed.",
+        }
+    return {
+        "svg": Markup(plans_tried(found)),
+        "caption": "The search: every plan tried on the calibration questions; hollow ones were dropped early, "
+        "the chosen one is orange.",
+    }
 
 
 def in_two_sentences(results: Mapping[str, Any]) -> str:

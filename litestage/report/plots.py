@@ -39,6 +39,21 @@ def accuracy_against_latency(results: Mapping[str, Any]) -> str:
     return _svg(figure)
 
 
+def plans_tried(found: SearchResult) -> str:
+    """Every plan of a search over all stages at once: predicted latency against accuracy, hollow if dropped early."""
+    figure, axes = _figure(7.2, 3.6)
+    every = max(candidate.questions for candidate in found.candidates)
+    for candidate in found.candidates:
+        colour = "#c2410c" if candidate.verdict == "chosen" else "#64748b"
+        fill = colour if candidate.questions == every else "none"
+        x, y = candidate.latency_s * 1000, candidate.accuracy * 100
+        axes.plot(x, y, "o", color=colour, markerfacecolor=fill)
+    axes.set_xlabel("predicted milliseconds per question")
+    axes.set_ylabel("accuracy, % of the questions tried")
+    axes.margins(x=0.1, y=0.15)
+    return _svg(figure)
+
+
 def search_by_stage(found: SearchResult) -> str:
     """Per stage: every budget tried, its accuracy and predicted latency, the chosen one marked."""
     stages = list(found.full.budgets)
