@@ -181,6 +181,9 @@ def test_compare_writes_results_that_hold_what_it_printed(litestage, tmp_path):
         assert method["name"] in out
     full = results["methods"][0]
     assert (full["accuracy_drop"], full["speedup"]) == (0, 1)
+    search = json.loads((tmp_path / "here" / "search.json").read_text())
+    assert [row["latency_s"] for row in search["frontier"]] == sorted(row["latency_s"] for row in search["frontier"])
+    assert min(row["latency_s"] for row in search["candidates"]) == search["frontier"][0]["latency_s"]
     assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["search"]["calibration"] == 4
     page = (tmp_path / "here" / "report.html").read_text()
     assert "litestage+exit" in page

@@ -119,11 +119,6 @@ class StagePlan:
                         )
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether every sub-layer runs (the exit rule aside)."""
-        return not self.skip and self.schedule is None
-
     @cached_property
     def compensation_digest(self) -> str:
         """Identifies the compensation's numbers; empty without one."""
