@@ -300,14 +300,16 @@ def test_after_kill_9_only_what_is_missing_is_computed(tmp_path, asked):
     expected = written(run(QUESTIONS, {"full": contestant()})["full"])
 
     asked.clear()
-    traces = run(QUESTIONS, {"full": contestant(store=store)}, batch_size=2, journal=tmp_path / "kept")["full"]
+    resumed = contestant(store=store)
+    traces = run(QUESTIONS, {"full": resumed}, batch_size=2, journal=tmp_path / "kept")["full"]
     assert len(asked) == len(QUESTIONS) - 4
-    assert store.hits == 0  # what the journal holds is not even looked up
+    assert resumed.engine.reused == 0  # what the journal holds is not even looked up
+    assert resumed.engine.ran == len(store) - kept
     assert written(traces) == expected
 
-    again = run(QUESTIONS, {"full": contestant(store=store)}, batch_size=2)["full"]  # no journal: the store has it all
-    assert store.misses == len(store) - kept
-    assert written(again) == expected
+    again = contestant(store=store)  # no journal: the store has it all
+    assert written(run(QUESTIONS, {"full": again}, batch_size=2)["full"]) == expected
+    assert again.engine.ran == 0
 
 
 # --- traces as data ---

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from tiny import Characters, random_model, staged_model
 from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
-from litestage.store import ResultStore, ReusingEngine, default_store_path
+from litestage.store import ResultStore, ReusingEngine, default_store_path, prune, store_stats
 
 RECORDS = {f"key{number}": {"tokens": [number, 2], "confidences": [0.1 + 0.2, 1 / 3]} for number in range(1200)}
 
@@ -29,7 +30,6 @@ def test_records_survive_reopening_to_the_last_digit(tmp_path):
     store = ResultStore(tmp_path / "deep" / "results.sqlite")
     assert store.get([*RECORDS, "absent"]) == RECORDS  # more keys than one query takes
     assert len(store) == len(RECORDS)
-    assert (store.hits, store.misses) == (len(RECORDS), 1)
 
 
 def test_a_later_record_replaces_an_earlier_one():
@@ -51,8 +51,10 @@ def test_a_damaged_record_is_absent_and_can_be_written_anew(tmp_path, damage):
     connection.close()
     store = ResultStore(path)
     assert store.get(["good", "bad"]) == {"good": {"tokens": [1]}}
+    assert (store_stats(store).records, store_stats(store).damaged) == (2, 1)
     store.put({"bad": {"tokens": [3]}})
     assert store.get(["bad"]) == {"bad": {"tokens": [3]}}
+    assert store_stats(store).damaged == 0
 
 
 def test_a_file_that_is_not_a_store_is_named(tmp_path):
@@ -68,6 +70,143 @@ def test_a_file_that_is_not_a_store_is_named(tmp_path):
 def test_the_default_path_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_store_path() == tmp_path / "litestage" / "results.sqlite"
+
+
+def unversioned_file(path):
+    """A store as it was before records had a time of writing, a model and an engine."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE results (key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL)"
+        )
+        packed = zlib.compress(b'{"tokens":[7,2]}', 1)
+        connection.execute("INSERT INTO results VALUES ('old', ?, ?)", (packed, zlib.crc32(packed)))
+    connection.close()
+
+
+def test_an_older_file_is_taken_over_with_its_records(tmp_path):
+    path = tmp_path / "results.sqlite"
+    unversioned_file(path)
+    before = time.time()
+    store = ResultStore(path)
+    store.put({"new": {"tokens": [1]}}, model="feed", engine="plain/1")
+    assert ResultStore(path).get(["old", "new"]) == {"old": {"tokens": [7, 2]}, "new": {"tokens": [1]}}
+    found = store_stats(store)
+    assert {(group.model, group.engine, group.records) for group in found.groups} == {
+        ("", "", 1),
+        ("feed", "plain/1", 1),
+    }
+    assert before <= found.oldest <= found.newest <= time.time()  # an unknown age counts from now
+
+
+def test_another_programs_database_is_refused_and_left_as_it_was(tmp_path):
+    path = tmp_path / "contacts.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE friends (name TEXT)")
+    connection.close()
+    with pytest.raises(LiteStageError, match="another program's"):
+        ResultStore(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("friends",)]
+    connection.close()
+
+
+# --- upkeep ---
+
+
+def aged(path, days_by_key):
+    """A store whose records were written that many days ago, with content that does not compress."""
+    store = ResultStore(path)
+    store.put({key: {"text": os.urandom(1000).hex()} for key in days_by_key})
+    with store.connection as connection:
+        for key, days in days_by_key.items():
+            connection.execute("UPDATE results SET written = ? WHERE key = ?", (time.time() - days * 86400, key))
+    return store
+
+
+def test_stats_tell_kinds_apart(tmp_path):
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.put({"0a": {}, "0b": {}}, model="feed", engine="plain/1")
+    store.put({"step_costs/0c": {}}, model="feed", engine="plain/1")
+    assert {group.kind: group.records for group in store_stats(store).groups} == {"generation": 2, "step_costs": 1}
+    assert store_stats(store).file_bytes >= (tmp_path / "results.sqlite").stat().st_size
+
+
+def test_prune_removes_by_age_and_damage_and_nothing_else(tmp_path):
+    store = aged(tmp_path / "results.sqlite", {"new": 1, "damaged": 1, "old": 40, "older": 400})
+    with store.connection as connection:
+        connection.execute("UPDATE results SET checksum = checksum + 1 WHERE key = 'damaged'")
+    done = prune(store, older_than_s=30 * 86400)
+    assert (done.damaged, done.old, done.beyond_size, done.kept) == (1, 2, 0, 1)
+    assert set(store.get(["new", "damaged", "old", "older"])) == {"new"}
+    assert prune(store).kept == 1
+
+
+def test_prune_to_a_size_removes_the_oldest_first_and_the_file_fits(tmp_path):
+    store = aged(tmp_path / "results.sqlite", {f"{day}": day for day in range(300)})
+    done = prune(store, max_bytes=200_000)
+    kept = sorted(int(key) for key in store.get(map(str, range(300))))
+    assert kept == list(range(len(kept)))  # the newest
+    assert 50 < len(kept) == 300 - done.beyond_size
+    assert 100_000 < sum(file.stat().st_size for file in tmp_path.iterdir() if file.suffix != ".sqlite-shm") <= 200_000
+    assert done.bytes_after <= 200_000 < done.bytes_before
+    assert prune(store, max_bytes=0).kept == 0
+
+
+CROWD = """
+import os, sys, time, traceback
+from pathlib import Path
+from litestage.store import ResultStore, prune
+path, ready = Path(sys.argv[1]), Path(sys.argv[2])
+
+def wait():
+    while not ready.exists():
+        time.sleep(0.001)
+
+def write(name):
+    store = ResultStore(path)
+    for batch in range(60):
+        store.put({f"{name}/{batch}/{row}": {"tokens": [batch] * 50} for row in range(10)})
+        keys = [f"{name}/{at}/{row}" for at in range(batch + 1) for row in range(10)]
+        assert len(store.get(keys)) == len(keys), "a record that was written is not found"
+
+def read(name):
+    store = ResultStore(path)
+    for _ in range(150):
+        keys = [f"writer{number}/{batch}/9" for number in range(4) for batch in range(60)]
+        found = store.get(keys)
+        assert all(record["tokens"] == [int(key.split("/")[1])] * 50 for key, record in found.items())
+
+def tidy(name):
+    for _ in range(15):
+        prune(ResultStore(path), older_than_s=3600)
+
+jobs = [(write, f"writer{number}") for number in range(4)] + [(read, "reader"), (tidy, "pruner")]
+children = []
+for job, name in jobs:
+    child = os.fork()
+    if not child:
+        try:
+            wait()
+            job(name)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    children.append(child)
+ready.touch()
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_writers_readers_and_a_pruner_share_one_file_from_its_first_moment(tmp_path):
+    """Six processes open a file that is not there yet; none waits in vain, and no record that may stay is lost."""
+    path = tmp_path / "results.sqlite"
+    command = [sys.executable, "-c", CROWD, str(path), str(tmp_path / "ready")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert store_stats(ResultStore(path)).records == 4 * 60 * 10
+    assert store_stats(ResultStore(path)).damaged == 0
 
 
 WRITER = """

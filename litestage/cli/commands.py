@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 plan_app = typer.Typer(no_args_is_help=True, help="Look at a plan, or check one against a model and a pipeline.")
 app.add_typer(plan_app, name="plan")
+store_app = typer.Typer(no_args_is_help=True, help="Look at the store of generations, or make it smaller.")
+app.add_typer(store_app, name="store")
 
 Overrides = Annotated[
     list[str] | None,
@@ -94,3 +96,19 @@ def plan_validate(
     from litestage.cli.run_plan import validate
 
     validate(plan, overrides or [], json)
+
+
+@store_app.command("stats")
+def store_stats(overrides: Overrides = None, json: Json = False) -> None:
+    """Say what the result store (store=FILE) holds: records by kind, model and engine, their size, damaged ones."""
+    from litestage.cli.run_store import stats
+
+    stats(overrides or [], json)
+
+
+@store_app.command("prune")
+def store_prune(overrides: Overrides = None, json: Json = False) -> None:
+    """Remove damaged records; with older_than_days=N what was written before; with max_mb=N the oldest beyond it."""
+    from litestage.cli.run_store import prune
+
+    prune(overrides or [], json)

@@ -2,5 +2,6 @@
 
 from litestage.store.reuse import ReusingEngine
 from litestage.store.store import ResultStore, default_store_path
+from litestage.store.upkeep import prune, store_stats
 
-__all__ = ["ResultStore", "ReusingEngine", "default_store_path"]
+__all__ = ["ResultStore", "ReusingEngine", "default_store_path", "prune", "store_stats"]

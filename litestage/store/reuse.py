@@ -24,10 +24,15 @@ class ReusingEngine:
     In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
     fixed sequence, so one record serves every threshold and window. Otherwise (batch shape can change tokens, or a
     random stream is involved) the exit rule and the batch's shape are part of the key.
+
+    Attributes:
+        ran: generations that were run so far.
+        reused: generations that were found in the store instead.
     """
 
     def __init__(self, engine: Engine, fingerprint: str, store: ResultStore) -> None:
         self.engine, self.fingerprint, self.store = engine, fingerprint, store
+        self.ran = self.reused = 0
 
     def generate(
         self,
@@ -45,7 +50,8 @@ class ReusingEngine:
         run_plan = _without_exit(plan) if exact else plan
         keys = self._keys(requests, run_plan, decoding, exact)
         found = self.store.get(keys)
-        missing = [index for index, key in enumerate(keys) if key not in found]
+        first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
+        missing = sorted(first.values())  # the same prompt twice is run once
         if missing and not exact:  # the batch's shape is in the key, so it is run whole
             missing = list(range(len(keys)))
         if missing:
@@ -54,8 +60,10 @@ class ReusingEngine:
                 todo = self._with_drafts(todo, neighbours, decoding)
             batch = self.engine.generate(todo, run_plan, decoding, confidences=True)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
-            self.store.put(new)
+            self.store.put(new, model=self.fingerprint, engine=ENGINE)
             found |= new
+        self.ran += len(missing)
+        self.reused += len(keys) - len(missing)
         detokenise = Detokenise(self.engine.tokenizer, decoding.stop)
         generations = [
             _generation(found[key], request, detokenise) for key, request in zip(keys, requests, strict=True)

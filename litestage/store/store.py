@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from litestage.errors import LiteStageError
 
 _AT_ONCE = 500  # keys per query; SQLite's oldest limit on variables is 999
+_PATIENCE_S = 120.0  # how long a process waits for another one's write; a large file's VACUUM takes that long
+_SCHEMA_VERSION = 1  # 0: before records had a time of writing, a model and an engine
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL, "
+    "written REAL NOT NULL DEFAULT 0, model TEXT NOT NULL DEFAULT '', engine TEXT NOT NULL DEFAULT '')"
+)
 
 
 def default_store_path() -> Path:
@@ -23,70 +31,125 @@ def default_store_path() -> Path:
 class ResultStore:
     """Key to JSON record. Written in transactions: a killed process loses at most the batch in flight.
 
+    Any number of processes may read and write one file at once. Every record carries a checksum, the time it was
+    written, and the model and engine it came from.
+
     Args:
         path: the file, made with its folder where absent; None keeps the records in memory.
 
     Raises:
-        LiteStageError: the file cannot be opened or is not a result store.
+        LiteStageError: the file cannot be opened, read or written, or is not a result store.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
-        self.hits = self.misses = 0
         self._process: int | None = None
         self._open()
 
     def _open(self) -> None:
-        try:
+        with self.explained("cannot be opened"):
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(self.path or ":memory:", timeout=60)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection = sqlite3.connect(self.path or ":memory:", timeout=_PATIENCE_S)
+            self._connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
+            _write_ahead(self._connection)
             self._connection.execute("PRAGMA synchronous=NORMAL")
-            with self._connection:
-                self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS results "
-                    "(key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL)"
+            if self._version() != _SCHEMA_VERSION:
+                self._migrate()
+        self._process = os.getpid()
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _migrate(self) -> None:
+        """Makes the table, or adds the columns an older file lacks; its records count as written now."""
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")  # one process at a time; the others find it done
+            version = self._version()
+            if version > _SCHEMA_VERSION:
+                raise LiteStageError(
+                    f"The result store {str(self.path)!r} is from a newer LiteStage; upgrade, or set store=<file>."
                 )
+            if version == _SCHEMA_VERSION:
+                return
+            tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "results" not in tables:
+                raise LiteStageError(f"{str(self.path)!r} is another program's database; set store=<file>.")
+            self._connection.execute(_TABLE)
+            there = {row[1] for row in self._connection.execute("PRAGMA table_info(results)")}
+            for column, declared in (("written", "REAL"), ("model", "TEXT"), ("engine", "TEXT")):
+                if column not in there:
+                    nothing = "0" if declared == "REAL" else "''"
+                    self._connection.execute(
+                        f"ALTER TABLE results ADD COLUMN {column} {declared} NOT NULL DEFAULT {nothing}"
+                    )
+            self._connection.execute("UPDATE results SET written = ? WHERE written = 0", (time.time(),))
+            self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """This process's connection; one must not cross a fork."""
+        if self._process != os.getpid():
+            self._open()
+        return self._connection
+
+    @contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Turns SQLite's and the file system's errors into one sentence that names the file."""
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise LiteStageError(
-                f"The result store {str(self.path)!r} cannot be opened ({error}); delete it or set store=<file>."
+                f"The result store {str(self.path)!r} {what} ({error}); delete it or set store=<file>."
             ) from None
-        self._process = os.getpid()
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The records that exist for ``keys``; one that is damaged counts as absent."""
         wanted = list(dict.fromkeys(keys))
-        if self._process != os.getpid():  # a connection must not cross a fork
-            self._open()
         found: dict[str, dict[str, Any]] = {}
-        for at in range(0, len(wanted), _AT_ONCE):
-            chunk = wanted[at : at + _AT_ONCE]
-            marks = ",".join("?" * len(chunk))
-            rows = self._connection.execute(f"SELECT key, record, checksum FROM results WHERE key IN ({marks})", chunk)
-            for key, record, checksum in rows:
-                if zlib.crc32(record) == checksum:
-                    found[key] = json.loads(zlib.decompress(record))
-        self.hits += len(found)
-        self.misses += len(wanted) - len(found)
+        with self.explained("cannot be read"):
+            for at in range(0, len(wanted), _AT_ONCE):
+                chunk = wanted[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(chunk))
+                rows = self.connection.execute(
+                    f"SELECT key, record, checksum FROM results WHERE key IN ({marks})", chunk
+                ).fetchall()
+                for key, record, checksum in rows:
+                    if zlib.crc32(record) == checksum:
+                        found[key] = json.loads(zlib.decompress(record))
         return found
 
-    def put(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Saves records in one transaction; a key that exists already is replaced."""
-        rows = []
+    def put(self, records: Mapping[str, Mapping[str, Any]], *, model: str = "", engine: str = "") -> None:
+        """Saves records in one transaction; a key that exists already is replaced.
+
+        Args:
+            model, engine: where the records came from, for ``litestage store stats``; never part of the key.
+        """
+        now, rows = time.time(), []
         for key, record in records.items():
             packed = zlib.compress(json.dumps(record, separators=(",", ":")).encode(), 1)
-            rows.append((key, packed, zlib.crc32(packed)))
-        if self._process != os.getpid():
-            self._open()
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)
+            rows.append((key, packed, zlib.crc32(packed), now, model, engine))
+        with self.explained("cannot be written"), self.connection as connection:
+            connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def __len__(self) -> int:
-        return int(self._connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])
+        return int(self.connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turns on the write-ahead log. SQLite does not wait for a lock here, so several first openers take turns."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
