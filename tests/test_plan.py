@@ -44,6 +44,53 @@ def refused(act, *named):
     return message
 
 
+def steps(*given, **changes):
+    return StagePlan(schedule={"steps": list(given)}, **changes)
+
+
+def online(**rule):
+    return StagePlan(schedule={"online": rule})
+
+
+# --- schedules ---
+
+
+def test_which_set_is_in_force_at_a_token():
+    small, larger, largest = SkipSet(mhsa=(3,)), SkipSet(mhsa=(3,), ffn=(1,)), SkipSet(mhsa=(3,), ffn=(1, 2))
+    growing = {"steps": [{"from": 3, "mhsa": [3], "ffn": [1]}, {"from": 7, "mhsa": [3], "ffn": [2, 1]}]}
+    plan = StagePlan(small, schedule=growing)
+    assert [plan.skip_at(token) for token in (0, 1, 2, 3, 6, 7, 99)] == [small] * 3 + [larger] * 2 + [largest] * 2
+    assert StagePlan(small, phase="decode", schedule=growing).skip_at(0) == SkipSet()
+    assert StagePlan(small, phase="decode").skip_at(0) == SkipSet()
+    assert StagePlan(small).skip_at(0) == StagePlan(small).skip_at(50) == small
+    rule = StagePlan(small, schedule={"online": {"observe": 4, "threshold": 0.9}})
+    assert [rule.skip_at(token) for token in (0, 4, 5)] == [small, small, None]
+
+
+def test_a_schedule_survives_its_yaml(tmp_path):
+    plan = Plan({"recall": steps({"from": 5, "ffn": [3, 1]}), "analyze": online(threshold=1)})
+    save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml") == plan
+    assert load_plan(tmp_path / "plan.yaml").hash == plan.hash
+    assert plan["recall"].schedule == {"steps": [{"from": 5, "mhsa": [], "ffn": [1, 3]}]}
+    assert plan["analyze"].schedule == {"online": {"observe": 20, "threshold": 1.0}}
+
+
+def test_a_scheduled_layer_that_the_model_lacks_is_named():
+    plan = Plan({"recall": steps({"from": 5, "ffn": [3]})})
+    plan.validate(layers=4)
+    refused(lambda: plan.validate(layers=3), "ffn 3", "'recall'", "0 to 2")
+
+
+def test_neighbouring_sublayers_are_one_cut():
+    assert SkipSet((1, 2, 4, 7), (1, 4, 5, 6)).cuts == [
+        [("mhsa", 1), ("ffn", 1), ("mhsa", 2)],
+        [("mhsa", 4), ("ffn", 4)],
+        [("ffn", 5)],
+        [("ffn", 6), ("mhsa", 7)],
+    ]
+
+
 # --- YAML ---
 
 
@@ -118,7 +165,8 @@ def test_the_hash_ignores_where_a_plan_came_from_and_the_order_of_its_stages():
         {"exit": None},
         {"exit": ExitRule(threshold=0.41, window=7)},
         {"exit": ExitRule(threshold=0.4, window=6)},
-        {"schedule": {"kind": "skipdecode"}},
+        {"schedule": {"steps": [{"from": 5, "mhsa": [1, 4], "ffn": [2, 3]}]}},
+        {"schedule": {"online": {"observe": 20, "threshold": 0.9}}},
     ],
     ids=str,
 )
@@ -196,6 +244,26 @@ def test_skip_sets_are_sorted_and_counted():
         (lambda: StagePlan(compensation="magic"), ["'magic'", "scale"]),
         (lambda: StagePlan(compensation="lowrank:0"), ["'lowrank:0'"]),
         (lambda: StagePlan(SkipSet(mhsa=(4,)), compensation="scale"), ["'scale'", "mhsa 4", ".safetensors"]),
+        (lambda: StagePlan(SkipSet((2, 3), (2,)), compensation="block"), ["'block'", "mhsa 2", ".safetensors"]),
+        (lambda: StagePlan(SkipSet((2, 3), (2,)), compensation="merged"), ["'merged'", "ffn 1", ".safetensors"]),
+        (lambda: StagePlan(SkipSet(ffn=(2,)), compensation="merged"), ["'merged'", "ffn 2 begins"]),
+        (lambda: StagePlan(SkipSet((0,)), compensation="merged"), ["'merged'", "mhsa 0 begins"]),
+        (lambda: steps({"from": 5, "ffn": [1]}, compensation="block"), ["'block'", "fixed"]),
+        (lambda: StagePlan(schedule={}), ["{}", "steps"]),
+        (lambda: StagePlan(schedule={"step": []}), ["'step'", "did you mean 'steps'"]),
+        (lambda: StagePlan(schedule={"steps": []}), ["[]", "from: 5"]),
+        (lambda: steps({"ffn": [1]}), ["None", "from 1"]),
+        (lambda: steps({"from": 0, "ffn": [1]}), ["0", "from 1"]),
+        (lambda: steps({"from": 2.5}), ["2.5"]),
+        (lambda: steps({"from": 4}, {"from": 4}), ["4", "rise"]),
+        (lambda: steps({"from": 4, "fnn": [1]}), ["'fnn'", "did you mean 'ffn'"]),
+        (lambda: steps({"from": 4, "ffn": 1}), ["'ffn': 1", "mhsa: [3]"]),
+        (lambda: steps({"from": 4, "ffn": [1]}, {"from": 6, "ffn": [2]}), ["ffn 1 again", "token 6", "only grow"]),
+        (lambda: steps({"from": 4, "ffn": [1]}, skip=SkipSet(mhsa=(3,))), ["mhsa 3 again", "token 4"]),
+        (lambda: online(observe=0, threshold=0.9), ["observe is 0"]),
+        (lambda: online(observe=5), ["threshold is None"]),
+        (lambda: online(threshold=1.2), ["1.2"]),
+        (lambda: online(treshold=0.9), ["'treshold'", "did you mean 'threshold'"]),
         (lambda: ExitRule(threshold=1.5), ["1.5"]),
         (lambda: ExitRule(threshold=-0.1), ["-0.1"]),
         (lambda: ExitRule(window=0), ["0", "at least 1"]),

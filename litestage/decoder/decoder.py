@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
-from litestage.errors import LiteStageError
-from litestage.plan import StagePlan
+from litestage.plan import SkipSet, StagePlan
 
 
 class Cache(Protocol):
@@ -49,7 +51,10 @@ class SubLayer:
         return (self.kind, self.layer)
 
 
-Path = list[Callable[[Tensor, Attending], Tensor]]
+Step = Callable[[Tensor, Attending], Tensor]
+"""The residual stream after a sub-layer, or after what stands in for it, from the stream before."""
+
+Path = list[Step]
 """Functions from residual stream to residual stream, one for every sub-layer that runs or is compensated."""
 
 
@@ -75,6 +80,8 @@ class Decoder:
                 SubLayer("ffn", index, _ffn(layer, self.family)),
             )
         ]
+        # making one is a product of two weight matrices; the plans in use at a time have few
+        self._merged = lru_cache(maxsize=32)(self._feed_forward_times)
 
     @property
     def device(self) -> torch.device:
@@ -115,18 +122,34 @@ class Decoder:
                 return cos, sin
         return self.body.rotary_emb(stream, positions)
 
-    def path(self, plan: StagePlan, phase: str) -> Path:
-        """The functions to run, in order, in one phase (``prefill`` or ``decode``) of a stage."""
-        skips = plan.phase == "both" or phase == "decode"
-        if plan.schedule is not None:
-            raise LiteStageError(f"schedule {dict(plan.schedule)} cannot be run by this version; use fixed skip sets.")
+    def path(
+        self,
+        plan: StagePlan,
+        phase: str,
+        skip: SkipSet | None = None,
+        instead: Mapping[tuple[str, int], Step] = MappingProxyType({}),
+    ) -> Path:
+        """The functions to run, in order, in one phase (``prefill`` or ``decode``) of a stage.
+
+        Args:
+            skip: the set that a schedule has put in the place of the plan's.
+            instead: by sub-layer, what runs in its place whatever the plan says.
+        """
+        skip = plan.skip if skip is None else skip
+        skip = skip if plan.phase == "both" or phase == "decode" else SkipSet()
         path: Path = []
         for sublayer in self.sublayers:
-            if not skips or sublayer.name not in plan.skip:
+            tensor = plan.tensors.get(f"{sublayer.kind}.{sublayer.layer}")
+            tensor = tensor if tensor is None else tensor.to(self.device, self.dtype)
+            if sublayer.name in instead:
+                path.append(instead[sublayer.name])
+            elif sublayer.name in skip:
+                if plan.compensation not in ("none", "merged") and tensor is not None:
+                    path.append(_ignoring_attention(stand_in(plan.compensation, tensor)))
+            elif plan.compensation == "merged" and tensor is not None and skip:
+                path.append(_residual(self._merged(sublayer.layer, plan.tensors[f"ffn.{sublayer.layer}"])))
+            else:
                 path.append(_residual(sublayer.update))
-            elif plan.compensation != "none":
-                tensor = plan.tensors[f"{sublayer.kind}.{sublayer.layer}"].to(self.device, self.dtype)
-                path.append(_ignoring_attention(stand_in(plan.compensation, tensor)))
         return path
 
     def logits(self, stream: Tensor) -> Tensor:
@@ -134,6 +157,27 @@ class Decoder:
         logits = self.head(self.body.norm(stream)).float()
         cap = getattr(self.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
+
+    def _feed_forward_times(self, index: int, matrix: Tensor) -> Callable[[Tensor, Attending], Tensor]:
+        """Layer ``index``'s feed-forward update times ``matrix`` [width, width], merged where no norm follows."""
+        layer, family = self.body.layers[index], self.family
+        matrix = matrix.to(self.device, self.dtype)
+        if family.ffn_post_norm is not None:
+            update = _ffn(layer, family)
+            return lambda stream, attending: update(stream, attending) @ matrix
+        norm, mlp = _part(layer, family.ffn_norm), copy.copy(layer.mlp)
+        mlp._modules = dict(mlp._modules)
+        mlp.down_proj = _times(layer.mlp.down_proj, matrix)
+        return lambda stream, attending: mlp(norm(stream))
+
+
+def _times(linear: nn.Linear, matrix: Tensor) -> nn.Linear:
+    """A linear map whose outputs are ``linear``'s times ``matrix``."""
+    product = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    product.weight = nn.Parameter((matrix.double().T @ linear.weight.double()).to(matrix.dtype), requires_grad=False)
+    if linear.bias is not None:
+        product.bias = nn.Parameter(linear.bias @ matrix, requires_grad=False)
+    return product
 
 
 def _mhsa(layer: Any, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:
@@ -169,13 +213,19 @@ def _ignoring_attention(replace: Callable[[Tensor], Tensor]) -> Callable[[Tensor
 
 
 def stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    """What a skipped sub-layer becomes; the forms are those of :mod:`litestage.profile.compensation`."""
+    """What a skipped sub-layer, or with ``block`` (``x + x M``) a whole cut, becomes.
+
+    The other forms are those of :mod:`litestage.profile.compensation`.
+    """
     form, _, rank = compensation.partition(":")
     if form == "scale":
         return lambda stream: stream * tensor
     if form == "affine":
         slope, bias = tensor
         return lambda stream: torch.addcmul(bias, stream, slope)
+    if form == "block":
+        whole = tensor + torch.eye(len(tensor), dtype=tensor.dtype, device=tensor.device)
+        return lambda stream: stream @ whole
     if form == "linear":
         # the stream's own part is merged into the matrix: one product in all
         whole, bias = tensor[:-1] + torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device), tensor[-1]

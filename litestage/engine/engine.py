@@ -14,6 +14,7 @@ from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
+from litestage.engine.schedule import Course
 from litestage.engine.score import Pair, loglikelihood
 from litestage.engine.types import Decoding, Detokenise, Generation, Request
 from litestage.engine.verify import verify
@@ -83,10 +84,21 @@ class Engine:
         started = self._clock()
         logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
         prefilled = self._clock()
-        path = self.decoder.path(plan, "decode")
         sampler.advance(rows, logits)
-        if sampler.greedy and self.decoder.longrope_limit is None and any(row.request.draft for row in rows):
-            verify(self, rows, cache, path, sampler)
+        course = Course(self.decoder, plan)
+        drafted = any(row.request.draft for row in rows)
+        if drafted and sampler.greedy and self.decoder.longrope_limit is None and not course.splits:
+            verify(self, rows, cache, course.path(rows, 1), sampler)
+        batches = [(rows, cache)]
+        while batches:
+            batches += self._decode(*batches.pop(), course, sampler)
+        seconds[0] += prefilled - started
+        seconds[1] += self._clock() - prefilled
+
+    def _decode(
+        self, rows: list[Row], cache: KVCache, course: Course, sampler: Sampler
+    ) -> list[tuple[list[Row], KVCache]]:
+        """Decodes rows until all have ended, or until a schedule sends them different ways: hands back the parts."""
         while True:
             switching = [row.stop is None and row.length == self._switch for row in rows]
             going = [
@@ -95,15 +107,21 @@ class Engine:
                 if row.stop is None and not switches
             ]
             if not going:
-                break
-            if any(switching) or len(going) <= COMPACT * len(rows):
+                return []
+            groups = course.groups([rows[index] for index in going], [len(rows[index].tokens) for index in going])
+            if len(groups) > 1:
+                return [
+                    ([rows[index] for index in part], cache.select(torch.tensor(part, device=self.decoder.device)))
+                    for part in ([going[index] for index in group] for group in groups)
+                ]
+            kept = len(rows) - 1 if course.splits else COMPACT * len(rows)  # a row's own path ends with the row
+            if any(switching) or len(going) <= kept:
                 rows = [rows[index] for index in going]
                 cache = cache.select(torch.tensor(going, device=self.decoder.device))
+            path = course.path(rows, len(rows[0].tokens))
             last = torch.tensor([[row.last] for row in rows], device=self.decoder.device)
             positions = torch.tensor([[row.length - 1] for row in rows], device=self.decoder.device)
             sampler.advance(rows, self.decoder.logits(self.forward(last, positions, cache, path)[:, -1]))
-        seconds[0] += prefilled - started
-        seconds[1] += self._clock() - prefilled
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], groups: Sequence[int], plan: StagePlan

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
+from litestage.engine.schedule import Course
 from litestage.plan import StagePlan
 
 if TYPE_CHECKING:
@@ -21,8 +23,21 @@ Pair = tuple[Sequence[int], Sequence[int]]
 def loglikelihood(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
     """For each pair, the sum of the continuation's log-probabilities (natural logarithm) and whether it is greedy.
 
-    With ``phase: decode`` the context runs at full depth and the continuation under the plan, as in generation.
+    With ``phase: decode`` the context runs at full depth and the continuation under the plan, as in generation; under a
+    schedule each of its tokens runs through the sets in force at its number.
     """
+    states = _scheduled(engine, pairs, plan) if plan.schedule else _together(engine, pairs, plan)
+    scores = []
+    for state, (_, ending) in zip(states, pairs, strict=True):
+        logits = engine.decoder.logits(state)  # [continuation, vocabulary]
+        target = torch.tensor(ending, device=logits.device)
+        chosen = logits.log_softmax(dim=-1).gather(1, target[:, None]).sum()
+        scores.append((float(chosen), bool((logits.argmax(dim=-1) == target).all())))
+    return scores
+
+
+def _together(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[Tensor]:
+    """The streams [continuation, width] from which each pair's continuation is predicted, all pairs in one batch."""
     decoder, device = engine.decoder, engine.decoder.device
     if plan.phase == "both":
         parts = [[[*context, *ending[:-1]] for context, ending in pairs]]
@@ -34,11 +49,26 @@ def loglikelihood(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> lis
         stream = engine.forward(ids, positions, cache, decoder.path(plan, phase), valid)
         streams.append([row[: len(tokens)] for row, tokens in zip(stream, part, strict=True)])
         starts = [start + len(tokens) for start, tokens in zip(starts, part, strict=True)]
-    scores = []
+    return [
+        torch.cat([stream[row] for stream in streams])[len(context) - 1 :][: len(ending)]
+        for row, (context, ending) in enumerate(pairs)
+    ]
+
+
+def _scheduled(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[Tensor]:
+    """The same, one pair at a time: the context, then one pass for every stretch of tokens that share their sets."""
+    decoder, device = engine.decoder, engine.decoder.device
+    course, states = Course(decoder, plan), []
     for row, (context, ending) in enumerate(pairs):
-        states = torch.cat([stream[row] for stream in streams])[len(context) - 1 :][: len(ending)]
-        logits = decoder.logits(states)  # [continuation, vocabulary]
-        target = torch.tensor(ending, device=device)
-        chosen = logits.log_softmax(dim=-1).gather(1, target[:, None]).sum()
-        scores.append((float(chosen), bool((logits.argmax(dim=-1) == target).all())))
-    return scores
+        cache = KVCache(1, device)
+        ids, positions, _ = padded([context], [0], device)
+        streams = [engine.forward(ids, positions, cache, decoder.path(plan, "prefill"))[0, -1:]]
+        done = 0
+        while done < len(ending) - 1:
+            until = course.unchanged_until(done + 1)
+            part = ending[done : len(ending) - 1 if until is None else min(until, len(ending) - 1)]
+            ids, positions, _ = padded([part], [len(context) + done], device)
+            streams.append(engine.forward(ids, positions, cache, course.path([row], done + 1))[0])
+            done += len(part)
+        states.append(torch.cat(streams))
+    return states

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.plan.plan import SCHEMA, ExitRule, Plan, SkipSet, StagePlan
+from litestage.plan.plan import SCHEMA, ExitRule, Plan, StagePlan
+from litestage.plan.skip import SkipSet
 
 _PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
 _STAGE_KEYS = ("skip", "phase", "compensation", "schedule", "exit")

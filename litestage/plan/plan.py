@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.schedule import checked, step_sets
+from litestage.plan.skip import SkipSet
 
 if TYPE_CHECKING:
     import torch
@@ -19,44 +21,9 @@ if TYPE_CHECKING:
 SCHEMA = "litestage.plan/1"
 PHASES = ("both", "decode")
 COMPENSATIONS = re.compile(r"none|scale|affine|lowrank:[1-9]\d*|linear")
-
-
-def _layers(kind: str, values: Iterable[int]) -> tuple[int, ...]:
-    values = tuple(values)
-    for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise LiteStageError(f"skip.{kind} holds {value!r}; layer indices are whole numbers from 0.")
-    if len(set(values)) != len(values):
-        raise LiteStageError(f"skip.{kind} names a layer twice: {list(values)}; name each once.")
-    return tuple(sorted(values))
-
-
-@dataclass(frozen=True)
-class SkipSet:
-    """Layers whose attention (``mhsa``) and whose feed-forward (``ffn``) sub-layer are not run."""
-
-    mhsa: tuple[int, ...] = ()
-    ffn: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mhsa", _layers("mhsa", self.mhsa))
-        object.__setattr__(self, "ffn", _layers("ffn", self.ffn))
-
-    def __len__(self) -> int:
-        return len(self.mhsa) + len(self.ffn)
-
-    def __contains__(self, sublayer: tuple[str, int]) -> bool:
-        kind, layer = sublayer
-        return layer in (self.mhsa if kind == "mhsa" else self.ffn)
-
-    @classmethod
-    def of(cls, sublayers: Iterable[tuple[str, int]]) -> SkipSet:
-        """From (kind, layer) pairs."""
-        pairs = list(sublayers)
-        return cls(
-            tuple(layer for kind, layer in pairs if kind == "mhsa"),
-            tuple(layer for kind, layer in pairs if kind == "ffn"),
-        )
+"""Forms with one tensor for every skipped sub-layer."""
+PER_CUT = ("block", "merged")
+"""Forms with one tensor for a whole run of neighbouring skipped sub-layers, a cut."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +55,13 @@ class StagePlan:
         skip: the sub-layers left out.
         phase: ``both`` skips in prefill and decode; ``decode`` runs the prompt at full depth.
         compensation: what stands in for a skipped sub-layer's update (``none``: nothing).
-        schedule: position-dependent skip sets; None for a fixed set.
+        schedule: skip sets that change as the stage generates (:mod:`litestage.plan.schedule`); None for a fixed set.
         exit: rule that may end the generation early, or None.
-        tensors: the compensation's tensors by ``"mhsa.4"`` or ``"ffn.7"``.
+        tensors: the compensation's tensors by ``"mhsa.4"`` or ``"ffn.7"``: the skipped sub-layer; with ``block`` the
+            first of each cut, with ``merged`` the kept feed-forward right before each cut.
     """
 
-    skip: SkipSet = SkipSet()
+    skip: SkipSet = field(default_factory=SkipSet)
     phase: str = "both"
     compensation: str = "none"
     schedule: Mapping[str, Any] | None = None
@@ -103,21 +71,54 @@ class StagePlan:
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
             raise LiteStageError(f"phase is {self.phase!r}; {did_you_mean(str(self.phase), PHASES)}")
-        if not COMPENSATIONS.fullmatch(self.compensation):
+        if self.compensation not in PER_CUT and not COMPENSATIONS.fullmatch(self.compensation):
             raise LiteStageError(
-                f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear."
+                f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear, "
+                "block, merged."
             )
-        if self.schedule is not None and not isinstance(self.schedule, Mapping):
-            raise LiteStageError(f"schedule is {self.schedule!r}; it is a mapping, or null for a fixed skip set.")
-        if self.compensation != "none":
-            for kind in ("mhsa", "ffn"):
-                for layer in getattr(self.skip, kind):
-                    if f"{kind}.{layer}" not in self.tensors:
-                        raise LiteStageError(
-                            f"compensation {self.compensation!r} has no tensor for the skipped {kind} {layer}; "
-                            "keep the plan's .safetensors file beside it."
-                        )
+        if self.schedule is not None:
+            if self.compensation in PER_CUT:
+                raise LiteStageError(
+                    f"compensation {self.compensation!r} stands for the cuts of a fixed skip set; "
+                    "leave the schedule out, or use scale, affine, lowrank:<rank> or linear."
+                )
+            object.__setattr__(self, "schedule", checked(self.schedule, self.skip))
+        for key in self._compensated():
+            if key not in self.tensors:
+                raise LiteStageError(
+                    f"compensation {self.compensation!r} has no tensor for {key.replace('.', ' ')}; "
+                    "keep the plan's .safetensors file beside it."
+                )
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+
+    @property
+    def skip_sets(self) -> list[SkipSet]:
+        """The skip set and, under a schedule of steps, those that replace it, each containing the one before."""
+        return [self.skip, *(skip for _, skip in step_sets(self.schedule))]
+
+    def skip_at(self, token: int) -> SkipSet | None:
+        """What is skipped when the prompt (``token`` 0) or the ``token``-th generated token, from 1, is run.
+
+        None where an online rule decides it for each row.
+        """
+        if token == 0:
+            return self.skip if self.phase == "both" else SkipSet()
+        if self.schedule and "online" in self.schedule and token > self.schedule["online"]["observe"]:
+            return None
+        reached = [skip for start, skip in step_sets(self.schedule) if start <= token]
+        return reached[-1] if reached else self.skip
+
+    def _compensated(self) -> list[str]:
+        """Keys of the tensors that the compensation cannot do without."""
+        if self.compensation == "none":
+            return []
+        if self.compensation == "block":
+            names = [cut[0] for cut in self.skip.cuts]
+        elif self.compensation == "merged":
+            names = [_feed_forward_before(cut[0]) for cut in self.skip.cuts]
+        else:
+            names = self.skip_sets[-1].names
+        return [f"{kind}.{layer}" for kind, layer in names]
 
     @cached_property
     def compensation_digest(self) -> str:
@@ -141,6 +142,16 @@ class StagePlan:
             "compensation_digest": self.compensation_digest,
             "schedule": dict(self.schedule) if self.schedule else None,
         }
+
+
+def _feed_forward_before(first: tuple[str, int]) -> tuple[str, int]:
+    kind, layer = first
+    if kind != "mhsa" or layer == 0:
+        raise LiteStageError(
+            f"compensation 'merged' goes into the feed-forward before a cut, but {kind} {layer} begins one; "
+            "begin cuts with the attention of layer 1 or later."
+        )
+    return "ffn", layer - 1
 
 
 @dataclass(frozen=True)
@@ -214,7 +225,7 @@ class Plan:
             )
         for name, stage in self.stages.items():
             for kind in ("mhsa", "ffn"):
-                for layer in getattr(stage.skip, kind):
+                for layer in getattr(stage.skip_sets[-1], kind):
                     if layer >= layers:
                         raise LiteStageError(
                             f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are "

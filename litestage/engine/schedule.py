@@ -1,0 +1,131 @@
+"""Which path each row's generated tokens take under a stage's plan, and what an online rule observes of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from litestage.decoder.decoder import Attending, Decoder, Path, Step
+from litestage.plan import StagePlan
+from litestage.plan.schedule import step_sets
+
+
+@dataclass
+class _Observed:
+    """Sums over a row's observed tokens: cosines and norm ratios [2, feed-forwards that run]."""
+
+    sums: Tensor
+    tokens: int = 0
+
+
+class Course:
+    """The paths of one generation, row by row. A row is anything hashable; its tokens are counted from 1.
+
+    A fixed plan has one path. Steps have one per set. An online rule (AdaSkip, arXiv 2501.02336, step 4) observes at
+    first, then gives each row its own: feed-forwards of mean cosine at or above the threshold become ``r x``.
+    """
+
+    def __init__(self, decoder: Decoder, plan: StagePlan) -> None:
+        self._decoder, self._plan = decoder, plan
+        self._online = (plan.schedule or {}).get("online")
+        self._watched = [layer for layer in range(decoder.layers) if ("ffn", layer) not in plan.skip]
+        self._observed: dict[Hashable, _Observed] = {}
+        self._decided: dict[Hashable, dict[int, float]] = {}
+        self._latest: tuple[Hashable, Path] | None = None
+
+    @property
+    def splits(self) -> bool:
+        """Whether rows may come to take different paths."""
+        return self._plan.schedule is not None
+
+    def groups(self, rows: Sequence[Hashable], tokens: Sequence[int]) -> list[list[int]]:
+        """Indices of the rows that can run their next tokens, the ``tokens``-th, together."""
+        if not self.splits:
+            return [list(range(len(rows)))]
+        alike: dict[Hashable, list[int]] = {}
+        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            alike.setdefault(self._sets(row, token), []).append(index)
+        return list(alike.values())
+
+    def path(self, rows: Sequence[Hashable], token: int) -> Path:
+        """What rows of one group run next; ``token`` is any one's number."""
+        key = (self._sets(rows[0], token), tuple(rows) if self._online else None)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, self._made(rows, token)
+        return self._latest[1]
+
+    def unchanged_until(self, token: int) -> int | None:
+        """The last token that takes the same path as this one; None if all later ones do."""
+        if self._online:
+            observe: int = self._online["observe"]
+            return observe if token <= observe else None
+        return min((start - 1 for start, _ in step_sets(self._plan.schedule) if start > token), default=None)
+
+    def _sets(self, row: Hashable, token: int) -> Hashable:
+        """What rows must share to run together."""
+        skip = self._plan.skip_at(token)
+        return tuple(self._decision(row)) if skip is None else skip
+
+    def _made(self, rows: Sequence[Hashable], token: int) -> Path:
+        skip = self._plan.skip_at(token)
+        if skip is None:
+            decisions = [self._decision(row) for row in rows]
+            instead = {("ffn", layer): self._scaled([d[layer] for d in decisions]) for layer in decisions[0]}
+            return self._decoder.path(self._plan, "decode", instead=instead)
+        if self._online is None:
+            return self._decoder.path(self._plan, "decode", skip)
+        seen: list[Tensor] = []
+        watching = {
+            sublayer.name: _watching(sublayer.update, seen)
+            for sublayer in self._decoder.sublayers
+            if sublayer.kind == "ffn" and sublayer.layer in self._watched
+        }
+        return [*self._decoder.path(self._plan, "decode", instead=watching), self._noting(rows, seen)]
+
+    def _noting(self, rows: Sequence[Hashable], seen: list[Tensor]) -> Step:
+        """Ends a pass: adds what was seen of each row to its sums; the stream stays as it is."""
+
+        def note(stream: Tensor, attending: Attending) -> Tensor:
+            new = torch.stack(seen, dim=2).double().sum(dim=3) if seen else None  # [2, rows, feed-forwards]
+            seen.clear()
+            for index, row in enumerate(rows):
+                if new is not None:
+                    held = self._observed.setdefault(row, _Observed(torch.zeros_like(new[:, 0])))
+                    held.sums = held.sums + new[:, index]
+                    held.tokens += stream.shape[1]
+            return stream
+
+        return note
+
+    def _decision(self, row: Hashable) -> dict[int, float]:
+        """By layer, the factor that stands in for the row's feed-forward from now on."""
+        if row not in self._decided:
+            held = self._observed.get(row)
+            assert self._online is not None
+            means = (held.sums / held.tokens).tolist() if held else ([], [])
+            self._decided[row] = {
+                layer: ratio
+                for layer, cosine, ratio in zip(self._watched if held else (), *means, strict=True)
+                if cosine >= self._online["threshold"]
+            }
+        return self._decided[row]
+
+    def _scaled(self, ratios: Sequence[float]) -> Step:
+        decoder = self._decoder
+        factor = torch.tensor(ratios, device=decoder.device, dtype=decoder.dtype)[:, None, None]
+        return lambda stream, attending: stream * factor
+
+
+def _watching(update: Step, seen: list[Tensor]) -> Step:
+    """The sub-layer, run; its cosine before and after and its norm ratio, [2, rows, tokens], go to ``seen``."""
+
+    def run(stream: Tensor, attending: Attending) -> Tensor:
+        after = stream + update(stream, attending)
+        x, y = stream.float(), after.float()
+        seen.append(torch.stack([torch.cosine_similarity(x, y, dim=-1), y.norm(dim=-1) / x.norm(dim=-1)]))
+        return after
+
+    return run
