@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from litestage.conf import folder
 from litestage.errors import LiteStageError, did_you_mean
@@ -31,6 +32,15 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 64
+
+
+@dataclass
+class TrainerConfig:
+    """How many processes share the work, one per device; ``strategy`` is ``auto`` or ``ddp``, which it stands for."""
+
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
 
 
 @dataclass
@@ -86,6 +96,7 @@ class RunConfig:
     analyze: str | None = None
     max_new_tokens: dict[str, int] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     exit: ExitConfig = field(default_factory=ExitConfig)
     methods: list[str] = field(
@@ -98,6 +109,7 @@ class RunConfig:
     output: str | None = None
 
 
+Config = TypeVar("Config", bound=RunConfig)
 STRATEGIES = ("greedy", "pareto")
 RANKINGS = ("global", "per_stage")
 
@@ -108,8 +120,13 @@ def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfi
     Raises:
         LiteStageError: an override that does not fit, or a value outside its range.
     """
+    return load_schema(RunConfig, overrides, preset)
+
+
+def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | None = None) -> Config:
+    """The same for a schema that adds options to :class:`RunConfig`."""
     layers: list[Path] = [folder("conf") / f"{preset}.yaml"] if preset else []
-    config = configure(RunConfig, layers, overrides, GROUPS)
+    config = configure(schema, layers, overrides, GROUPS)
     if any(override.startswith("model.pretrained=") for override in overrides) and not any(
         override.startswith(("model=", "model.name=")) for override in overrides
     ):

@@ -9,6 +9,7 @@ they give the same numbers.
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from logging import getLogger
 from typing import Any
@@ -28,6 +29,7 @@ from litestage.harness.arguments import ModelArguments
 from litestage.harness.staged import StagedRequests, decoding_of
 from litestage.harness.task import KEY
 from litestage.plan import StagePlan
+from litestage.ranks import here, launch, share, union
 from litestage.session import Session
 from litestage.store import default_store_path
 
@@ -46,6 +48,12 @@ class LiteStageLM(TemplateLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.arguments = ModelArguments.parse(arguments)
+        launch(self.arguments.trainer, self.arguments.device)
+        if self.arguments.batch_size == 1 and here().world_size > 1:
+            _logger.warning(
+                "batch_size is 1, so staged questions are timed, on one device while the others wait; "
+                "use --batch_size auto to share them out."
+            )
         self.session = Session.open(
             self.arguments.pretrained,
             revision=self.arguments.revision,
@@ -101,6 +109,7 @@ class LiteStageLM(TemplateLM):
         for chunk in self._batches([len(context) + len(ending) for context, ending in pairs], disable_tqdm):
             scored = self.engine.loglikelihood([pairs[index] for index in chunk], self._default)
             scores |= dict(zip(chunk, scored, strict=True))
+        scores = union(scores)
         return [scores[index] for index in range(len(pairs))]
 
     def _continue(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
@@ -125,14 +134,15 @@ class LiteStageLM(TemplateLM):
                 ]
                 generations = self.session.reusing.generate(rows, self._default, decoding)
                 texts |= {indices[at]: row.text for at, row in zip(chunk, generations, strict=True)}
+        texts = union(texts)
         return [texts[index] for index in range(len(requests))]
 
     def _batches(self, lengths: list[int], quiet: bool) -> Any:
-        """Indices in batches, the longest first."""
+        """Indices in batches, the longest first; with many ranks, this one's batches."""
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
         size = self.arguments.batch_size
-        chunks = [order[at : at + size] for at in range(0, len(order), size)]
-        return track(chunks, "Requests", disable=quiet or not chunks)
+        chunks = share([order[at : at + size] for at in range(0, len(order), size)])
+        return track(chunks, "Requests", disable=quiet or not chunks or here().rank > 0)
 
     @cached_property
     def _default(self) -> StagePlan:
@@ -190,6 +200,8 @@ class LiteStageLM(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """Goes into ``results.json`` under ``config``: the model, the plan of each task, engine, hardware, timing."""
+        if here().rank:
+            sys.exit()  # every rank has all answers, and lm-eval, which counts one process, would write them all
         timed = self.arguments.batch_size == 1
         plans = {
             name: {

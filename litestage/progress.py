@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from litestage.ranks import here
+
 console = Console(stderr=True)
 
 Advance = Callable[[int], None]
@@ -24,6 +26,6 @@ def bar(label: str, total: int | None) -> Iterator[Advance]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=here().rank > 0) as progress:
         task = progress.add_task(label, total=total)
         yield lambda steps: progress.update(task, advance=steps)

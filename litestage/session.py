@@ -12,11 +12,13 @@ from typing import Protocol
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
 from litestage.engine.exit import check
+from litestage.engine.types import ENGINE
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
 from litestage.profile import Importance, StepCosts, measure_importance, measure_step_costs
+from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
 from litestage.stages import Pipeline, Question
 from litestage.store import ResultStore, ReusingEngine
@@ -75,7 +77,7 @@ class Session:
         Raises:
             LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.
         """
-        loaded = load_model(pretrained, revision=revision, dtype=dtype, device=device)
+        loaded = load_model(pretrained, revision=revision, dtype=dtype, device=own_device(device))
         if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
             raise LiteStageError(f"The tokenizer of {pretrained!r} has no chat template; leave chat_template off.")
         engine = Engine(loaded.model, loaded.tokenizer)
@@ -184,21 +186,21 @@ class Session:
     def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
         key = self._key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
-        kept = self.reusing.store.get([key]).get(key)
+        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
             traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
-            kept = measure_importance(full, questions, traces).to_dict()
-            self.reusing.store.put({key: kept})
+            kept = from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
+            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=ENGINE)
         return Importance.from_dict(kept)
 
     def step_costs(self) -> StepCosts:
         """Seconds of a forward pass on this machine; measured once, then kept."""
         key = self._key("step_costs", environment(self.engine.decoder))
-        kept = self.reusing.store.get([key]).get(key)
+        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
-            kept = measure_step_costs(self.engine).to_dict()
-            self.reusing.store.put({key: kept})
+            kept = from_rank_zero(lambda: measure_step_costs(self.engine).to_dict())
+            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=ENGINE)
         return StepCosts.from_dict(kept)
 
     def _key(self, kind: str, *content: object) -> str:

@@ -10,6 +10,7 @@ from litestage.data import Task, load_task
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan
 from litestage.progress import bar
+from litestage.ranks import from_rank_zero, launch
 from litestage.search import SearchProblem, SearchResult, greedy_search
 from litestage.search.ladders import FidelityLadders, cosine_ladders, fidelity_ladders
 from litestage.search.pareto import pareto_search
@@ -30,7 +31,8 @@ class Workbench:
 
     @classmethod
     def open(cls, config: RunConfig) -> Workbench:
-        """Loads what the configuration names. Raises LiteStageError for whatever it cannot."""
+        """Loads what the configuration names, on as many ranks. Raises LiteStageError for whatever it cannot."""
+        launch(config.trainer, config.engine.device)
         task = load_task(config.task)
         pipeline = task.through(config.pipeline, config.analyze).with_limits(config.max_new_tokens)
         store = ResultStore(config.store or default_store_path())
@@ -60,6 +62,12 @@ class Workbench:
         rungs = sum(map(len, problem.ladders.values()))
         return self._with_bar(rungs, lambda advance: greedy_search(problem, advance))
 
+    def ladders(self, ranking: str) -> Mapping[str, Ladder]:
+        """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
+        if ranking == "fidelity":
+            return self._fidelity_ladders().ladders
+        return cosine_ladders(self.session.importance(self.calibration(), self.pipeline), ranking, self._max_budget())
+
     def _problem(self, ladders: Mapping[str, Ladder], origin: Mapping[str, str]) -> SearchProblem:
         return SearchProblem(
             session=self.session,
@@ -85,7 +93,8 @@ class Workbench:
         traces = self.session.run(questions, {"full": plan}, self.pipeline, progress="calibration: full depth")["full"]
         full = self.session.contestant(self.pipeline, plan)
         costs = self.session.step_costs()
-        return fidelity_ladders(full, questions, traces, costs, self._max_budget(), self.config.search.compensation)
+        budget, compensation = self._max_budget(), self.config.search.compensation
+        return from_rank_zero(lambda: fidelity_ladders(full, questions, traces, costs, budget, compensation))
 
     def _with_bar(self, total: int | None, search: Callable[[Callable[[str], None]], SearchResult]) -> SearchResult:
         with bar("search", total) as advance:

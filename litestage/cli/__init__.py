@@ -13,6 +13,9 @@ def main() -> None:
     try:
         app()
     except LiteStageError as error:
+        from litestage.ranks import let_rank_zero_tell
+
+        let_rank_zero_tell()
         print(f"litestage: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from litestage.config import RunConfig
+from litestage.ranks import own_folder
 
 
 def console() -> Console:
@@ -38,7 +39,7 @@ def print_json(content: Mapping[str, Any]) -> None:
 def output_folder(config: RunConfig, command: str) -> Path:
     """Where a command writes, with the resolved configuration saved in it."""
     default = f"runs/{command}-{Path(config.task).stem}-{Path(config.model.name).name}"
-    folder = Path(config.output or default)
+    folder = own_folder(Path(config.output or default))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from litestage.config import TrainerConfig
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods.shorthand import parse_shorthand
 from litestage.plan import load_plan
@@ -29,6 +30,7 @@ class ModelArguments:
         store: file of the result store; the user's cache folder unless given.
         batch_size: 1 answers the questions one at a time, by the clock; more answers them together, untimed.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
+        devices, num_nodes: processes that share the requests: on this machine, and machines.
     """
 
     pretrained: str = "reference"
@@ -41,6 +43,13 @@ class ModelArguments:
     store: str | None = None
     batch_size: int = 1
     device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """The processes, as every command's options have them."""
+        return TrainerConfig(self.devices, self.num_nodes)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> ModelArguments:
@@ -64,7 +73,11 @@ class ModelArguments:
         if values.get("analyze", FAN_OUT_MODES[0]) not in FAN_OUT_MODES:
             raise LiteStageError(f"analyze is {values['analyze']!r}; {did_you_mean(values['analyze'], FAN_OUT_MODES)}")
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
-        values["device"] = _device(values.get("device", "auto"))
+        for name in ("devices", "num_nodes"):
+            if not str(values.get(name, 1)).isdecimal():
+                raise LiteStageError(f"{name} is {values[name]!r}; give a number, at least 1.")
+            values[name] = int(values.get(name, 1))
+        values["device"] = _device(values.get("device", "auto"), one=values["devices"] == 1)
         arguments = cls(**values)
         _check_plan(arguments.plan)
         return arguments
@@ -87,10 +100,10 @@ def _batch_size(value: Any) -> int:
     return int(value)
 
 
-def _device(value: str) -> str:
-    """lm-eval passes ``cuda:0`` when no device was asked for, on machines without CUDA too."""
+def _device(value: str, one: bool) -> str:
+    """lm-eval passes ``cuda:0`` when no device was asked for, for many devices and on machines without CUDA too."""
     if value != "cuda:0":
         return value
     import torch
 
-    return value if torch.cuda.is_available() else "auto"
+    return value if one and torch.cuda.is_available() else "auto"

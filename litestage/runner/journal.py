@@ -1,4 +1,7 @@
-"""The journal of a run: one line per finished batch, so that a killed run, started again, goes on where it was."""
+"""The journal of a run: one line per finished batch, so that a killed run, started again, goes on where it was.
+
+Every rank writes a file of its own. All of them are read, so a run may be taken up with another number of devices.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,26 @@ Traces = dict[str, list[Trace]]
 class Journal(BasePredictionWriter):
     """Collects every batch's traces, and with a path also appends them to a file that a later run can take up.
 
+    Args:
+        path: the journal's files without their endings, ``.<rank>.jsonl``.
+
     Attributes:
         finished: traces by question id and contestant.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, rank: int = 0) -> None:
         super().__init__(write_interval="batch")
-        self.path = path
-        self.finished: dict[str, dict[str, Trace]] = {}
+        self.path = path.with_name(f"{path.name}.{rank}.jsonl") if path else None
+        self.finished: dict[tuple[str, str], Trace] = {}
+        self._read: list[Path] = []
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                self._read(path)
+            self._read = sorted(path.parent.glob(f"{path.name}.*.jsonl"))
+        for file in self._read:
+            self._take_up(file)
 
-    def _read(self, path: Path) -> None:
-        """Takes up an unfinished run; a last line cut short by a kill is dropped."""
+    def _take_up(self, path: Path) -> None:
+        """Reads a file of an unfinished run; a last line cut short by a kill is dropped."""
         whole = 0
         for line in path.read_bytes().splitlines(keepends=True):
             try:
@@ -45,13 +53,14 @@ class Journal(BasePredictionWriter):
                 break
             whole += len(line)
             self._keep(traces)
-        with path.open("rb+") as file:
-            file.truncate(whole)
+        if path == self.path:
+            with path.open("rb+") as file:
+                file.truncate(whole)
 
     def _keep(self, traces: Traces) -> None:
         for name, rows in traces.items():
             for trace in rows:
-                self.finished.setdefault(trace.question_id, {})[name] = trace
+                self.finished[trace.question_id, name] = trace
 
     def write_on_batch_end(self, trainer: Any, module: Any, prediction: Traces, *_: Any) -> None:
         if self.path is not None:
@@ -62,8 +71,8 @@ class Journal(BasePredictionWriter):
 
     def close(self) -> None:
         """The run is finished: nothing is left to take up."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        for path in (*self._read, *([self.path] if self.path else [])):
+            path.unlink(missing_ok=True)
 
 
 def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:

@@ -23,6 +23,7 @@ class StagedPrediction(lightning.LightningModule):
         super().__init__()
         self.contestants = dict(contestants)
         self.timed = timed
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer questions than ranks
 
     def on_predict_start(self) -> None:
         """Warms every contestant up: the first question by the clock is not the process's first."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litestage.progress import bar
+from litestage.ranks import from_rank_zero, here, in_step, share, union
 from litestage.runner.contestant import Contestant
+from litestage.runner.quiet import quiet
 from litestage.stages import Question
 from litestage.trace import Trace
 
@@ -29,6 +29,8 @@ def run(
 ) -> dict[str, list[Trace]]:
     """Answers every question with every contestant, through Lightning's ``Trainer.predict``.
 
+    With many ranks (:mod:`litestage.ranks`) each answers its share, and all get all traces.
+
     Args:
         timed: each question alone, by the clock, contestants interleaved; else ``batch_size`` together.
         journal: folder for the journal. A run that was killed and is started again with the same folder takes up
@@ -40,12 +42,16 @@ def run(
     """
     from litestage.runner.journal import Journal, journal_name
 
-    writer = Journal(journal / journal_name(questions, contestants, timed) if journal else None)
-    todo = [question for question in questions if set(writer.finished.get(question.id, ())) != set(contestants)]
-    if todo:
-        _predict(todo, contestants, timed, batch_size, writer, progress)
-    writer.close()
-    return {name: [writer.finished[question.id][name] for question in questions] for name in contestants}
+    with in_step():
+        path = from_rank_zero(lambda: journal / journal_name(questions, contestants, timed) if journal else None)
+        writer = Journal(path, here().rank)
+        finished = union(writer.finished) if path else {}
+        todo = [q for q in questions if any((q.id, name) not in finished for name in contestants)]
+        if todo:
+            _predict(todo, contestants, timed, batch_size, writer, progress)
+            finished |= union(writer.finished)
+        writer.close()
+        return {name: [finished[question.id, name] for question in questions] for name in contestants}
 
 
 def _predict(
@@ -66,16 +72,17 @@ def _predict(
         if timed
         else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
     )
+    # By the clock on rank 0 alone: ranks that run beside it would share its cores or its memory bus, and be timed too.
+    own = share(ordered, rank_zero_only=timed)
     loader: DataLoader[Question] = DataLoader(
-        list(ordered),  # type: ignore[arg-type]
+        own,  # type: ignore[arg-type]
         batch_size=1 if timed else batch_size,
         collate_fn=list,
     )
     device = next(iter(contestants.values())).engine.engine.decoder.device
-    with _quiet(), bar(progress, len(questions)) if progress else nullcontext(lambda steps: None) as advance:
+    with quiet(), bar(progress, len(own)) if progress else nullcontext(lambda steps: None) as advance:
         trainer = lightning.Trainer(
-            accelerator=device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            **_devices(device),
             callbacks=[writer, Progress(advance)],
             logger=False,
             enable_checkpointing=False,
@@ -85,18 +92,16 @@ def _predict(
         trainer.predict(StagedPrediction(contestants, timed), loader, return_predictions=False)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Lightning's banner and its advice on data-loader workers out of a user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _devices(device: Any) -> dict[str, Any]:
+    """Lightning's side of where it runs: this process on its device, or one of the ranks that were launched."""
+    if here().world_size == 1:
+        return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+    from lightning.pytorch.strategies import DDPStrategy
+
+    return {
+        "accelerator": "cpu",  # the batches are text; the GPU is the engine's
+        "devices": here().devices,
+        "num_nodes": here().num_nodes,
+        "strategy": DDPStrategy(process_group_backend="gloo"),
+        "use_distributed_sampler": False,  # it wants a question for every rank; they are shared out already
+    }
