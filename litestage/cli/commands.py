@@ -76,6 +76,18 @@ def search(overrides: Overrides = None, json: Json = False) -> None:
     run_search(overrides or [], json)
 
 
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="sensitivity, threshold, heuristics or noise.")],
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Answer a question about the method: a table, a plot, results.json and two sentences of what it shows."""
+    from litestage.cli.run_experiment import run_experiment
+
+    run_experiment(name, overrides or [], json)
+
+
 @plan_app.command("show")
 def plan_show(
     plan: Annotated[str, typer.Argument(help="A plan file, or a shorthand such as uniform:8+exit.")],

@@ -1,0 +1,25 @@
+"""Questions that one command answers. Adding one is one file here, its defaults in ``conf/experiment`` and one line
+in ``EXPERIMENTS``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.experiment import sensitivity
+from litestage.experiment.findings import Experiment, Findings, write_findings
+
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    "sensitivity": sensitivity.EXPERIMENT,
+}
+
+
+def find_experiment(name: str) -> Experiment[Any]:
+    """The experiment called ``name``. Raises LiteStageError when there is none, with the nearest name."""
+    if name not in EXPERIMENTS:
+        raise LiteStageError(f"There is no experiment {name!r}; {did_you_mean(name, EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+__all__ = ["EXPERIMENTS", "Experiment", "Findings", "find_experiment", "write_findings"]

@@ -1,0 +1,149 @@
+"""One stage at a time: how much accuracy each stage costs when only it skips (LiteStage, arXiv 2510.14211, motivates
+its per-stage budgets so), under the paper's cosine ranking and under ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from litestage.config import RunConfig
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import COLUMNS, cells, drop_of
+from litestage.plan import Plan
+from litestage.progress import bar
+from litestage.workbench import Workbench
+
+RANKINGS = {"cosine": "global", "cosine_per_stage": "per_stage", "fidelity": "fidelity"}
+
+
+@dataclass
+class SensitivityConfig(RunConfig):
+    """Options of ``experiment sensitivity``.
+
+    Attributes:
+        rankings: cosine (the paper's), cosine_per_stage, fidelity.
+        step: every how many budgets one is tried, up to ``search.max_budget``, half of the sub-layers unless given.
+    """
+
+    rankings: list[str] = field(default_factory=lambda: ["cosine", "fidelity"])
+    step: int = 2
+
+
+def run(bench: Workbench, config: SensitivityConfig) -> Findings:
+    """Tries every budget of every stage alone, on the test split; the rankings come from the calibration split."""
+    if config.step < 1:
+        raise LiteStageError(f"step is {config.step}; give at least 1.")
+    if not config.rankings:
+        raise LiteStageError(f"rankings is empty; give some of {', '.join(RANKINGS)}.")
+    for ranking in config.rankings:
+        if ranking not in RANKINGS:
+            raise LiteStageError(f"There is no ranking {ranking!r}; {did_you_mean(ranking, RANKINGS)}")
+    trials, rows = Trials.on_test(bench), []
+    for ranking in config.rankings:
+        ladders = bench.ladders(RANKINGS[ranking])
+        with bar(
+            f"{ranking}, one stage at a time", sum(len(ladder[:: config.step]) for ladder in ladders.values())
+        ) as advance:
+            for stage, ladder in ladders.items():
+                before = trials.full
+                for budget in range(0, len(ladder), config.step):
+                    plan = Plan({**trials.full.stages, stage: ladder[budget]})
+                    trials.traces(plan, [before])
+                    rows.append({"ranking": ranking, "stage": stage, "budget": budget, **trials.row(plan)})
+                    before = plan
+                    advance(1)
+    sublayers = 2 * bench.session.engine.decoder.layers
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=["ranking, stage", "skipped", *COLUMNS],
+        table=[[f"{row['ranking']}, {row['stage']}", str(row["budget"]), *cells(row)] for row in rows],
+        shows=(_stages(rows, config.rankings[0], sublayers), _rankings(rows, config.rankings, sublayers)),
+        figure=_figure(rows, config.rankings),
+        more={"sublayers": sublayers},
+    )
+
+
+def first_certain_loss(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of least budget whose drop's interval lies above zero."""
+    losing = [row for row in rows if row["accuracy_drop_ci95"][0] > 0]
+    return min(losing, key=lambda row: row["budget"], default=None)
+
+
+def _of(rows: Sequence[Mapping[str, Any]], ranking: str, stage: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if (row["ranking"], row["stage"]) == (ranking, stage)]
+
+
+def _stage_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["stage"] for row in rows))
+
+
+def _stages(rows: Sequence[Mapping[str, Any]], ranking: str, sublayers: int) -> str:
+    """Which stage bears least and which most, under one ranking."""
+    first = {stage: first_certain_loss(_of(rows, ranking, stage)) for stage in _stage_names(rows)}
+    most = max(row["budget"] for row in rows)
+    parts = []
+    for stage, row in sorted(first.items(), key=lambda item: item[1]["budget"] if item[1] else most + 1):
+        if row is None:
+            parts.append(f"{stage} does not measurably lose up to {most}")
+        else:
+            parts.append(f"{stage} loses measurably from {row['budget']} on, {drop_of(row)}")
+    return f"Of {sublayers} sub-layers skipped in one stage only, by {ranking}: {'; '.join(parts)}."
+
+
+def _rankings(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], sublayers: int) -> str:
+    """What the last ranking bears against the first; with one ranking, where skipping made a plan slower."""
+    slower = [row for row in rows if row["predicted_speedup_ci95"][1] < 1]
+    inversion = (
+        f"{len(slower)} of {len(rows)} plans are predicted slower than full depth (latency inversion)"
+        if slower
+        else "no plan is predicted slower than full depth"
+    )
+    if len(rankings) < 2:
+        return f"{inversion[0].upper()}{inversion[1:]}."
+    most = max(row["budget"] for row in rows)
+    parts = []
+    for stage in _stage_names(rows):
+        a, b = (next(row for row in _of(rows, name, stage) if row["budget"] == most) for name in rankings[:2])
+        parts.append(f"{stage} {drop_of(a)} against {drop_of(b)}")
+    return f"At {most} skipped, {rankings[0]} loses against {rankings[1]}: {'; '.join(parts)}; and {inversion}."
+
+
+def _figure(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str]) -> Any:
+    stages = _stage_names(rows)
+    figure, axes = panels(len(stages))
+    for axis, stage in zip(axes, stages, strict=True):
+        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
+            chosen = _of(rows, ranking, stage)
+            low, high = zip(*(row["accuracy_drop_ci95"] for row in chosen), strict=True)
+            drops = [row["accuracy_drop"] * 100 for row in chosen]
+            axis.errorbar(
+                [
+                    row["budget"] + 0.25 * shift for row in chosen
+                ],  # beside each other, so that intervals can be told apart
+                drops,
+                yerr=[
+                    [drop - 100 * bound for drop, bound in zip(drops, low, strict=True)],
+                    [100 * bound - drop for drop, bound in zip(drops, high, strict=True)],
+                ],
+                fmt="o-",
+                color=colour,
+                markersize=3,
+                capsize=2,
+                linewidth=1.2,
+                label=ranking,
+            )
+        axis.set_title(f"only {stage} skips", fontsize=10)
+        axis.set_xlabel("sub-layers skipped in this stage", fontsize=8)
+    axes[0].set_ylabel("accuracy lost, points", fontsize=8)
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+EXPERIMENT = Experiment(SensitivityConfig, run)

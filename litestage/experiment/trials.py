@@ -1,0 +1,87 @@
+"""Plans tried on an experiment's questions, each beside full depth question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from litestage.plan import Plan
+from litestage.runner import run
+from litestage.stages import Question
+from litestage.stats import accuracy_drop_interval, speedup_interval
+from litestage.trace import Trace
+from litestage.workbench import Workbench
+
+
+@dataclass
+class Trials:
+    """Runs plans on the questions, outside the clock; latency is predicted from token counts and step costs."""
+
+    bench: Workbench
+    questions: Sequence[Question]
+    _traces: dict[str, list[Trace]] = field(default_factory=dict)
+
+    @classmethod
+    def on_test(cls, bench: Workbench) -> Trials:
+        """On the test split: nothing is selected on it."""
+        return cls(bench, bench.task.questions("test")[: bench.config.questions])
+
+    @property
+    def full(self) -> Plan:
+        return Plan.full(self.bench.pipeline.stage_names)
+
+    def traces(self, plan: Plan, neighbours: Sequence[Plan] = (), progress: str | None = None) -> list[Trace]:
+        """The questions' traces under the plan, from memory where it was tried before.
+
+        Args:
+            neighbours: plans that were tried and write mostly the same; what they wrote is verified, not decoded.
+        """
+        if plan.hash not in self._traces:
+            session = self.bench.session
+            contestant = session.contestant(self.bench.pipeline, plan, neighbours=neighbours)
+            self._traces[plan.hash] = run(
+                self.questions, {"plan": contestant}, batch_size=session.batch_size, progress=progress
+            )["plan"]
+        return self._traces[plan.hash]
+
+    def correct(self, plan: Plan) -> list[bool]:
+        return [bool(trace.correct) for trace in self.traces(plan)]
+
+    def seconds(self, plan: Plan) -> list[float]:
+        """Predicted seconds of every question."""
+        return [sum(stages.values()) for stages in self._stage_seconds(plan)]
+
+    def row(self, plan: Plan, against: Plan | None = None) -> dict[str, Any]:
+        """Accuracy, tokens and predicted latency of a plan, compared with ``against`` (full depth unless given)."""
+        against = against or self.full
+        traces, names = self.traces(plan), self.bench.pipeline.stage_names
+        correct, reference = self.correct(plan), self.correct(against)
+        by_stage, seconds, reference_seconds = self._stage_seconds(plan), self.seconds(plan), self.seconds(against)
+        return {
+            "plan": plan.hash,
+            "accuracy": fmean(correct),
+            "accuracy_drop": fmean(reference) - fmean(correct),
+            "accuracy_drop_ci95": list(accuracy_drop_interval(reference, correct)),
+            "predicted_latency_s": fmean(seconds),
+            "predicted_speedup": sum(reference_seconds) / sum(seconds),
+            "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
+            "parse_failures": sum(trace.parse_failure for trace in traces),
+            "stages": {
+                name: {
+                    "skipped": {"mhsa": len(plan[name].skip.mhsa), "ffn": len(plan[name].skip.ffn)},
+                    "tokens": fmean(sum(trace.stages[index].tokens) for trace in traces),
+                    "predicted_latency_s": fmean(stages[name] for stages in by_stage),
+                    "cut": fmean(stop == "exit" for trace in traces for stop in trace.stages[index].stops),
+                }
+                for index, name in enumerate(names)
+            },
+        }
+
+    def _stage_seconds(self, plan: Plan) -> list[dict[str, float]]:
+        costs = self.bench.session.step_costs()
+        return [
+            {stage.name: sum(costs.stage_seconds(plan[stage.name], stage)) for stage in trace.stages}
+            for trace in self.traces(plan)
+        ]
