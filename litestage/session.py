@@ -15,6 +15,7 @@ from litestage.engine.exit import check
 from litestage.engine.types import ENGINE
 from litestage.environment import environment
 from litestage.errors import LiteStageError
+from litestage.measuring import TaskMeasurements
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
 from litestage.profile import Importance, StepCosts, measure_importance, measure_step_costs
@@ -131,7 +132,7 @@ class Session:
     ) -> Plan:
         """The plan ``spec`` stands for, validated: a YAML file or a shorthand such as ``cosine:8+exit``.
 
-        A shorthand that needs importance measures it on the task's calibration split, once; the store keeps it.
+        A shorthand that needs measurements makes them on the task's calibration split; the store keeps the small ones.
         Without a pipeline the plan is for a task without stages.
 
         Raises:
@@ -147,7 +148,8 @@ class Session:
                 parse_shorthand(spec),
                 stages=stages,
                 layers=self.engine.decoder.layers,
-                measure_importance=lambda: self._importance_for(spec, task, pipeline),
+                measurements=TaskMeasurements(self, spec, task, pipeline),
+                limits={stage.name: stage.max_new_tokens for stage in pipeline.stages} if pipeline else {},
                 exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
@@ -175,17 +177,9 @@ class Session:
             pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
         )
 
-    def _importance_for(self, spec: str, task: Calibration | None, pipeline: Pipeline | None) -> Importance:
-        if task is None or pipeline is None:
-            raise LiteStageError(
-                f"The plan {spec!r} ranks sub-layers on a task's calibration split, and this task has none; "
-                "use uniform:K, random:K:SEED or a plan file."
-            )
-        return self.importance(task.questions("calibration")[: self.calibration_questions], pipeline)
-
     def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
-        key = self._key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
+        key = self.key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
         kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
@@ -196,13 +190,14 @@ class Session:
 
     def step_costs(self) -> StepCosts:
         """Seconds of a forward pass on this machine; measured once, then kept."""
-        key = self._key("step_costs", environment(self.engine.decoder))
+        key = self.key("step_costs", environment(self.engine.decoder))
         kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
             kept = from_rank_zero(lambda: measure_step_costs(self.engine).to_dict())
             self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=ENGINE)
         return StepCosts.from_dict(kept)
 
-    def _key(self, kind: str, *content: object) -> str:
+    def key(self, kind: str, *content: object) -> str:
+        """The store's key for a measurement of this model that depends on ``content``, which is plain data."""
         text = json.dumps([kind, self.loaded.fingerprint, str(self.engine.decoder.dtype), *content], sort_keys=True)
         return f"{kind}/{hashlib.sha256(text.encode()).hexdigest()}"

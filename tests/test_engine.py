@@ -121,11 +121,6 @@ def test_rotary_scaling_that_moves_earlier_positions_is_refused():
         Decoder(type("Model", (), {"config": config}))
 
 
-def test_a_schedule_that_this_version_cannot_run_is_refused():
-    with pytest.raises(LiteStageError, match="skipdecode"):
-        run(tiny_engine("llama"), ragged(PROMPTS[:1]), StagePlan(schedule={"kind": "skipdecode"}))
-
-
 def test_a_model_without_an_end_of_sequence_is_refused():
     model = copy.deepcopy(tiny_model("llama"))
     model.generation_config.eos_token_id = None

@@ -25,9 +25,9 @@ def never():
 
 
 def plan_of(spec, importance=None, layers=LAYERS, **options):
-    measure = (lambda: importance) if importance else never
+    measurements = SimpleNamespace(importance=(lambda: importance) if importance else never)
     return plan_from_shorthand(
-        parse_shorthand(spec), stages=STAGES, layers=layers, measure_importance=measure, **options
+        parse_shorthand(spec), stages=STAGES, layers=layers, measurements=measurements, **options
     )
 
 

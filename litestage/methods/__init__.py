@@ -8,16 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from litestage.methods import adaskip, cosine, full, random, uniform
-from litestage.methods.setting import Setting
+from litestage.methods import (
+    adaskip,
+    adaskip_paper,
+    cosine,
+    early_exit,
+    finercut,
+    full,
+    ghosted,
+    random,
+    replaceme,
+    shortgpt,
+    skipdecode,
+    skipdecode_port,
+    sleb,
+    unifiedskip,
+    unifiedskip_port,
+    uniform,
+)
+from litestage.methods.setting import Measurements, Setting
 from litestage.plan import StagePlan
 
 METHODS: dict[str, Callable[[Setting], dict[str, StagePlan]]] = {
     "full": full.plan,
     "uniform": uniform.plan,
+    "unifiedskip": unifiedskip.plan,
+    "unifiedskip-port": unifiedskip_port.plan,
+    "skipdecode": skipdecode.plan,
+    "skipdecode-port": skipdecode_port.plan,
+    "early-exit": early_exit.plan,
     "random": random.plan,
     "cosine": cosine.plan,
     "adaskip": adaskip.plan,
+    "adaskip-paper": adaskip_paper.plan,
+    "shortgpt": shortgpt.plan,
+    "sleb": sleb.plan,
+    "finercut": finercut.plan,
+    "replaceme": replaceme.plan,
+    "ghosted": ghosted.plan,
 }
 
-__all__ = ["METHODS", "Setting"]
+__all__ = ["METHODS", "Measurements", "Setting"]

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from litestage.errors import LiteStageError
-from litestage.profile.importance import Importance
+
+if TYPE_CHECKING:
+    from litestage.profile import Importance
+    from litestage.profile.forced import TeacherForced
+
+Measured = TypeVar("Measured")
+Extend = Callable[["TeacherForced", Sequence[int], int], list[int]]
+"""Continues an order of units, known from before, to a number of them."""
+
+
+class Measurements(Protocol):
+    """What can be measured on the calibration split; nothing is until it is asked for."""
+
+    def importance(self) -> Importance:
+        """Cosines and norm ratios over the stages' prefills."""
+        ...
+
+    def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
+        """What ``measure`` finds on all stages' prompts with full depth's outputs; it may change what those keep."""
+        ...
+
+    def order(self, method: str, count: int, extend: Extend) -> list[int]:
+        """The first ``count`` units of a method's greedy order: kept from before, or extended from there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,8 +42,9 @@ class Setting:
         stages: the pipeline's stage names; ``("default",)`` for a task without stages.
         layers: layers of the model, each one attention and one feed-forward sub-layer.
         budget: sub-layers to skip in each stage.
+        measurements: made on the calibration split.
         seed: for methods that draw.
-        measure_importance: measures importance on the calibration split; called only when ``importance`` is read.
+        limits: by stage, the most tokens one continuation may have, where the task says.
 
     Raises:
         LiteStageError: a negative budget, or more than the model's sub-layers.
@@ -28,8 +53,9 @@ class Setting:
     stages: tuple[str, ...]
     layers: int
     budget: int
-    measure_importance: Callable[[], Importance]
+    measurements: Measurements
     seed: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 2 * self.layers:
@@ -39,4 +65,4 @@ class Setting:
 
     @cached_property
     def importance(self) -> Importance:
-        return self.measure_importance()
+        return self.measurements.importance()

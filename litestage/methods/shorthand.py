@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.methods import METHODS, Setting
+from litestage.methods import METHODS, Measurements, Setting
 from litestage.plan import ExitRule, Plan
-from litestage.profile.importance import Importance
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,16 @@ def plan_from_shorthand(
     *,
     stages: tuple[str, ...],
     layers: int,
-    measure_importance: Callable[[], Importance],
+    measurements: Measurements,
+    limits: Mapping[str, int] | None = None,
     exit_rule: ExitRule | None = None,
 ) -> Plan:
-    """The plan a shorthand stands for on a model of ``layers`` layers; importance is measured only if needed."""
-    setting = Setting(stages, layers, shorthand.budget, measure_importance, shorthand.seed)
+    """The plan a shorthand stands for on a model of ``layers`` layers; nothing is measured unless it is needed.
+
+    Args:
+        limits: by stage, the most tokens one continuation may have.
+    """
+    setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
     plan = Plan(
         METHODS[shorthand.method](setting),
         provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},

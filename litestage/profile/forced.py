@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,13 @@ class TeacherForced:
         """The stream after sub-layer ``index``, which runs."""
         return stream + self.decoder.sublayers[index].update(stream, self._attending)
 
+    def predicting(self, stream: Tensor) -> Tensor:
+        """The part of the last stream [rows, tokens, width] that predicts the outputs: [output tokens, width]."""
+        return stream[self._predicts]
+
     def nll(self, stream: Tensor) -> float:
         """Negative log-likelihood of the outputs, nats per output token, from the last stream [rows, tokens, width]."""
-        logits = self.decoder.logits(stream[self._predicts])
+        logits = self.decoder.logits(self.predicting(stream))
         return float(torch.nn.functional.cross_entropy(logits, self._targets))
 
     def after(self, skip: SkipSet, start: int = 0) -> list[Tensor]:
@@ -78,3 +82,13 @@ def stage_sequences(
         for stage, prompts in full.prompts(question, trace).items():
             sequences[stage] += zip(prompts, outputs[stage], strict=True)
     return sequences
+
+
+def pooled(sequences: Mapping[str, Sequence[Sequenced]], rows: int) -> list[Sequenced]:
+    """Up to ``rows`` of every stage's sequences, spread over all its questions; prompts without output are left out."""
+    chosen: list[Sequenced] = []
+    for of_stage in sequences.values():
+        written = [sequence for sequence in of_stage if sequence[1]]
+        count = min(rows, len(written))
+        chosen += [written[index * len(written) // count] for index in range(count)]
+    return chosen

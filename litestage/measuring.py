@@ -1,0 +1,75 @@
+"""What methods may measure on a task's calibration split: measured when first asked for, kept in the store if small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from litestage.engine.types import ENGINE
+from litestage.errors import LiteStageError
+from litestage.methods.setting import Extend, Measured
+from litestage.plan import Plan
+from litestage.profile import Importance
+from litestage.profile.forced import TeacherForced, pooled, stage_sequences
+from litestage.ranks import from_rank_zero
+from litestage.runner import run
+from litestage.stages import Pipeline, Question
+
+if TYPE_CHECKING:
+    from litestage.session import Calibration, Session
+
+ROWS = 24
+"""Sequences per stage that rankings by likelihood, by output and by streams look at."""
+
+
+class TaskMeasurements:
+    """Measurements of one session's model on a task's calibration questions, through a pipeline.
+
+    Args:
+        spec: the plan that is being made, for the error message where the task has no calibration split.
+    """
+
+    def __init__(self, session: Session, spec: str, task: Calibration | None, pipeline: Pipeline | None) -> None:
+        self._session, self._spec, self._task, self._pipeline = session, spec, task, pipeline
+
+    def importance(self) -> Importance:
+        questions, pipeline = self._calibration()
+        return self._session.importance(questions, pipeline)
+
+    def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
+        """Raises LiteStageError when no calibration prompt fits the model's context."""
+        questions, pipeline = self._calibration()
+        session = self._session
+        full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
+        traces = run(questions, {"full": full}, batch_size=session.batch_size)["full"]
+
+        def measured() -> Measured:
+            sequences = pooled(stage_sequences(full, questions, traces), ROWS)
+            if not sequences:
+                raise LiteStageError(
+                    f"No calibration prompt fits the model's context of {session.engine.decoder.context_length} "
+                    "tokens; use a shorter pipeline."
+                )
+            return measure(TeacherForced(session.engine, sequences))
+
+        return from_rank_zero(measured)
+
+    def order(self, method: str, count: int, extend: Extend) -> list[int]:
+        questions, pipeline = self._calibration()
+        session, store = self._session, self._session.reusing.store
+        content = [asdict(question) for question in questions], pipeline.hash, session.chat_template, ROWS
+        key = session.key("order", method, *content)
+        known: list[int] = from_rank_zero(lambda: store.get([key]).get(key, {}).get("order", []))
+        if len(known) < count:
+            known = self.of_forced(lambda forced: extend(forced, known, count))
+            store.put({key: {"order": known}}, model=session.loaded.fingerprint, engine=ENGINE)
+        return known[:count]
+
+    def _calibration(self) -> tuple[list[Question], Pipeline]:
+        if self._task is None or self._pipeline is None:
+            raise LiteStageError(
+                f"The plan {self._spec!r} ranks sub-layers on a task's calibration split, and this task has none; "
+                "use uniform:K, random:K:SEED or a plan file."
+            )
+        return self._task.questions("calibration")[: self._session.calibration_questions], self._pipeline

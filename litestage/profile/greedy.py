@@ -1,0 +1,62 @@
+"""Greedy orders: which unit (a sub-layer, a whole layer) is missed least, given those already left out.
+
+Every round leaves out each remaining unit in turn and measures the harm, so ``count`` rounds over ``n`` units take
+about ``count * n`` partial passes. An order can be taken up again where it ended: a larger budget continues a smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from litestage.plan import SkipSet
+from litestage.plan.skip import SubLayerName
+from litestage.profile.forced import TeacherForced
+
+Harm = Callable[[Tensor], float]
+"""What a last stream [rows, tokens, width] has lost; lower is better."""
+
+_CHUNK = 256  # predictions at a time: two distributions over a large vocabulary each
+
+
+@torch.inference_mode()
+def greedy_order(
+    forced: TeacherForced, units: Sequence[Sequence[SubLayerName]], count: int, harm: Harm, order: Sequence[int] = ()
+) -> list[int]:
+    """Indices of the first ``count`` units to leave out; ``order`` holds the first of them, known from before."""
+    order = list(order)
+    place = {sublayer.name: index for index, sublayer in enumerate(forced.decoder.sublayers)}
+
+    def without(*indices: int, start: int = 0) -> list[Tensor]:
+        return forced.after(SkipSet.of(name for index in indices for name in units[index]), start)
+
+    forced.keep(without(*order))
+    while len(order) < count:
+        harms = {
+            index: harm(without(*order, index, start=place[units[index][0]])[-1])
+            for index in range(len(units))
+            if index not in order
+        }
+        order.append(min(harms, key=lambda index: harms[index]))
+        start = place[units[order[-1]][0]]
+        forced.keep(without(*order, start=start), start)
+    return order
+
+
+def divergence(forced: TeacherForced) -> Harm:
+    """Mean Jensen-Shannon divergence, nats per output token, of the next-token distribution from the kept one."""
+    states = forced.predicting(forced.streams[-1])
+
+    def measure(stream: Tensor) -> float:
+        total = 0.0
+        for before, after in zip(
+            torch.split(states, _CHUNK), torch.split(forced.predicting(stream), _CHUNK), strict=True
+        ):
+            p, q = (forced.decoder.logits(part).log_softmax(dim=-1) for part in (before, after))
+            middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0))
+            total += float((p.exp() * (p - middle)).sum() + (q.exp() * (q - middle)).sum()) / 2
+        return total / len(states)
+
+    return measure
