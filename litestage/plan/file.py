@@ -43,9 +43,12 @@ def save_plan(plan: Plan, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}.{key}": value for name, stage in plan.stages.items() for key, value in stage.tensors.items()}
     if tensors:
+        import torch
         from safetensors.torch import save_file
 
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path.with_suffix(".safetensors"))
+        # cloned: stages may share a tensor, which safetensors refuses
+        own = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+        save_file(own, path.with_suffix(".safetensors"))
     path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
