@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from litestage.plan import Plan
+from litestage.plan import Plan, StagePlan
 from litestage.stats import accuracy_drop_interval, speedup_interval
-from litestage.trace import Trace
+from litestage.trace import StageTrace, Trace
 
 SCHEMA = "litestage.results/1"
 
@@ -70,16 +70,27 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
 def _stage(measured: Measured, index: int) -> dict[str, Any]:
     rows = [trace.stages[index] for trace in measured.accuracy]
     timed = [trace.stages[index] for trace in measured.latency]
-    skip = measured.plan[rows[0].name].skip
     stage: dict[str, Any] = {
         "tokens": fmean(sum(row.tokens) for row in rows),
-        "skipped": {"mhsa": len(skip.mhsa), "ffn": len(skip.ffn)},
+        "skipped": _skipped(measured.plan[rows[0].name], rows),
         "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
     }
     if timed:
         stage["prefill_s"] = fmean(row.prefill_s or 0.0 for row in timed)
         stage["decode_s"] = fmean(row.decode_s or 0.0 for row in timed)
     return stage
+
+
+def _skipped(plan: StagePlan, rows: Sequence[StageTrace]) -> dict[str, float]:
+    """Sub-layers that a generated token does without: under steps, the mean over all tokens that were run.
+
+    What an online rule adds is each row's own and not counted.
+    """
+    if len(plan.skip_sets) == 1:
+        return {"mhsa": len(plan.skip.mhsa), "ffn": len(plan.skip.ffn)}
+    run = [token for row in rows for count in row.tokens for token in range(1, max(2, count))]
+    sets = [plan.skip_at(token) or plan.skip for token in run]
+    return {kind: round(fmean(len(getattr(skip, kind)) for skip in sets), 2) for kind in ("mhsa", "ffn")}
 
 
 def _seconds(traces: Sequence[Trace]) -> list[float]:

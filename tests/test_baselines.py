@@ -17,6 +17,7 @@ from litestage.profile import Importance
 from litestage.profile.blocks import block_influence, block_map, merged_map, nearest_window
 from litestage.profile.forced import TeacherForced, pooled
 from litestage.profile.greedy import divergence
+from litestage.results import Measured, summarise
 from litestage.session import Session
 from litestage.store import ResultStore, ReusingEngine
 from litestage.workbench import Workbench
@@ -385,3 +386,13 @@ def test_every_method_answers_alike_together_and_one_at_a_time(bench, method):
         assert [stage.texts for stage in one.stages] == [stage.texts for stage in other.stages]
         assert all(stage.decode_s > 0 for stage in other.stages)
         assert one.plan == plan.hash
+
+
+def test_the_results_say_what_a_schedule_really_left_out(session):
+    plan = session.plan("skipdecode:4", Task(), PIPELINE)
+    questions = some_questions(2)
+    traces = session.run(questions, {"skipdecode": plan}, PIPELINE)["skipdecode"]
+    recall = summarise({"full": Measured(plan, traces, ())})[0]["stages"]["recall"]
+    # tokens 1 to n - 1 are run; the first layer goes from the 5th on (the second from the 8th, which is never run)
+    run = [token for trace in traces for count in trace.stages[0].tokens for token in range(1, count)]
+    assert recall["skipped"]["mhsa"] == recall["skipped"]["ffn"] == round(sum(t >= 5 for t in run) / len(run), 2) > 0

@@ -9,6 +9,7 @@ from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
 from litestage.plan import Plan, load_plan
 from litestage.plan.file import plan_to_dict
+from litestage.plan.schedule import step_sets
 
 
 def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
@@ -53,6 +54,13 @@ def _print(plan: Plan) -> None:
                 f"{rule.rule} <= {rule.threshold} over {rule.window}" if rule else "none",
             ]
         )
+        for start, skip in step_sets(stage.schedule):
+            now = [" ".join(map(str, skip.mhsa)) or "none", " ".join(map(str, skip.ffn)) or "none"]
+            rows.append([f"{name}, from new token {start}", *now, "", "", ""])
+        if stage.schedule and "online" in stage.schedule:
+            online = stage.schedule["online"]
+            added = f"and those of mean cosine >= {online['threshold']:.4f}"
+            rows.append([f"{name}, from new token {online['observe'] + 1}", "as before", added, "", "", ""])
     print_table(
         ["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit"], rows, title=f"Plan {plan.hash}"
     )
