@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -36,14 +36,14 @@ def watch(strategy: Any) -> None:
     else:
         rank = int(environment.node_rank()) * strategy.num_processes
         _start(_watch_children, strategy.launcher.procs, rank + 1)
-    sys.excepthook = _Hook(rank)
+    sys.excepthook = _Patient(sys.excepthook)
 
 
 def let_rank_zero_tell() -> None:
     """On other ranks: waits for rank 0, which met the same mistake, to tell it and end, and this one with it."""
     if ranks.here().rank:
         time.sleep(_TELL_S)
-        print(f"litestage: rank {ranks.here().rank}:", file=sys.stderr)
+        print(f"litestage: rank {ranks.here().rank}:", file=sys.stderr)  # it alone met it
 
 
 def _start(target: Any, *arguments: Any) -> None:
@@ -82,22 +82,19 @@ def _tell(message: str) -> None:
     from litestage.progress import console
 
     console.show_cursor()  # a progress bar may have hidden it
-    print(f"litestage: {message}", file=sys.stderr, flush=True)
+    print(f"litestage: {message}", file=sys.__stderr__, flush=True)  # torch holds sys.stderr while it prints errors
 
 
-class _Hook:
-    """Tells a rank's uncaught error with the rank's number."""
+class _Patient:
+    """Lets whoever knows more tell an uncaught error first; torch puts the rank's number before what is told then."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank, self.previous = rank, sys.excepthook
+    def __init__(self, tell: Callable[..., Any]) -> None:
+        self.tell = tell
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, LiteStageError):
-            let_rank_zero_tell()
-        elif _is_broken_collective(error):
+        if (isinstance(error, LiteStageError) and ranks.here().rank) or _is_broken_collective(error):
             time.sleep(_TELL_S)
-        print(f"litestage: rank {self.rank} failed:", file=sys.stderr)
-        self.previous(kind, error, trace)
+        self.tell(kind, error, trace)
 
 
 def _is_broken_collective(error: BaseException) -> bool:
