@@ -161,9 +161,8 @@ class Decoder:
     def _feed_forward_times(self, index: int, matrix: Tensor) -> Callable[[Tensor, Attending], Tensor]:
         """Layer ``index``'s feed-forward update times ``matrix`` [width, width], merged where no norm follows."""
         layer, family = self.body.layers[index], self.family
-        matrix = matrix.to(self.device, self.dtype)
         if family.ffn_post_norm is not None:
-            update = _ffn(layer, family)
+            update, matrix = _ffn(layer, family), matrix.to(self.device, self.dtype)
             return lambda stream, attending: update(stream, attending) @ matrix
         norm, mlp = _part(layer, family.ffn_norm), copy.copy(layer.mlp)
         mlp._modules = dict(mlp._modules)
@@ -172,11 +171,12 @@ class Decoder:
 
 
 def _times(linear: nn.Linear, matrix: Tensor) -> nn.Linear:
-    """A linear map whose outputs are ``linear``'s times ``matrix``."""
+    """A linear map whose outputs are ``linear``'s times ``matrix``, multiplied in float64."""
+    weight, matrix = linear.weight, matrix.to(linear.weight.device).double()
     product = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    product.weight = nn.Parameter((matrix.double().T @ linear.weight.double()).to(matrix.dtype), requires_grad=False)
+    product.weight = nn.Parameter((matrix.T @ weight.double()).to(weight.dtype), requires_grad=False)
     if linear.bias is not None:
-        product.bias = nn.Parameter(linear.bias @ matrix, requires_grad=False)
+        product.bias = nn.Parameter((linear.bias.double() @ matrix).to(weight.dtype), requires_grad=False)
     return product
 
 
@@ -224,8 +224,7 @@ def stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor], Tensor]:
         slope, bias = tensor
         return lambda stream: torch.addcmul(bias, stream, slope)
     if form == "block":
-        whole = tensor + torch.eye(len(tensor), dtype=tensor.dtype, device=tensor.device)
-        return lambda stream: stream @ whole
+        return lambda stream: stream + stream @ tensor
     if form == "linear":
         # the stream's own part is merged into the matrix: one product in all
         whole, bias = tensor[:-1] + torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device), tensor[-1]

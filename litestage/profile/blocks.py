@@ -39,7 +39,7 @@ def merged_map(forced: TeacherForced, start: int, count: int) -> Tensor:
     update = before - residual
     gram = update.T @ update
     ridge = MERGED_RIDGE * gram.diagonal().mean()
-    return _solve(gram, ridge, update.T @ (after + update - before), forced)
+    return _solve(gram, ridge, update.T @ (after + update - before))
 
 
 @torch.inference_mode()
@@ -49,12 +49,13 @@ def block_map(forced: TeacherForced, start: int, count: int) -> Tensor:
     X and Y are the streams before and after them at full depth, so that ``x + x M`` comes close to what they did.
     """
     x, y = _tokens(forced, 2 * start), _tokens(forced, 2 * (start + count))
-    return _solve(x.T @ x, torch.tensor(BLOCK_RIDGE), x.T @ (y - x), forced)
+    return _solve(x.T @ x, torch.tensor(BLOCK_RIDGE), x.T @ (y - x))
 
 
-def _solve(gram: Tensor, ridge: Tensor, right: Tensor, forced: TeacherForced) -> Tensor:
+def _solve(gram: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
+    """The map, float32, in main memory: part of a plan, not of a device."""
     ridged = gram + ridge.to(gram) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(ridged, right).to(forced.streams[0].dtype)
+    return torch.linalg.solve(ridged, right).float().cpu()
 
 
 def _tokens(forced: TeacherForced, index: int) -> Tensor:
