@@ -60,7 +60,7 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         "n": len(questions),
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "model": {"name": config.model.name, "fingerprint": session.loaded.fingerprint},
-        "environment": environment(session.engine.decoder),
+        "environment": environment(session.engine),
         "latency_measured": "one question at a time, methods interleaved, after a warm-up",
         "methods": summarise(measured),
     }

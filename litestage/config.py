@@ -27,11 +27,15 @@ class ModelConfig:
 
 @dataclass
 class EngineConfig:
-    """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured."""
+    """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured.
+
+    ``path`` is ``fast``, or ``plain``: the slower, simpler one that the fast one is tested against.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 64
+    path: str = "fast"
 
 
 @dataclass

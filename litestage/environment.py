@@ -6,23 +6,21 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from litestage.engine.types import ENGINE
 
-
-def environment(decoder: Any) -> dict[str, Any]:
-    """Device, hardware, dtype, engine and versions of a run under ``decoder``."""
+def environment(engine: Any) -> dict[str, Any]:
+    """Device, hardware, dtype, engine and versions of a run by ``engine``."""
     import torch
     import transformers
 
     from litestage import __version__
 
-    device = decoder.device
+    decoder, device = engine.decoder, engine.decoder.device
     return {
         "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
         "dtype": str(decoder.dtype).removeprefix("torch."),
-        "engine": ENGINE,
+        "engine": engine.name,
         "litestage": __version__,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

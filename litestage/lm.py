@@ -223,7 +223,7 @@ class LiteStageLM(TemplateLM):
                 if timed
                 else f"not measured: {self.arguments.batch_size} questions at a time; use --batch_size 1"
             ),
-            "environment": environment(self.engine.decoder),  # by itself: lm-eval writes the device it asked for
+            "environment": environment(self.engine),  # by itself: lm-eval writes the device it asked for
         }
 
     def _warn_if_unknown(self, requests: list[Any]) -> None:

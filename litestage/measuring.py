@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from litestage.engine.types import ENGINE
 from litestage.errors import LiteStageError
 from litestage.methods.setting import Extend, Measured
 from litestage.plan import Plan
@@ -63,7 +62,7 @@ class TaskMeasurements:
         known: list[int] = from_rank_zero(lambda: store.get([key]).get(key, {}).get("order", []))
         if len(known) < count:
             known = self.of_forced(lambda forced: extend(forced, known, count))
-            store.put({key: {"order": known}}, model=session.loaded.fingerprint, engine=ENGINE)
+            store.put({key: {"order": known}}, model=session.loaded.fingerprint, engine=session.engine.name)
         return known[:count]
 
     def _calibration(self) -> tuple[list[Question], Pipeline]:

@@ -12,7 +12,6 @@ from typing import Protocol
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
 from litestage.engine.exit import check
-from litestage.engine.types import ENGINE
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.measuring import TaskMeasurements
@@ -69,11 +68,13 @@ class Session:
         chat_template: bool = False,
         calibration_questions: int = 128,
         batch_size: int = 64,
+        path: str = "fast",
     ) -> Session:
         """Loads a model.
 
         Args:
             store: file of the result store, a store already open, or None to keep results in memory only.
+            path: of the engine, ``fast`` or ``plain``.
 
         Raises:
             LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.
@@ -81,7 +82,7 @@ class Session:
         loaded = load_model(pretrained, revision=revision, dtype=dtype, device=own_device(device))
         if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
             raise LiteStageError(f"The tokenizer of {pretrained!r} has no chat template; leave chat_template off.")
-        engine = Engine(loaded.model, loaded.tokenizer)
+        engine = Engine(loaded.model, loaded.tokenizer, path)
         results = store if isinstance(store, ResultStore) else ResultStore(store)
         reusing = ReusingEngine(engine, loaded.fingerprint, results)
         return cls(loaded, engine, reusing, chat_template, calibration_questions, batch_size)
@@ -185,16 +186,16 @@ class Session:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
             traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
             kept = from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
-            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=ENGINE)
+            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
         return Importance.from_dict(kept)
 
     def step_costs(self) -> StepCosts:
         """Seconds of a forward pass on this machine; measured once, then kept."""
-        key = self.key("step_costs", environment(self.engine.decoder))
+        key = self.key("step_costs", environment(self.engine))
         kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
             kept = from_rank_zero(lambda: measure_step_costs(self.engine).to_dict())
-            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=ENGINE)
+            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
         return StepCosts.from_dict(kept)
 
     def key(self, kind: str, *content: object) -> str:

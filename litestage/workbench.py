@@ -111,4 +111,5 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
         chat_template=config.model.chat_template,
         calibration_questions=config.search.calibration,
         batch_size=config.engine.batch_size,
+        path=config.engine.path,
     )

@@ -90,7 +90,7 @@ def test_whatever_the_draft_the_text_is_the_plans_own(family):
 
 
 def test_a_half_right_draft_leaves_only_its_rest_to_be_decoded(monkeypatch):
-    engine = tiny_engine("llama")
+    engine = tiny_engine("llama", "plain")
     tokens = run(engine, ragged(PROMPTS[:1]))[0].tokens
     passes = []
     embed = engine.decoder.embed

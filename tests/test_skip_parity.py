@@ -216,7 +216,7 @@ def calls(monkeypatch):
 @families
 def test_a_skipped_sublayer_is_not_called_and_stores_nothing(family, calls):
     counted = calls(family)
-    run(tiny_engine(family), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0, 3), ffn=(1,))))
+    run(tiny_engine(family, "plain"), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0, 3), ffn=(1,))))
     passes = 4  # one prefill, whose logits give the first token, and three steps
     assert counted["mhsa"] == counted["kv"] == [0, passes, passes, 0]
     assert counted["ffn"] == [passes, 0, passes, passes]
@@ -224,7 +224,8 @@ def test_a_skipped_sublayer_is_not_called_and_stores_nothing(family, calls):
 
 def test_in_decode_only_a_skipped_sublayer_runs_once_for_the_prompt(calls):
     counted = calls("llama")
-    run(tiny_engine("llama"), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0,), ffn=(1,)), phase="decode"))
+    plan = StagePlan(SkipSet(mhsa=(0,), ffn=(1,)), phase="decode")
+    run(tiny_engine("llama", "plain"), ragged(PROMPTS[:1], limit=4), plan)
     assert counted["mhsa"] == counted["kv"] == [1, 4, 4, 4]
     assert counted["ffn"] == [4, 1, 4, 4]
 

@@ -38,7 +38,7 @@ def test_a_wrong_draft_of_any_length_is_harmless(draft):
 
 
 def test_a_right_draft_takes_one_pass(monkeypatch):
-    engine = tiny_engine("llama")
+    engine = tiny_engine("llama", "plain")
     tokens = engine.generate(REQUESTS[:1], StagePlan(), Decoding()).generations[0].tokens
     passes = []
     real = type(engine).forward

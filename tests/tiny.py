@@ -132,8 +132,8 @@ def tiny_model(family: str) -> Any:
 
 
 @cache
-def tiny_engine(family: str) -> Engine:
-    return Engine(tiny_model(family), Characters())
+def tiny_engine(family: str, path: str = "fast") -> Engine:
+    return Engine(tiny_model(family), Characters(), path)
 
 
 def random_prompts(lengths: Sequence[int], seed: int = 1) -> list[tuple[int, ...]]:

@@ -48,7 +48,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
         "schema": "litestage.profile/1",
         "model": {"name": config.model.name, "fingerprint": bench.session.loaded.fingerprint},
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
-        "environment": environment(bench.session.engine.decoder),
+        "environment": environment(bench.session.engine),
         "importance": importance.to_dict(),
         "step_costs": costs.to_dict(),
     }

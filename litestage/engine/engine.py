@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.engine.cache import KVCache
+from litestage.engine.fast import FastPath
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.schedule import Course
 from litestage.engine.score import Pair, loglikelihood
-from litestage.engine.types import Decoding, Detokenise, Generation, Request
+from litestage.engine.types import ENGINES, Decoding, Detokenise, Generation, Request
 from litestage.engine.verify import verify
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan import StagePlan
 
 COMPACT = 0.7
@@ -43,10 +45,14 @@ class Engine:
     Args:
         model: a Hugging Face causal LM of a supported family, in evaluation mode.
         tokenizer: its tokenizer.
+        path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), or ``plain``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, path: str = "fast") -> None:
         self.decoder = Decoder(model)
+        if path not in ENGINES:
+            raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, ENGINES)}")
+        self.path, self.name = path, ENGINES[path]
         self.tokenizer = tokenizer
         self.eos = _eos_ids(model, tokenizer)
 
@@ -80,7 +86,18 @@ class Engine:
         """Scores continuations; see :func:`litestage.engine.score.loglikelihood`."""
         return loglikelihood(self, pairs, plan)
 
+    @cached_property
+    def _fast(self) -> FastPath:
+        return FastPath(self.decoder)
+
+    def plain_because(self, plan: StagePlan) -> str | None:
+        """Why the plain path runs this plan, or None where the fast path does."""
+        return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)
+
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
+        if self.plain_because(plan) is None:
+            self._fast.run(rows, plan, sampler, seconds, self._clock)
+            return
         started = self._clock()
         logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
         prefilled = self._clock()

@@ -26,7 +26,7 @@ def verify(engine: Engine, rows: Sequence[Row], cache: KVCache, path: Path, samp
 
     Afterwards each going row's last token is again chosen but not yet run, and the cache holds just what precedes it.
     """
-    fed = [_agreeing_draft(row) for row in rows]
+    fed = [agreeing_draft(row) for row in rows]
     starts = [row.length - 1 for row in rows]
     ids, positions, valid = padded(fed, starts, engine.decoder.device)
     logits = engine.decoder.logits(engine.forward(ids, positions, cache, path, valid))
@@ -43,7 +43,7 @@ def verify(engine: Engine, rows: Sequence[Row], cache: KVCache, path: Path, samp
     cache.forget(torch.tensor([row.length - 1 for row in rows], device=engine.decoder.device))
 
 
-def _agreeing_draft(row: Row) -> list[int]:
+def agreeing_draft(row: Row) -> list[int]:
     """The tokens to run: the row's last, and what the draft says after it if they agree. Its end need not be run."""
     draft = row.request.draft
     return list(draft[:-1]) if len(draft) > 1 and draft[0] == row.last and row.stop is None else [row.last]

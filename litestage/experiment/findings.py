@@ -60,7 +60,7 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "latency": "predicted: token counts times step costs measured on this machine",
-        "environment": environment(bench.session.engine.decoder),
+        "environment": environment(bench.session.engine),
         "config": asdict(bench.config),
         **found.more,
         "rows": list(found.rows),

@@ -92,6 +92,6 @@ def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contes
             for name, c in contestants.items()
         },
         "timed": timed,
-        "environment": environment(next(iter(contestants.values())).engine.engine.decoder),
+        "environment": environment(next(iter(contestants.values())).engine.engine),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24] + ".jsonl"

@@ -151,5 +151,5 @@ class SearchProblem:
             "accuracy": {"full": full.accuracy, "plan": chosen.accuracy},
             "predicted_latency_s": {"full": full.latency_s, "plan": chosen.latency_s},
             "budgets": dict(chosen.budgets),
-            "environment": environment(self.session.engine.decoder),
+            "environment": environment(self.session.engine),
         }

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from litestage.engine import Decoding, Engine, Generation, Request
-from litestage.engine.types import ENGINE, Detokenise
+from litestage.engine.types import Detokenise
 from litestage.plan import StagePlan
 from litestage.store.store import ResultStore
 
@@ -60,7 +60,7 @@ class ReusingEngine:
                 todo = self._with_drafts(todo, neighbours, decoding)
             batch = self.engine.generate(todo, run_plan, decoding, confidences=True)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
-            self.store.put(new, model=self.fingerprint, engine=ENGINE)
+            self.store.put(new, model=self.fingerprint, engine=self.engine.name)
             found |= new
         self.ran += len(missing)
         self.reused += len(keys) - len(missing)
@@ -93,7 +93,7 @@ class ReusingEngine:
             "plan": plan.computation,
             "exit": asdict(plan.exit) if plan.exit else None,
             "decoding": asdict(decoding),
-            "engine": ENGINE,
+            "engine": self.engine.name,
             "dtype": str(decoder.dtype),
             "torch": str(torch.__version__),
             "device": decoder.device.type,

@@ -1,0 +1,310 @@
+"""The same sub-layers in as few tensor operations as they need, made once from the Hugging Face modules' weights.
+
+A small model's decode step is nearly all dispatch: transformers calls some 25 operations per layer, here it is 14.
+A stream is [tokens, width]: rows lie side by side, and only the attention knows which token belongs to which.
+
+Two makes of each sub-layer, of one form. *Fused*, for small float32 models, copies the weights: the norm's weight is
+multiplied into the projections behind it, queries, keys and values are one product, and their channels are
+interleaved so that the rotary embedding is one complex multiplication. *Shared* copies nothing and uses the modules'
+own weights, packed where that is faster (:mod:`litestage.decoder.packed`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from litestage.decoder.decoder import Decoder, Step
+from litestage.decoder.families import Family
+from litestage.decoder.packed import PackedLinear, linear, pack, packs
+
+FUSED_BYTES = 64 * 2**20
+"""Models up to this size, in bytes of float32 weights, are copied into fused form."""
+
+Map = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shape of one attention: query heads, key-value heads, their width; and how scores are made."""
+
+    layer: int
+    queries: int
+    keys: int
+    width: int
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+class Attends(Protocol):
+    """A pass, as the attention sees it."""
+
+    turns: Tensor
+    """Complex rotations [tokens, heads or 1, half the head width]; values are not turned (fused: by one)."""
+
+    def attend(self, heads: Heads, queries: Tensor, new: Tensor) -> Tensor:
+        """From queries [tokens, heads, width] and new keys and values [tokens, 2 * heads, width], [tokens, wide]."""
+        ...
+
+
+class LeanDecoder:
+    """Lean sub-layers, embedding and head of a decoder.
+
+    Attributes:
+        sublayers: by (kind, layer), functions from stream to stream, to stand in a path for the decoder's own.
+        fused: which make of the two.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        body = decoder.body
+        size = sum(parameter.nbytes for parameter in body.layers.parameters())
+        self.fused = decoder.dtype == torch.float32 and size <= FUSED_BYTES
+        if not self.fused:
+            pack(body.layers)
+            if packs(decoder.head.weight):
+                decoder.head = PackedLinear(decoder.head.weight, decoder.head.bias)
+        self.device = decoder.device
+        self._decoder = decoder
+        self._table = torch.empty(0, 0)
+        self.sublayers: dict[tuple[str, int], Step] = {}
+        for index, layer in enumerate(body.layers):
+            heads = _heads(layer.self_attn, decoder, index)
+            self.sublayers["mhsa", index] = _mhsa(layer, decoder.family, heads, self)
+            self.sublayers["ffn", index] = _ffn(layer, decoder.family, self.fused)
+        self.heads = _heads(body.layers[0].self_attn, decoder, 0)
+        self._norm, self._head = norm(body.norm), linear(decoder.head)
+        self._cap = getattr(decoder.config, "final_logit_softcapping", None)
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """Next-token logits [tokens, vocabulary], float32."""
+        logits = self._head(self._norm(stream)).float()
+        return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
+
+    def turns(self, positions: Tensor, most: int) -> Tensor:
+        """Complex rotations of positions [tokens], none above ``most``; the table behind them is made when needed."""
+        if most >= len(self._table):
+            everything = torch.arange(1 << (most + 1).bit_length(), device=positions.device)[None]
+            cos, sin = self._decoder.rotary(torch.zeros(1, device=positions.device), everything)
+            half = cos.shape[-1] // 2
+            table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+            self._table = F.pad(torch.view_as_real(table), (0, 0, 0, self.heads.width // 2 - half)).contiguous()
+            self._table[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
+            self._table = torch.view_as_complex(self._table)
+        turns = self._table.index_select(0, positions)[:, None]
+        if not self.fused:
+            return turns
+        tokens, half, turned = len(positions), self.heads.width // 2, self.heads.queries + self.heads.keys
+        return torch.cat(
+            [turns.expand(tokens, turned, half), turns.new_ones(1).expand(tokens, self.heads.keys, half)], 1
+        )
+
+    def interleaving(self) -> list[int]:
+        """Channels of a head in the order that puts those turned together side by side."""
+        positions = torch.zeros(1, 1, dtype=torch.long, device=self._decoder.device)
+        rotary = self._decoder.rotary(torch.zeros(1, device=self._decoder.device), positions)[0].shape[-1]
+        width = _heads(self._decoder.body.layers[0].self_attn, self._decoder, 0).width
+        pairs = [channel for first in range(rotary // 2) for channel in (first, first + rotary // 2)]
+        return pairs + list(range(rotary, width))
+
+
+def _heads(attention: Any, decoder: Decoder, index: int) -> Heads:
+    config, width = decoder.config, attention.head_dim
+    return Heads(
+        layer=index,
+        queries=config.num_attention_heads,
+        keys=config.num_key_value_heads,
+        width=width,
+        scale=float(attention.scaling),
+        window=decoder.windows[index],
+        softcap=getattr(attention, "attn_logit_softcapping", None),
+    )
+
+
+# --- norms ---
+
+
+def norm(module: Any, weighted: bool = True) -> Map:
+    """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
+    if module is None:
+        return lambda stream: stream
+    weight, eps = norm_weight(module), float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+    width = len(weight)
+    if weight.dtype == torch.float32:
+        # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
+        floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
+        scale = weight * math.sqrt(width)
+        if not weighted:
+            return lambda stream: stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor)
+        return lambda stream: (
+            stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor) * scale
+        )
+    scale = norm_weight(module, torch.float32)
+    return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
+
+
+def norm_weight(module: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """What a norm multiplies by. Gemma stores it less one."""
+    weight = module.weight if dtype is None else module.weight.to(dtype)
+    return weight + 1 if type(module).__name__.startswith("Gemma") else weight
+
+
+# --- attention ---
+
+
+def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
+    attention = layer.self_attn
+    pre, post = _named(layer, family.mhsa_norm), _named(layer, family.mhsa_post_norm)
+    turned = bool(getattr(attention, "use_rope", True))
+    order = lean.interleaving() if turned else list(range(heads.width))
+    project = _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre)
+    normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
+    turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
+    finish = _finish(attention.o_proj, post)
+    total, split = heads.queries + 2 * heads.keys, heads.queries
+
+    def mhsa(stream: Tensor, attending: Any) -> Tensor:
+        made = project(stream).view(-1, total, heads.width)
+        if normalise is not None:
+            normalise(made)
+        if turned:
+            made = turn(made, attending.turns)
+        return finish(stream, attending.attend(heads, made[:, :split], made[:, split:]))
+
+    return mhsa
+
+
+def _turn_all(made: Tensor, turns: Tensor) -> Tensor:
+    return (made.view(torch.complex64) * turns).view(torch.float32)
+
+
+def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    index, turned = torch.tensor(order, device=device), heads.queries + heads.keys
+
+    def turn(made: Tensor, turns: Tensor) -> Tensor:
+        pairs = made[:, :turned].index_select(2, index).float().view(torch.complex64)
+        return torch.cat([(pairs * turns).view(torch.float32).to(made.dtype), made[:, turned:]], 1)
+
+    return turn
+
+
+def _projections(attention: Any, pre: Any) -> Map:
+    before = norm(pre)
+    if hasattr(attention, "qkv_proj"):
+        whole = linear(attention.qkv_proj)
+        return lambda stream: whole(before(stream))
+    query, key, value = (linear(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj"))
+
+    def project(stream: Tensor) -> Tensor:
+        inputs = before(stream)
+        return torch.cat([query(inputs), key(inputs), value(inputs)], -1)
+
+    return project
+
+
+def _fused_projections(attention: Any, pre: Any, heads: Heads, order: list[int]) -> Map:
+    parts = [attention.qkv_proj] if hasattr(attention, "qkv_proj") else [attention.q_proj, attention.k_proj]
+    parts += [] if hasattr(attention, "qkv_proj") else [attention.v_proj]
+    weight = torch.cat([part.weight for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    turned = (heads.queries + heads.keys) * heads.width
+    rows = torch.arange(len(weight)).view(-1, heads.width)
+    rows = torch.cat([rows[: heads.queries + heads.keys, order].flatten(), torch.arange(turned, len(weight))])
+    return _fused([(weight[rows], None if bias is None else bias[rows])], pre)
+
+
+def _query_key_norms(attention: Any, heads: Heads, order: list[int]) -> Callable[[Tensor], None] | None:
+    """Normalises queries and keys in place: each head by itself, or (OLMo-2) all heads of a token together."""
+    if not hasattr(attention, "q_norm"):
+        return None
+    parts = []
+    for module, start, count in (
+        (attention.q_norm, 0, heads.queries),
+        (attention.k_norm, heads.queries, heads.keys),
+    ):
+        weight = norm_weight(module, torch.float32)
+        together = len(weight) > heads.width
+        weight = weight.view(-1, heads.width)[:, order] * math.sqrt(weight.numel())
+        floor = torch.tensor(math.sqrt(weight.numel() * module.variance_epsilon), device=weight.device)
+        parts.append((slice(start, start + count), weight, floor, (-2, -1) if together else (-1,)))
+
+    def normalise(made: Tensor) -> None:
+        for which, weight, floor, dims in parts:
+            part = made[:, which]
+            size = torch.hypot(torch.linalg.vector_norm(part.float(), dim=dims, keepdim=True), floor)
+            part.copy_(part / size * weight)
+
+    return normalise
+
+
+# --- feed-forward ---
+
+
+def _ffn(layer: Any, family: Family, fused: bool) -> Step:
+    mlp = layer.mlp
+    pre, post = _named(layer, family.ffn_norm), _named(layer, family.ffn_post_norm)
+    merged = hasattr(mlp, "gate_up_proj")
+    activation = _activation(mlp)
+    finish = _finish(mlp.down_proj, post)
+    if fused or merged:
+        parts = [mlp.gate_up_proj] if merged else [mlp.gate_proj, mlp.up_proj]
+        if fused:
+            project = _fused([(part.weight, part.bias) for part in parts], pre)
+        else:
+            before, whole = norm(pre), linear(parts[0])
+            project = lambda stream: whole(before(stream))  # noqa: E731
+
+        def ffn(stream: Tensor, attending: Any) -> Tensor:
+            gate, up = project(stream).chunk(2, -1)
+            return finish(stream, activation(gate).mul_(up))
+
+        return ffn
+    normalise, of_gate, of_up = norm(pre), linear(mlp.gate_proj), linear(mlp.up_proj)
+
+    def separate(stream: Tensor, attending: Any) -> Tensor:
+        inputs = normalise(stream)
+        return finish(stream, activation(of_gate(inputs)).mul_(of_up(inputs)))
+
+    return separate
+
+
+def _activation(mlp: Any) -> Map:
+    module = getattr(mlp, "act_fn", None) or mlp.activation_fn
+    return F.silu if type(module).__name__ in ("SiLU", "SiLUActivation") else module
+
+
+# --- projections ---
+
+
+def _fused(parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> Map:
+    """One product for several maps of the normalised stream, the norm's weight multiplied into theirs."""
+    weight = torch.cat([part for part, _ in parts]).double()
+    if pre is not None:
+        weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(weight.shape[1]))
+    matrix, unit = weight.float().T.contiguous(), norm(pre, weighted=False)
+    if parts[0][1] is None:
+        return lambda stream: torch.mm(unit(stream), matrix)
+    bias = torch.cat([bias for _, bias in parts if bias is not None])
+    return lambda stream: torch.addmm(bias, unit(stream), matrix)
+
+
+def _finish(module: Any, post: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds an output projection, normalised where the family does, to the stream."""
+    whole = linear(module)
+    if post is not None:
+        after = norm(post)
+        return lambda stream, inner: stream + after(whole(inner))
+    if module.bias is None and type(module) is torch.nn.Linear:
+        matrix = module.weight.T
+        return lambda stream, inner: torch.addmm(stream, inner, matrix)
+    return lambda stream, inner: stream + whole(inner)
+
+
+def _named(layer: Any, name: str | None) -> Any:
+    return None if name is None else getattr(layer, name)

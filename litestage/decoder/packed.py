@@ -1,0 +1,58 @@
+"""Weights laid out for the CPU's matrix kernels: oneDNN's blocked layout in the place of PyTorch's row-major one.
+
+A decode step reads every weight once, for few rows; oneDNN's own layout reads them two to four times as fast as
+row-major ones do (one core, bfloat16, 9,728 x 896 and one row: 0.6 ms against 2.6).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 128 * 1024
+"""Elements below which packing gains nothing in float32 (measured: 688 x 128 is slower packed)."""
+
+
+class PackedLinear(nn.Module):
+    """A linear map [..., in] -> [..., out] whose weight lies in oneDNN's layout; for inference on a CPU."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight [out, in] in the usual layout: a copy."""
+        return self.packed.to_dense()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether packing this weight [out, in] is possible here and worth it."""
+    if weight.device.type != "cpu" or weight.numel() < SMALLEST:
+        return False
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(supported()))
+
+
+def pack(layers: nn.Module) -> None:
+    """Replaces, in place, every linear map inside ``layers`` that gains from it; the row-major weights are freed."""
+    for parent in list(layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and packs(child.weight):
+                setattr(parent, name, PackedLinear(child.weight, child.bias))
+
+
+def linear(module: Any) -> Any:
+    """A linear module's function, without the module call around it."""
+    if isinstance(module, PackedLinear):
+        packed, bias, run = module.packed, module.bias, torch.ops.mkldnn._linear_pointwise.default
+        return lambda inputs: run(inputs, packed, bias, "none", [], "")
+    weight, bias = module.weight, module.bias
+    return lambda inputs: torch.nn.functional.linear(inputs, weight, bias)

@@ -1,0 +1,196 @@
+"""The engine's fast path: lean sub-layers over lanes, many questions in flight, finished ones replaced.
+
+Tokens are the plain path's own (in float32), for every family and fixed plan. What it cannot run, it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from litestage.decoder.decoder import Decoder, Path
+from litestage.decoder.lean import LeanDecoder
+from litestage.engine.lanes import SHARED, Lanes, Pass, Token
+from litestage.engine.prefix import common_prefix
+from litestage.engine.rows import Row, Sampler
+from litestage.engine.verify import agreeing_draft
+from litestage.plan import StagePlan
+
+IN_FLIGHT = 64
+"""Rows that are decoded together at most."""
+PREFILLED = 2048
+"""Prompt tokens, padding included, that are prefilled together at most."""
+
+
+class Bundle:
+    """Rows that share a lane: their prompts as one tree, and which branch each row is."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        self.branch = {row: branch if len(self.rows) > 1 else SHARED for branch, row in enumerate(self.rows)}
+        prefix: Sequence[int] = ()
+        if len(self.rows) > 1:
+            prefixes, _ = common_prefix([row.sequence for row in self.rows], [0] * len(self.rows))
+            prefix = prefixes[0] if prefixes else ()
+        self.prompt: list[Token] = [(token, position, SHARED) for position, token in enumerate(prefix)]
+        self.last: list[int] = []  # where in the prompt each row's last token is
+        for row in self.rows:
+            sequence, branch = row.sequence, self.branch[row]
+            self.prompt += [(sequence[at], at, branch) for at in range(len(prefix), len(sequence))]
+            self.last.append(len(self.prompt) - 1)
+
+    @property
+    def going(self) -> list[Row]:
+        return [row for row in self.rows if row.stop is None]
+
+    @property
+    def slots(self) -> int:
+        """Slots the lane takes at most."""
+        return len(self.prompt) + sum(row.limit for row in self.rows)
+
+
+def bundles(rows: Sequence[Row]) -> list[Bundle]:
+    """Rows of one group share a lane, unless reading the others' slots costs more than the shared prefill saves."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.request.group, []).append(row)
+    made: list[Bundle] = []
+    for group in groups.values():
+        together = Bundle(group)
+        longest = max(row.length + row.limit for row in group)
+        made += [together] if together.slots <= 4 * longest else [Bundle([row]) for row in group]
+    return made
+
+
+class FastPath:
+    """Runs rows under fixed plans.
+
+    Attributes:
+        lean: the decoder's sub-layers in lean form.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.lean = decoder, LeanDecoder(decoder)
+
+    @staticmethod
+    def refuses(decoder: Decoder, plan: StagePlan) -> str | None:
+        """Why the plain path runs this plan, or None where the fast path can."""
+        if decoder.longrope_limit is not None:
+            return "rotary factors that change with a row's length (longrope) have rows run anew"
+        if plan.schedule is not None:
+            return "a schedule changes the sub-layers from token to token, or from row to row"
+        return None
+
+    def path(self, plan: StagePlan, phase: str) -> Path:
+        """The functions to run: lean where the plan leaves a sub-layer as it is, the decoder's own stand-ins else."""
+        skips = plan.phase == "both" or phase == "decode"
+        merged = plan.compensation == "merged" and skips and len(plan.skip) > 0
+        lean = {
+            name: sublayer
+            for name, sublayer in self.lean.sublayers.items()
+            if not (skips and name in plan.skip) and not (merged and f"{name[0]}.{name[1]}" in plan.tensors)
+        }
+        return self.decoder.path(plan, phase, instead=lean)
+
+    def run(
+        self, rows: Sequence[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], clock: Callable[[], float]
+    ) -> None:
+        """Decodes all rows to their ends; adds prefill and decode seconds to ``seconds``."""
+        started, prefilling = clock(), 0.0
+        waiting = sorted(bundles(rows), key=lambda bundle: len(bundle.prompt))  # popped from the end: longest first
+        widest = max(len(bundle.rows) for bundle in waiting)
+        held: list[Bundle | None] = [None] * min(len(waiting), max(1, IN_FLIGHT // widest))
+        lanes = Lanes(self.lean, len(held), max(_first_size(bundle) for bundle in waiting), self.decoder.device)
+        prefill, decode = self.path(plan, "prefill"), self.path(plan, "decode")
+        while True:
+            free = [lane for lane, bundle in enumerate(held) if bundle is None]
+            if waiting and 4 * len(free) >= len(held):
+                began = clock()
+                new = self._prefill(free, waiting, lanes, prefill, sampler)
+                held = [new.get(lane, bundle) for lane, bundle in enumerate(held)]
+                prefilling += clock() - began
+                self._verify(held, new, lanes, decode, sampler)
+            else:
+                if not waiting and 4 * len(free) >= len(held) > 1 and len(free) < len(held):
+                    lanes.keep([lane for lane, bundle in enumerate(held) if bundle is not None])
+                    held = [bundle for bundle in held if bundle is not None]
+                self._step(held, lanes, decode, sampler)
+            held = [bundle if bundle is not None and bundle.going else None for bundle in held]
+            if not waiting and not any(held):
+                break
+        seconds[0] += prefilling
+        seconds[1] += clock() - started - prefilling
+
+    def _prefill(
+        self, free: list[int], waiting: list[Bundle], lanes: Lanes, path: Path, sampler: Sampler
+    ) -> dict[int, Bundle]:
+        """Prefills as many waiting bundles as there are free lanes and room for; chooses their rows' first tokens."""
+        new: dict[int, Bundle] = {}
+        for lane in free:
+            if not waiting or (new and (len(new) + 1) * len(waiting[-1].prompt) > PREFILLED):
+                break
+            new[lane] = waiting.pop()
+        tokens = [bundle.prompt for bundle in new.values()]
+        stream = self._forward(lanes.enter(list(new), tokens, fresh=True), path)
+        each = max(map(len, tokens))
+        last = [index * each + at for index, bundle in enumerate(new.values()) for at in bundle.last]
+        sampler.advance([row for bundle in new.values() for row in bundle.rows], self._logits(stream, last))
+        return new
+
+    def _step(self, held: Sequence[Bundle | None], lanes: Lanes, path: Path, sampler: Sampler) -> None:
+        """One token for every row that is going."""
+        rows: list[Row] = []
+        tokens: list[list[Token]] = []
+        for bundle in held:
+            going = bundle.going if bundle is not None else []
+            rows += going
+            tokens.append([(row.last, row.length - 1, bundle.branch[row]) for row in going] if bundle else [])
+        each = max(map(len, tokens))
+        stream = self._forward(lanes.enter(range(len(held)), tokens), path)
+        picked = [lane * each + at for lane, new in enumerate(tokens) for at in range(len(new))]
+        sampler.advance(rows, self._logits(stream, picked))
+
+    def _verify(
+        self, held: Sequence[Bundle | None], new: dict[int, Bundle], lanes: Lanes, path: Path, sampler: Sampler
+    ) -> None:
+        """Takes the new bundles' rows as far as their drafts agree; see :mod:`litestage.engine.verify`."""
+        fed = {row: agreeing_draft(row) for bundle in new.values() for row in bundle.going}
+        if not sampler.greedy or not any(row.request.draft for row in fed):
+            return
+        tokens: list[list[Token]] = [[] for _ in held]
+        first: dict[Row, int] = {}
+        for lane, bundle in new.items():
+            for row in bundle.going:
+                first[row] = len(tokens[lane])
+                start, branch = row.length - 1, bundle.branch[row]
+                tokens[lane] += [(token, start + offset, branch) for offset, token in enumerate(fed[row])]
+        each = max(map(len, tokens))
+        logits = self.lean.logits(self._forward(lanes.enter(range(len(held)), tokens), path)).view(len(held), each, -1)
+        lane_of = {row: lane for lane, bundle in new.items() for row in bundle.going}
+        following, step = list(fed), 0
+        while following := [
+            row for row in following if row.stop is None and step < len(fed[row]) and row.last == fed[row][step]
+        ]:
+            at = [lane_of[row] for row in following], [first[row] + step for row in following]
+            sampler.advance(following, logits[at])
+            step += 1
+        for row, lane in lane_of.items():
+            lanes.forget(lane, held[lane].branch[row], row.length - 1)  # type: ignore[union-attr]
+
+    def _forward(self, attending: Pass, path: Path) -> Tensor:
+        stream = self.decoder.embed(attending.ids)
+        for sublayer in path:
+            stream = sublayer(stream, attending)  # type: ignore[arg-type]
+        return stream
+
+    def _logits(self, stream: Tensor, picked: list[int]) -> Tensor:
+        if len(picked) < len(stream):
+            stream = stream[torch.tensor(picked, device=stream.device)]
+        return self.lean.logits(stream)
+
+
+def _first_size(bundle: Bundle) -> int:
+    """Slots to begin with: few generations come near their limit."""
+    return min(bundle.slots, len(bundle.prompt) + 64 * len(bundle.rows))

@@ -1,0 +1,196 @@
+"""The fast path writes what the plain path writes, in fewer operations, and says what it leaves to the plain path."""
+
+import copy
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from test_parity import PROMPTS, families, ragged, run
+from test_skip_parity import compensated
+from tiny import FAMILIES, LAYERS, Characters, random_model, random_prompts, tiny_engine, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from litestage.decoder import lean
+from litestage.engine import Decoding, Engine, Request
+from litestage.engine import fast as fast_path
+from litestage.engine.lanes import Lanes
+from litestage.plan import ExitRule, SkipSet, StagePlan
+
+QUICK = [family for family in FAMILIES if family != "phi3_longrope"]
+SUBLAYERS = [(kind, layer) for layer in range(LAYERS) for kind in ("mhsa", "ffn")]
+
+
+def fans(count, seed=7):
+    """Questions whose rows share a prompt, one to five rows each, of many lengths; limits of their own."""
+    rng, requests = random.Random(seed), []
+    for group in range(count):
+        head = random_prompts((rng.randrange(3, 40),), seed=100 * seed + group)[0]
+        for row in range(rng.randrange(1, 6)):
+            tail = random_prompts((rng.randrange(1, 9),), seed=1000 * seed + 10 * group + row)[0]
+            requests.append(Request(head + tail, rng.randrange(1, 14), group=group))
+    return requests
+
+
+def outcome(generations):
+    return [(row.tokens, row.text, row.stop) for row in generations]
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_random_plans_over_many_questions(family, monkeypatch):
+    """More rows than are decoded together: lanes are refilled, rows leave at different steps."""
+    monkeypatch.setattr(fast_path, "IN_FLIGHT", 12)
+    fast, plain, rng = tiny_engine(family), tiny_engine(family, "plain"), random.Random(family)
+    requests = fans(14)
+    for phase in ("both", "decode"):
+        skip = SkipSet.of(rng.sample(SUBLAYERS, rng.randrange(1, 5)))
+        plan = StagePlan(skip, phase=phase, exit=ExitRule(threshold=0.6, window=3))
+        assert fast.plain_because(plan) is None
+        ours = fast.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
+        theirs = plain.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
+        assert outcome(ours) == outcome(theirs)
+        assert len({row.stop for row in ours}) > 1
+        for one, two in zip(ours, theirs, strict=True):
+            assert one.confidences == pytest.approx(two.confidences, abs=1e-4)
+
+
+@families
+@pytest.mark.parametrize("fused_bytes", [0, 2**40], ids=["shared", "fused"])
+def test_both_makes_of_a_sublayer_write_the_same(family, fused_bytes, monkeypatch):
+    monkeypatch.setattr(lean, "FUSED_BYTES", fused_bytes)
+    plan = StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
+    ours = run(Engine(tiny_model(family), Characters()), ragged(PROMPTS), plan)
+    assert outcome(ours) == outcome(run(tiny_engine(family, "plain"), ragged(PROMPTS), plan))
+
+
+@pytest.mark.parametrize("form", ["affine", "linear"])
+def test_compensated_rows_that_share_a_lane(form):
+    skip, tensors, _ = compensated(form)
+    plan = StagePlan(skip, compensation=form, tensors=tensors)
+    requests = fans(5)
+    ours, theirs = run(tiny_engine("qwen2"), requests, plan), run(tiny_engine("qwen2", "plain"), requests, plan)
+    assert outcome(ours) == outcome(theirs)
+
+
+def test_drafts_of_rows_that_share_a_lane():
+    """Right, half right and wrong drafts side by side: verified, forgotten where they were wrong, and decoded on."""
+    engine, requests = tiny_engine("mistral"), fans(6)
+    plain = tiny_engine("mistral", "plain").generate(requests, StagePlan(), Decoding()).generations
+    noise = random_prompts((20,) * len(requests), seed=3)
+    drafts = [(row.tokens, (*row.tokens[:3], *noise[i]), noise[i], ())[i % 4] for i, row in enumerate(plain)]
+    drafted = [replace(request, draft=draft) for request, draft in zip(requests, drafts, strict=True)]
+    assert outcome(run(engine, drafted)) == outcome(plain)
+
+
+def test_a_half_right_draft_leaves_only_its_rest_to_be_decoded(monkeypatch):
+    engine = tiny_engine("llama")
+    tokens = run(engine, ragged(PROMPTS[:1]))[0].tokens
+    passes = []
+    embed = engine.decoder.embed
+    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(len(ids)) or embed(ids))
+    assert run(engine, [Request(PROMPTS[0], 16, draft=(*tokens[:8], *tokens[:8]))])[0].tokens == tokens
+    assert passes == [5, 15, *[1] * 7]  # the prompt, the draft, what is left
+
+
+def test_sampling_draws_from_each_rows_own_stream():
+    requests = [replace(request, stream=str(row)) for row, request in enumerate(fans(4))]
+    drawn = [
+        tiny_engine("llama", path).generate(requests, StagePlan(), Decoding(temperature=0.8, seed=5)).generations
+        for path in ("fast", "plain")
+    ]
+    assert outcome(drawn[0]) == outcome(drawn[1])
+
+
+# --- what is left to the plain path, and why ---
+
+
+def test_what_is_left_to_the_plain_path_is_said():
+    steps = StagePlan(schedule={"steps": [{"from": 1, "mhsa": [], "ffn": [1]}]})
+    assert "schedule" in tiny_engine("llama").plain_because(steps)
+    assert "longrope" in tiny_engine("phi3_longrope").plain_because(StagePlan())
+    assert tiny_engine("llama", "plain").plain_because(StagePlan()) == "engine.path is plain"
+    assert [tiny_engine(family).plain_because(StagePlan()) for family in QUICK] == [None] * len(QUICK)
+
+
+# --- packed weights ---
+
+
+def big_enough_to_pack(dtype):
+    config = tiny_model("qwen2").config.__class__(
+        **{**FAMILIES["qwen2"].config.to_dict(), "hidden_size": 256, "intermediate_size": 1024, "layer_types": None}
+    )
+    return random_model(config, std=0.05).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_replace_the_usual_ones_and_write_the_same(dtype, monkeypatch):
+    monkeypatch.setattr(lean, "FUSED_BYTES", 0)
+    model = big_enough_to_pack(dtype)
+    plain = run(Engine(big_enough_to_pack(dtype), Characters(), "plain"), ragged(PROMPTS))
+    ours = run(Engine(model, Characters()), ragged(PROMPTS))
+    same = [a == b for one, two in zip(ours, plain, strict=True) for a, b in zip(one.tokens, two.tokens, strict=True)]
+    assert all(same) if dtype == torch.float32 else sum(same) > 0.3 * len(same)  # a bfloat16 tie moves all that follows
+    packed = {type(model.model.layers[0].mlp.up_proj).__name__, type(model.model.layers[1].mlp.down_proj).__name__}
+    assert packed == {"PackedLinear"}
+    assert all(parameter.numel() < 2**17 for parameter in model.model.layers.parameters())  # nothing is held twice
+    # the plain path goes on with the packed weights
+    again = run(Engine(model, Characters(), "plain"), ragged(PROMPTS[:2]))
+    assert again[0].tokens[:4] == plain[0].tokens[:4]
+
+
+# --- the guard against slowing down: it counts, it does not time ---
+
+
+class Operations(TorchDispatchMode):
+    """Counts operator calls; views, which move nothing, by themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.work = self.views = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.is_view:
+            self.views += 1
+        else:
+            self.work += 1
+        return func(*args, **(kwargs or {}))
+
+
+def per_token(engine, rows, plan=None):
+    """Operator calls of one decode step: what four more tokens take, by four."""
+    engine, counts = copy.copy(engine), []
+    engine.eos = (-1,)
+    run(engine, ragged(PROMPTS[:1]), plan)  # the first run makes the lean sub-layers
+    for limit in (6, 10):
+        requests = [Request(PROMPTS[1] + (9 + row,), limit) for row in range(rows)]
+        with Operations() as counted:
+            generations = run(engine, requests, plan)
+        assert {len(row.tokens) for row in generations} == {limit}
+        counts.append((counted.work, counted.views))
+    return [(late - early) / 4 for early, late in zip(*counts, strict=True)]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_decode_step_is_few_operations(rows):
+    engine = tiny_engine("llama")
+    work, _ = per_token(engine, rows)
+    skipped, _ = per_token(engine, rows, StagePlan(SkipSet(mhsa=(0, 1), ffn=(2, 3))))
+    plain, _ = per_token(tiny_engine("llama", "plain"), rows)
+    mhsa, ffn = 8, 7
+    assert work <= (mhsa + ffn) * LAYERS + (17 if rows == 1 else 25)
+    assert work - skipped == 2 * mhsa + 2 * ffn  # what is skipped costs nothing
+    assert work <= plain / 2
+
+
+def test_a_decode_steps_memory_does_not_grow(monkeypatch):
+    """One buffer per layer, allocated once, however many steps; reads and writes go to it."""
+    buffers, store = set(), Lanes.store
+
+    def spy(self, heads, slots, new):
+        held = store(self, heads, slots, new)
+        buffers.add((heads.layer, held.data_ptr(), held.nbytes))
+        return held
+
+    monkeypatch.setattr(Lanes, "store", spy)
+    run(tiny_engine("llama"), [Request(PROMPTS[1] + (9 + row,), 50) for row in range(3)])
+    assert len(buffers) == LAYERS
