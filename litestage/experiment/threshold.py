@@ -1,0 +1,174 @@
+"""Exit thresholds and windows: what cutting a stage where confidence falls saves, and what it costs.
+
+The exit rule only shortens a generation, so one uncut run per plan serves every threshold and window; what is run anew
+are later stages whose prompts a cut changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from litestage.config import RunConfig
+from litestage.errors import LiteStageError
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
+from litestage.plan import ExitRule, Plan
+from litestage.progress import bar
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class ThresholdConfig(RunConfig):
+    """Options of ``experiment threshold``.
+
+    Attributes:
+        plans: what is cut: shorthands, plan files, or ``litestage``, which is searched first.
+        thresholds: mean confidences at or below which a stage ends.
+        windows: over how many of the last tokens.
+    """
+
+    plans: list[str] = field(default_factory=lambda: ["full", "cosine:4"])
+    thresholds: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    windows: list[int] = field(default_factory=lambda: [3, 5, 10, 20])
+
+
+def run(bench: Workbench, config: ThresholdConfig) -> Findings:
+    """Every threshold with every window on every plan, on the test split, each against the same plan uncut."""
+    for name in ("plans", "thresholds", "windows"):
+        if not getattr(config, name):
+            raise LiteStageError(f"{name} is empty; give at least one.")
+    rules = [ExitRule(config.exit.rule, tau, window) for window in config.windows for tau in config.thresholds]
+    plans = {spec: _plan(bench, spec) for spec in dict.fromkeys(config.plans)}
+    trials, rows = Trials.on_test(bench), []
+    trials.traces(trials.full, progress="full depth")
+    with bar("thresholds and windows", len(plans) * len(rules)) as advance:
+        for spec, plan in plans.items():
+            rows.append({"of": spec, "threshold": None, "window": None, **trials.row(plan)})
+            for rule in rules:
+                cut = plan.with_exit(rule)
+                trials.traces(cut, [plan])
+                against_uncut = trials.row(cut, plan)
+                rows.append(
+                    {
+                        "of": spec,
+                        "threshold": rule.threshold,
+                        "window": rule.window,
+                        **trials.row(cut),
+                        "against_uncut": {
+                            name: against_uncut[name]
+                            for name in (
+                                "accuracy_drop",
+                                "accuracy_drop_ci95",
+                                "predicted_speedup",
+                                "predicted_speedup_ci95",
+                            )
+                        },
+                    }
+                )
+                advance(1)
+    bound = config.search.max_accuracy_drop
+    sentences = [_sentence(rows, spec, bound) for spec in plans]
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=["plan", "threshold", "window", *COLUMNS, "rows cut"],
+        table=[
+            [row["of"], *_setting(row), *cells(row), _cut(row)]
+            for row in rows
+            if row["threshold"] is None or _cuts(row)  # the others are the uncut plan again
+        ],
+        shows=(sentences[0], " ".join(sentences[1:]) or _by_stage(rows)),
+        figure=_figure(rows, list(plans)),
+        more={},
+    )
+
+
+def _plan(bench: Workbench, spec: str) -> Plan:
+    if spec == "litestage":
+        return bench.search().plan
+    if spec.endswith("+exit"):
+        raise LiteStageError(f"The plan {spec!r} ends in '+exit'; every exit rule is tried, so leave it out.")
+    return bench.session.plan(spec, bench.task, bench.pipeline)
+
+
+def _setting(row: Row) -> list[str]:
+    return ["uncut", ""] if row["threshold"] is None else [f"{row['threshold']:g}", str(row["window"])]
+
+
+def _cuts(row: Row) -> bool:
+    return any(stage["cut"] for stage in row["stages"].values())
+
+
+def _cut(row: Row) -> str:
+    return " / ".join(f"{stage['cut']:.0%}" for stage in row["stages"].values())
+
+
+def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
+    """For one plan: the fastest rule that surely loses no more than the bound against the uncut plan, and the worst."""
+    uncut, *cut = [row for row in rows if row["of"] == spec]
+    cutting = [row for row in cut if _cuts(row)]
+    tried = f"{len(cutting)} of {len(cut)} rules cut anything on {spec} ({uncut['accuracy']:.1%} right uncut)"
+    if not cutting:
+        return f"{tried}."
+    worst = max(cutting, key=lambda row: row["against_uncut"]["accuracy_drop"])
+    tried += f"; {_named(worst)} loses most against it, {drop_of(worst['against_uncut'])}"
+    safe = [
+        row
+        for row in cutting
+        if row["against_uncut"]["accuracy_drop_ci95"][1] <= bound
+        and row["against_uncut"]["predicted_speedup_ci95"][0] > 1
+    ]
+    if not safe:
+        return f"{tried}, and none is measurably faster while surely losing at most {bound * 100:.1f} points."
+    best = max(safe, key=lambda row: row["against_uncut"]["predicted_speedup"])
+    return (
+        f"{tried}, and {_named(best)} is the fastest that surely loses at most {bound * 100:.1f} points, predicted "
+        f"{speedup_of(best['against_uncut'])} at {drop_of(best['against_uncut'])}."
+    )
+
+
+def _named(row: Row) -> str:
+    return f"threshold {row['threshold']:g} with window {row['window']}"
+
+
+def _by_stage(rows: Sequence[Row]) -> str:
+    """The stage of which most is cut, over all rules."""
+    cut = [row for row in rows if row["threshold"] is not None]
+    mean = {stage: sum(row["stages"][stage]["cut"] for row in cut) / len(cut) for stage in cut[0]["stages"]}
+    return (
+        f"Over all rules {', '.join(f'{share:.1%} of the rows of {stage}' for stage, share in mean.items())} were cut."
+    )
+
+
+def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
+    figure, axes = panels(2 * len(plans), width=3.3, share_y=False)
+    windows = list(dict.fromkeys(row["window"] for row in rows if row["window"] is not None))
+    for index, spec in enumerate(plans):
+        lost, faster = axes[2 * index : 2 * index + 2]
+        for window, colour in zip(windows, PALETTE, strict=False):
+            chosen = [row for row in rows if (row["of"], row["window"]) == (spec, window)]
+            taus = [row["threshold"] for row in chosen]
+            for axis, name, scale in ((lost, "accuracy_drop", 100), (faster, "predicted_speedup", 1)):
+                values = [row["against_uncut"][name] * scale for row in chosen]
+                low, high = zip(*(row["against_uncut"][f"{name}_ci95"] for row in chosen), strict=True)
+                axis.plot(taus, values, "o-", color=colour, markersize=3, linewidth=1.2, label=f"window {window}")
+                axis.fill_between(taus, [b * scale for b in low], [b * scale for b in high], color=colour, alpha=0.1)
+        lost.set_ylabel("accuracy lost against uncut, points", fontsize=8)
+        low, high = faster.get_ylim()
+        faster.set_ylim(min(low, 0.95), max(high, 1.05))  # a hundredth of a percent should not look like a slope
+        faster.set_ylabel("predicted speed-up against uncut", fontsize=8)
+        for axis in (lost, faster):
+            axis.set_title(spec, fontsize=10)
+            axis.set_xlabel("threshold", fontsize=8)
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+EXPERIMENT = Experiment(ThresholdConfig, run)
