@@ -11,6 +11,7 @@ Between ranks travel Python objects only, over gloo: a waiting NCCL kernel would
 from __future__ import annotations
 
 import atexit
+import copyreg
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from litestage.errors import LiteStageError, did_you_mean
@@ -98,11 +100,16 @@ def launch(trainer: Trainer, device: str) -> None:
             fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise LiteStageError(f"The ranks can't be started: {str(error).splitlines()[0]}") from error
+    copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))  # plans travel, too
     _launched.append(Ranks(fabric.global_rank, fabric.local_rank, trainer.devices, trainer.num_nodes))
     if fabric.global_rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
         logging.disable(logging.WARNING)
         os.environ["WANDB_MODE"] = "disabled"
+
+
+def _read_only(mapping: dict[Key, Value]) -> MappingProxyType[Key, Value]:
+    return MappingProxyType(mapping)
 
 
 def _check(trainer: Trainer, device: str) -> None:

@@ -76,7 +76,7 @@ class Journal(BasePredictionWriter):
 
 
 def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:
-    """A file name that only the same questions, contestants, machine and way of measuring share."""
+    """A name that only the same questions, contestants, machine and way of measuring share."""
     from litestage.environment import environment
 
     content: dict[str, Any] = {
@@ -94,4 +94,4 @@ def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contes
         "timed": timed,
         "environment": environment(next(iter(contestants.values())).engine.engine),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24] + ".jsonl"
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
