@@ -45,7 +45,8 @@ def test_steps(family, phase):
     for prompt, row in zip(PROMPTS, rows, strict=True):
         chosen = scores_by_hooks(family, prompt, row.tokens, phase).argmax(dim=-1).tolist()
         assert chosen == list(row.tokens), (family, phase, len(prompt))
-    assert run(tiny_engine(family), ragged(PROMPTS[2:3]), plan)[0].tokens == rows[2].tokens
+    for path in ("fast", "plain"):  # one question is the fast path's, many are the plain path's
+        assert run(tiny_engine(family, path), ragged(PROMPTS[2:3]), plan)[0].tokens == rows[2].tokens
     fixed = run(tiny_engine(family), ragged(PROMPTS), StagePlan(SETS[0], phase=phase))
     for row, without in zip(rows, fixed, strict=True):  # the same up to the fourth token, which is run otherwise
         assert row.tokens[:4] == without.tokens[:4]
@@ -133,9 +134,20 @@ def test_the_online_rule(family, phase):
         assert logits.argmax(dim=-1).tolist() == list(row.tokens), (family, phase, len(prompt), dropped)
         sets.add(dropped)
     assert len(sets) > 1  # the batch really was split
-    assert [run(tiny_engine(family), ragged([prompt]), plan)[0].tokens for prompt in PROMPTS] == [
-        r.tokens for r in rows
-    ]
+    alone = [run(tiny_engine(family), ragged([prompt]), plan)[0].tokens for prompt in PROMPTS]
+    assert alone == [row.tokens for row in rows]
+    options = [Request(prompt, NEW) for prompt in PROMPTS[:4]]  # of one question: rows of one lane that part ways
+    assert [row.tokens for row in run(tiny_engine(family), options, plan)] == alone[:4]
+
+
+@phases
+def test_options_of_one_question_keep_their_steps(phase):
+    plan = StagePlan(SETS[0], phase=phase, schedule=STEPS)
+    tails = zip(PROMPTS[3:], (1, 4, 9, 2), strict=False)
+    options = [Request(PROMPTS[1] + tail[:length], NEW) for tail, length in tails]
+    together = [run(tiny_engine("qwen2", path), options, plan) for path in ("fast", "plain")]
+    alone = [run(tiny_engine("qwen2"), [option], plan)[0].tokens for option in options]
+    assert [[row.tokens for row in rows] for rows in together] == [alone, alone]
 
 
 def test_a_threshold_that_nothing_reaches_changes_nothing():

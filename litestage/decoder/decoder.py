@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
+from litestage.decoder.packed import PackedLinear
 from litestage.plan import SkipSet, StagePlan
 
 
@@ -122,6 +123,11 @@ class Decoder:
                 return cos, sin
         return self.body.rotary_emb(stream, positions)
 
+    @property
+    def steps(self) -> dict[tuple[str, int], Step]:
+        """Every sub-layer by its name, with the residual connection around it."""
+        return {sublayer.name: _residual(sublayer.update) for sublayer in self.sublayers}
+
     def path(
         self,
         plan: StagePlan,
@@ -170,14 +176,19 @@ class Decoder:
         return lambda stream, attending: mlp(norm(stream))
 
 
-def _times(linear: nn.Linear, matrix: Tensor) -> nn.Linear:
+def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | PackedLinear:
     """A linear map whose outputs are ``linear``'s times ``matrix``, multiplied in float64."""
-    weight, matrix = linear.weight, matrix.to(linear.weight.device).double()
-    product = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    product.weight = nn.Parameter((matrix.T @ weight.double()).to(weight.dtype), requires_grad=False)
-    if linear.bias is not None:
-        product.bias = nn.Parameter((linear.bias.double() @ matrix).to(weight.dtype), requires_grad=False)
-    return product
+    weight = linear.weight
+    matrix = matrix.to(weight.device).double()
+    product = (matrix.T @ weight.double()).to(weight.dtype)
+    bias = None if linear.bias is None else (linear.bias.double() @ matrix).to(weight.dtype)
+    if isinstance(linear, PackedLinear):
+        return PackedLinear(product, bias)
+    made = nn.Linear(linear.in_features, linear.out_features, bias=bias is not None, device="meta")
+    made.weight = nn.Parameter(product, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias, requires_grad=False)
+    return made
 
 
 def _mhsa(layer: Any, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:

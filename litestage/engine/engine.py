@@ -95,7 +95,9 @@ class Engine:
         return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)
 
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
-        if self.plain_because(plan) is None:
+        # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches
+        apart = plan.schedule is not None and len({row.request.group for row in rows}) > 1
+        if self.plain_because(plan) is None and not apart:
             self._fast.run(rows, plan, sampler, seconds, self._clock)
             return
         started = self._clock()

@@ -1,22 +1,25 @@
 """The engine's fast path: lean sub-layers over lanes, many questions in flight, finished ones replaced.
 
-Tokens are the plain path's own (in float32), for every family and fixed plan. What it cannot run, it says.
+Tokens are the plain path's own (in float32), for every family and plan. What it cannot run, it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from litestage.decoder.decoder import Decoder, Path
+from litestage.decoder.decoder import Decoder, Path, Step
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.lanes import SHARED, Lanes, Pass, Token
 from litestage.engine.prefix import common_prefix
 from litestage.engine.rows import Row, Sampler
+from litestage.engine.schedule import Course
 from litestage.engine.verify import agreeing_draft
-from litestage.plan import StagePlan
+from litestage.plan import SkipSet, StagePlan
+from litestage.plan.skip import SubLayerName
 
 IN_FLIGHT = 64
 """Rows that are decoded together at most."""
@@ -65,7 +68,7 @@ def bundles(rows: Sequence[Row]) -> list[Bundle]:
 
 
 class FastPath:
-    """Runs rows under fixed plans.
+    """Runs rows under a plan.
 
     Attributes:
         lean: the decoder's sub-layers in lean form.
@@ -79,20 +82,28 @@ class FastPath:
         """Why the plain path runs this plan, or None where the fast path can."""
         if decoder.longrope_limit is not None:
             return "rotary factors that change with a row's length (longrope) have rows run anew"
-        if plan.schedule is not None:
-            return "a schedule changes the sub-layers from token to token, or from row to row"
         return None
 
-    def path(self, plan: StagePlan, phase: str) -> Path:
-        """The functions to run: lean where the plan leaves a sub-layer as it is, the decoder's own stand-ins else."""
+    def path(
+        self,
+        plan: StagePlan,
+        phase: str,
+        skip: SkipSet | None = None,
+        instead: Mapping[SubLayerName, Step] = MappingProxyType({}),
+    ) -> Path:
+        """The functions to run: lean where the plan leaves a sub-layer as it is, the decoder's own stand-ins else.
+
+        ``skip`` and ``instead`` are a schedule's, as in :meth:`litestage.decoder.decoder.Decoder.path`.
+        """
+        skip = plan.skip if skip is None else skip
         skips = plan.phase == "both" or phase == "decode"
-        merged = plan.compensation == "merged" and skips and len(plan.skip) > 0
+        merged = plan.compensation == "merged" and skips and len(skip) > 0
         lean = {
             name: sublayer
             for name, sublayer in self.lean.sublayers.items()
-            if not (skips and name in plan.skip) and not (merged and f"{name[0]}.{name[1]}" in plan.tensors)
+            if not (skips and name in skip) and not (merged and f"{name[0]}.{name[1]}" in plan.tensors)
         }
-        return self.decoder.path(plan, phase, instead=lean)
+        return self.decoder.path(plan, phase, skip, {**lean, **instead})
 
     def run(
         self, rows: Sequence[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], clock: Callable[[], float]
@@ -101,9 +112,12 @@ class FastPath:
         started, prefilling = clock(), 0.0
         waiting = sorted(bundles(rows), key=lambda bundle: len(bundle.prompt))  # popped from the end: longest first
         widest = max(len(bundle.rows) for bundle in waiting)
-        held: list[Bundle | None] = [None] * min(len(waiting), max(1, IN_FLIGHT // widest))
+        course = Course(self.decoder, plan, self.path, self.lean.sublayers)
+        # a schedule's rows keep step with those they were prefilled with: one lane
+        most = 1 if course.splits else max(1, IN_FLIGHT // widest)
+        held: list[Bundle | None] = [None] * min(len(waiting), most)
         lanes = Lanes(self.lean, len(held), max(_first_size(bundle) for bundle in waiting), self.decoder.device)
-        prefill, decode = self.path(plan, "prefill"), self.path(plan, "decode")
+        prefill = self.path(plan, "prefill")
         while True:
             free = [lane for lane, bundle in enumerate(held) if bundle is None]
             if waiting and 4 * len(free) >= len(held):
@@ -111,12 +125,13 @@ class FastPath:
                 new = self._prefill(free, waiting, lanes, prefill, sampler)
                 held = [new.get(lane, bundle) for lane, bundle in enumerate(held)]
                 prefilling += clock() - began
-                self._verify(held, new, lanes, decode, sampler)
+                if not course.splits:
+                    self._verify(held, new, lanes, course.path(new[next(iter(new))].rows, 1), sampler)
             else:
                 if not waiting and 4 * len(free) >= len(held) > 1 and len(free) < len(held):
                     lanes.keep([lane for lane, bundle in enumerate(held) if bundle is not None])
                     held = [bundle for bundle in held if bundle is not None]
-                self._step(held, lanes, decode, sampler)
+                self._step(held, lanes, course, sampler)
             held = [bundle if bundle is not None and bundle.going else None for bundle in held]
             if not waiting and not any(held):
                 break
@@ -139,16 +154,32 @@ class FastPath:
         sampler.advance([row for bundle in new.values() for row in bundle.rows], self._logits(stream, last))
         return new
 
-    def _step(self, held: Sequence[Bundle | None], lanes: Lanes, path: Path, sampler: Sampler) -> None:
-        """One token for every row that is going."""
-        rows: list[Row] = []
-        tokens: list[list[Token]] = []
-        for bundle in held:
-            going = bundle.going if bundle is not None else []
-            rows += going
-            tokens.append([(row.last, row.length - 1, bundle.branch[row]) for row in going] if bundle else [])
+    def _step(self, held: Sequence[Bundle | None], lanes: Lanes, course: Course, sampler: Sampler) -> None:
+        """One token for every row that is going; rows that a schedule has sent different ways run after each other."""
+        going = [bundle.going if bundle is not None else [] for bundle in held]
+        rows = [row for of_lane in going for row in of_lane]
+        groups = course.groups(rows, [len(row.tokens) for row in rows])
+        if len(groups) == 1:
+            return self._advance(held, going, lanes, course, sampler)
+        for group in groups:  # all in one lane
+            self._advance(held, [[rows[index] for index in group]], lanes, course, sampler)
+
+    def _advance(
+        self,
+        held: Sequence[Bundle | None],
+        going: Sequence[Sequence[Row]],
+        lanes: Lanes,
+        course: Course,
+        sampler: Sampler,
+    ) -> None:
+        """One token for rows of one path, given by lane."""
+        rows = [row for of_lane in going for row in of_lane]
+        tokens: list[list[Token]] = [
+            [(row.last, row.length - 1, bundle.branch[row]) for row in of_lane] if bundle else []
+            for bundle, of_lane in zip(held, going, strict=True)
+        ]
         each = max(map(len, tokens))
-        stream = self._forward(lanes.enter(range(len(held)), tokens), path)
+        stream = self._forward(lanes.enter(range(len(held)), tokens), course.path(rows, len(rows[0].tokens)))
         picked = [lane * each + at for lane, new in enumerate(tokens) for at in range(len(new))]
         sampler.advance(rows, self._logits(stream, picked))
 

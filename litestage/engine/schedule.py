@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Attending, Decoder, Path, Step
-from litestage.plan import StagePlan
+from litestage.plan import SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
+from litestage.plan.skip import SubLayerName
+
+
+class MakePath(Protocol):
+    """How an engine path makes its paths: :meth:`litestage.decoder.decoder.Decoder.path`, or the like."""
+
+    def __call__(
+        self, plan: StagePlan, phase: str, skip: SkipSet | None = ..., instead: Mapping[SubLayerName, Step] = ...
+    ) -> Path: ...
 
 
 @dataclass
@@ -24,17 +34,29 @@ class _Observed:
 class Course:
     """The paths of one generation, row by row. A row is anything hashable; its tokens are counted from 1.
 
+    A stream is [rows, tokens, width] or, one token to a row, [rows, width].
+
     A fixed plan has one path. Steps have one per set. An online rule (AdaSkip, arXiv 2501.02336, step 4) observes at
     first, then gives each row its own: feed-forwards of mean cosine at or above the threshold become ``r x``.
+
+    Args:
+        path, steps: another engine path's way to make a path and its sub-layers, in the place of the decoder's own.
     """
 
-    def __init__(self, decoder: Decoder, plan: StagePlan) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        plan: StagePlan,
+        path: MakePath | None = None,
+        steps: Mapping[SubLayerName, Step] | None = None,
+    ) -> None:
         self._decoder, self._plan = decoder, plan
+        self._path, self._steps = path or decoder.path, decoder.steps if steps is None else steps
         self._online = (plan.schedule or {}).get("online")
         self._watched = [layer for layer in range(decoder.layers) if ("ffn", layer) not in plan.skip]
         self._observed: dict[Hashable, _Observed] = {}
         self._decided: dict[Hashable, dict[int, float]] = {}
-        self._latest: tuple[Hashable, Path] | None = None
+        self._paths: dict[Hashable, Path] = {}
 
     @property
     def splits(self) -> bool:
@@ -53,9 +75,9 @@ class Course:
     def path(self, rows: Sequence[Hashable], token: int) -> Path:
         """What rows of one group run next; ``token`` is any one's number."""
         key = (self._sets(rows[0], token), tuple(rows) if self._online else None)
-        if self._latest is None or self._latest[0] != key:
-            self._latest = key, self._made(rows, token)
-        return self._latest[1]
+        if key not in self._paths:
+            self._paths[key] = self._made(rows, token)
+        return self._paths[key]
 
     def unchanged_until(self, token: int) -> int | None:
         """The last token that takes the same path as this one; None if all later ones do."""
@@ -74,28 +96,25 @@ class Course:
         if skip is None:
             decisions = [self._decision(row) for row in rows]
             instead = {("ffn", layer): self._scaled([d[layer] for d in decisions]) for layer in decisions[0]}
-            return self._decoder.path(self._plan, "decode", instead=instead)
+            return self._path(self._plan, "decode", instead=instead)
         if self._online is None:
-            return self._decoder.path(self._plan, "decode", skip)
+            return self._path(self._plan, "decode", skip)
         seen: list[Tensor] = []
-        watching = {
-            sublayer.name: _watching(sublayer.update, seen)
-            for sublayer in self._decoder.sublayers
-            if sublayer.kind == "ffn" and sublayer.layer in self._watched
-        }
-        return [*self._decoder.path(self._plan, "decode", instead=watching), self._noting(rows, seen)]
+        watching = {("ffn", layer): _watching(self._steps["ffn", layer], seen) for layer in self._watched}
+        return [*self._path(self._plan, "decode", instead=watching), self._noting(rows, seen)]
 
     def _noting(self, rows: Sequence[Hashable], seen: list[Tensor]) -> Step:
         """Ends a pass: adds what was seen of each row to its sums; the stream stays as it is."""
 
         def note(stream: Tensor, attending: Attending) -> Tensor:
-            new = torch.stack(seen, dim=2).double().sum(dim=3) if seen else None  # [2, rows, feed-forwards]
-            seen.clear()
-            for index, row in enumerate(rows):
-                if new is not None:
-                    held = self._observed.setdefault(row, _Observed(torch.zeros_like(new[:, 0])))
-                    held.sums = held.sums + new[:, index]
-                    held.tokens += stream.shape[1]
+            if seen:
+                by_token = torch.stack(seen, dim=1).double()
+                new = by_token.view(*by_token.shape[:2], len(rows), -1)  # [2, feed-forwards, rows, tokens]
+                seen.clear()
+                for index, row in enumerate(rows):
+                    held = self._observed.setdefault(row, _Observed(torch.zeros_like(new[:, :, 0, 0])))
+                    held.sums = held.sums + new[:, :, index].sum(dim=2)
+                    held.tokens += new.shape[3]
             return stream
 
         return note
@@ -115,16 +134,16 @@ class Course:
 
     def _scaled(self, ratios: Sequence[float]) -> Step:
         decoder = self._decoder
-        factor = torch.tensor(ratios, device=decoder.device, dtype=decoder.dtype)[:, None, None]
-        return lambda stream, attending: stream * factor
+        factor = torch.tensor(ratios, device=decoder.device, dtype=decoder.dtype)
+        return lambda stream, attending: stream * factor.view(-1, *[1] * (stream.dim() - 1))
 
 
-def _watching(update: Step, seen: list[Tensor]) -> Step:
-    """The sub-layer, run; its cosine before and after and its norm ratio, [2, rows, tokens], go to ``seen``."""
+def _watching(step: Step, seen: list[Tensor]) -> Step:
+    """The sub-layer, run; its cosine before and after and its norm ratio, [2, tokens of all rows], go to ``seen``."""
 
     def run(stream: Tensor, attending: Attending) -> Tensor:
-        after = stream + update(stream, attending)
-        x, y = stream.float(), after.float()
+        after = step(stream, attending)
+        x, y = stream.flatten(0, -2).float(), after.flatten(0, -2).float()
         seen.append(torch.stack([torch.cosine_similarity(x, y, dim=-1), y.norm(dim=-1) / x.norm(dim=-1)]))
         return after
 
