@@ -105,8 +105,6 @@ def test_sampling_draws_from_each_rows_own_stream():
 
 
 def test_what_is_left_to_the_plain_path_is_said():
-    steps = StagePlan(schedule={"steps": [{"from": 1, "mhsa": [], "ffn": [1]}]})
-    assert "schedule" in tiny_engine("llama").plain_because(steps)
     assert "longrope" in tiny_engine("phi3_longrope").plain_because(StagePlan())
     assert tiny_engine("llama", "plain").plain_because(StagePlan()) == "engine.path is plain"
     assert [tiny_engine(family).plain_because(StagePlan()) for family in QUICK] == [None] * len(QUICK)
