@@ -7,11 +7,14 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import sensitivity
+from litestage.experiment import heuristics, noise, sensitivity, threshold
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     "sensitivity": sensitivity.EXPERIMENT,
+    "threshold": threshold.EXPERIMENT,
+    "heuristics": heuristics.EXPERIMENT,
+    "noise": noise.EXPERIMENT,
 }
 
 
