@@ -7,6 +7,8 @@ import torch
 from test_parity import NEW, PROMPTS, ragged, run
 from tiny import FAMILIES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
 
+from litestage.decoder.decoder import _times
+from litestage.decoder.packed import PackedLinear
 from litestage.engine import Request
 from litestage.plan import SkipSet, StagePlan
 
@@ -228,3 +230,14 @@ def test_a_matrix_is_merged_into_the_feed_forward_before_a_cut(family):
         expected = stream + (update @ tensors["ffn.0"] if in_prefill else update)
         torch.testing.assert_close(prefilled[1](stream, None), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(decoder.body.layers[0].mlp.down_proj.weight, weight)  # the model itself is untouched
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_matrix_is_merged_into_a_packed_projection_which_stays_packed(bias):
+    usual = torch.nn.Linear(512, 256, bias=bias)
+    inputs, matrix = torch.randn(3, 512), torch.randn(256, 256) / 16
+    merged = _times(PackedLinear(usual.weight, usual.bias), matrix)
+    assert isinstance(merged, PackedLinear)
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(inputs), usual(inputs) @ matrix, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(_times(usual, matrix)(inputs), usual(inputs) @ matrix, atol=1e-4, rtol=1e-4)
