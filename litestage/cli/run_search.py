@@ -36,6 +36,8 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
             f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's "
             f"{found.full.accuracy:.1%} on the calibration questions, so the plan is full depth."
         )
+    reusing = bench.session.reusing
+    print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
     if as_json:
         print_json(
@@ -44,5 +46,6 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
                 "hash": found.plan.hash,
                 "met": found.met,
                 "chosen": asdict(found.chosen),
+                "generations": {"run": reusing.ran, "found": reusing.reused},
             }
         )

@@ -1,0 +1,160 @@
+"""Experiments: one command each, with rows, a plot and sentences that say what the rows say."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from litestage.cli import main
+from litestage.experiment import EXPERIMENTS
+from litestage.experiment.heuristics import at_its_latency
+from litestage.experiment.noise import resampled, violation_interval
+from litestage.experiment.sensitivity import _stages, first_certain_loss
+from litestage.experiment.threshold import _sentence
+
+SMALL = {
+    "sensitivity": ["rankings=[cosine]", "search.max_budget=4", "step=4"],
+    "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
+    "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
+    "noise": ["repeats=2", "search.max_budget=2"],
+}
+HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("experiments") / "store.sqlite"
+
+
+@pytest.fixture
+def litestage(monkeypatch, capsys, tmp_path):
+    """Runs ``litestage experiment`` in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["litestage", "experiment", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path, store, name):
+    options = [*SMALL[name], "questions=6", "search.calibration=8", "search.strategy=greedy", f"store={store}"]
+    code, out, err = litestage(name, *options, "output=here", "--json")
+    assert code == 0, err
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert json.loads(out.strip().splitlines()[-1]) == results
+    assert results["schema"] == "litestage.experiment/1"
+    assert set(results) >= HEAD
+    assert (results["split"], results["n"]) == ("test", 6)
+    assert results["config"]["questions"] == 6
+    for row in results["rows"]:
+        low, high = row["accuracy_drop_ci95"]
+        assert low <= row["accuracy_drop"] <= high
+        assert sum(stage["predicted_latency_s"] for stage in row["stages"].values()) == pytest.approx(
+            row["predicted_latency_s"]
+        )
+    assert len(results["shows"]) == 2
+    for sentence in results["shows"]:
+        assert sentence in out
+    assert "<svg" in (tmp_path / "here" / "plot.svg").read_text()
+    assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["questions"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["sensitivty"], ["sensitivty", "'sensitivity'"]),
+        (["threshold", "treshold=0.4"], ["treshold", "'thresholds'"]),
+        (["threshold", "windows=[]"], ["windows"]),
+        (["threshold", "plans=[full+exit]"], ["full+exit"]),
+        (["sensitivity", "rankings=[cosin]"], ["cosin", "'cosine'"]),
+        (["sensitivity", "step=0"], ["step", "0"]),
+        (["heuristics", "policies=[unifrm]"], ["unifrm", "'uniform'"]),
+        (["noise", "repeats=1"], ["repeats", "1"]),
+        (["noise", "search.calibration=512"], ["512"]),
+    ],
+)
+def test_a_wrong_option_is_named(litestage, store, arguments, named):
+    code, out, err = litestage(*arguments, f"store={store}")
+    assert (code, out, len(err.strip().splitlines())) == (2, "", 1), err
+    for name in named:
+        assert name in err
+
+
+def row(**given):
+    measured = {"accuracy_drop": 0.0, "accuracy_drop_ci95": [-0.02, 0.02], "predicted_latency_s": 1.0}
+    faster = {"predicted_speedup": 1.0, "predicted_speedup_ci95": [1.0, 1.0]}
+    return {"accuracy": 1.0, **measured, **faster, "stages": {"recall": {"cut": 0.0}}, **given}
+
+
+def test_a_stage_loses_measurably_where_the_interval_leaves_zero():
+    rows = [
+        row(
+            ranking="cosine",
+            stage=stage,
+            budget=budget,
+            accuracy_drop=drop,
+            accuracy_drop_ci95=[drop - 0.03, drop + 0.03],
+        )
+        for stage, drops in {"recall": [0, 0.01, 0.02], "analyze": [0, 0.04, 0.5]}.items()
+        for budget, drop in zip((0, 2, 4), drops, strict=True)
+    ]
+    assert first_certain_loss(rows[:3]) is None
+    assert first_certain_loss(rows[3:])["budget"] == 2
+    assert _stages(rows, "cosine", 24) == (
+        "Of 24 sub-layers skipped in one stage only, by cosine: analyze loses measurably from 2 on, "
+        "4.0 points (95 % interval 1.0 to 7.0); recall does not measurably lose up to 4."
+    )
+
+
+def test_the_fastest_rule_that_surely_keeps_the_bound_is_named():
+    def cut(threshold, drop, speedup):
+        against = {"accuracy_drop": drop, "accuracy_drop_ci95": [drop - 0.01, drop + 0.01]}
+        against |= {"predicted_speedup": speedup, "predicted_speedup_ci95": [speedup - 0.1, speedup + 0.1]}
+        stages = {"recall": {"cut": 0.5}}
+        return row(of="full", threshold=threshold, window=5, stages=stages, against_uncut=against)
+
+    rows = [row(of="full", threshold=None, window=None), cut(0.4, 0.0, 1.2), cut(0.5, 0.005, 1.3), cut(0.6, 0.2, 2.0)]
+    assert "threshold 0.5 with window 5 is the fastest that surely loses at most 2.0 points" in _sentence(
+        rows, "full", 0.02
+    )
+    assert "threshold 0.6 with window 5 loses most against it, 20.0 points" in _sentence(rows, "full", 0.02)
+    assert "none is measurably faster" in _sentence(rows[:1] + rows[3:], "full", 0.02)
+
+
+def test_at_its_latency_means_at_least_as_fast_and_then_most_accurate():
+    def at(policy, seconds, accuracy):
+        return row(policy=policy, predicted_latency_s=seconds, accuracy=accuracy)
+
+    others = [at("a", 1.1, 1.0), at("a", 0.9, 0.5), at("a", 0.5, 0.7), at("b", 1.2, 0.9)]
+    assert [(found["policy"], found["accuracy"]) for found in at_its_latency(at("", 1.0, 1.0), others)] == [("a", 0.7)]
+
+
+def test_resamples_draw_without_repetition_and_hide_the_test_split():
+    from litestage.data import load_task
+    from litestage.errors import LiteStageError
+
+    task = load_task("menagerie")
+    pool = task.questions("calibration")
+    one, again, other = (
+        [question.id for question in resampled(task, pool, 50, seed).questions("calibration")] for seed in (1, 1, 2)
+    )
+    assert one == again != other
+    assert len(set(one)) == 50
+    assert set(one) <= {question.id for question in pool}
+    with pytest.raises(LiteStageError, match="no split 'test'"):
+        resampled(task, pool, 50, 1).questions("test")
+
+
+def test_the_violation_rates_interval_is_wilsons():
+    rows = [{"breaks_bound": broken} for broken in [True] * 2 + [False] * 8]
+    assert violation_interval(rows) == pytest.approx((0.0567, 0.5098), abs=1e-4)
