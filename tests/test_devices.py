@@ -59,9 +59,12 @@ def test_a_number_of_devices_that_cannot_be_is_one_sentence(trainer, device, nam
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_another_number_of_processes_than_torchrun_started_is_one_sentence(devices, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+@pytest.mark.parametrize(
+    "variables", [{"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "4"}, {"SLURM_STEP_NUM_TASKS": "4"}], ids=str
+)
+def test_another_number_of_processes_than_were_started_is_one_sentence(devices, variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(LiteStageError, match=rf"4 processes were started, but .* is {devices};"):
         launch(TrainerConfig(devices=devices), "cpu")
 

@@ -95,7 +95,13 @@ def launch(trainer: Trainer, device: str) -> None:
         with quiet():
             strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
             # the questions are text; the GPU is the engine's
-            fabric = Fabric(accelerator="cpu", devices=trainer.devices, num_nodes=trainer.num_nodes, strategy=strategy)
+            fabric = Fabric(
+                accelerator="cpu",
+                devices=trainer.devices,
+                num_nodes=trainer.num_nodes,
+                strategy=strategy,
+                plugins=cluster(),
+            )
             watch(fabric.strategy)
             fabric.launch()
     except (ValueError, RuntimeError) as error:
@@ -139,9 +145,18 @@ def _started_by_others() -> int | None:
     """How many processes torchrun or srun started, this one among them; None where neither did."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1"))
-    return None
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    return tasks if tasks > 1 else None  # one task may be the shell of an interactive job
+
+
+def cluster() -> list[Any]:
+    """Lightning's plugin that says who starts the ranks: itself, or (empty) what it detects, torchrun or SLURM.
+
+    Left to itself it takes a SLURM job's batch script, which runs once, for one of many tasks.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    return [LightningEnvironment()] if _started_by_others() is None else []
 
 
 def on_cuda(device: str) -> bool:

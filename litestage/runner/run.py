@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litestage.progress import bar
-from litestage.ranks import from_rank_zero, here, in_step, share, union
+from litestage.ranks import cluster, from_rank_zero, here, in_step, share, union
 from litestage.runner.contestant import Contestant
 from litestage.runner.quiet import quiet
 from litestage.stages import Question
@@ -89,7 +89,12 @@ def _predict(
             enable_model_summary=False,
             enable_progress_bar=False,
         )
-        trainer.predict(StagedPrediction(contestants, timed), loader, return_predictions=False)
+        try:
+            trainer.predict(StagedPrediction(contestants, timed), loader, return_predictions=False)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into an exit without a word
+                raise stop.__context__ from None
+            raise
 
 
 def _devices(device: Any) -> dict[str, Any]:
@@ -103,5 +108,6 @@ def _devices(device: Any) -> dict[str, Any]:
         "devices": here().devices,
         "num_nodes": here().num_nodes,
         "strategy": DDPStrategy(process_group_backend="gloo"),
+        "plugins": cluster(),
         "use_distributed_sampler": False,  # it wants a question for every rank; they are shared out already
     }
