@@ -182,13 +182,13 @@ def test_a_decode_step_is_few_operations(rows):
 
 def test_a_decode_steps_memory_does_not_grow(monkeypatch):
     """One buffer per layer, allocated once, however many steps; reads and writes go to it."""
-    buffers, store = set(), Lanes.store
+    buffers, buffer = set(), Lanes.buffer
 
-    def spy(self, heads, slots, new):
-        held = store(self, heads, slots, new)
-        buffers.add((heads.layer, held.data_ptr(), held.nbytes))
+    def spy(self, heads, dtype):
+        held = buffer(self, heads, dtype)
+        buffers.add((heads.layer, held.whole.data_ptr(), held.whole.nbytes))
         return held
 
-    monkeypatch.setattr(Lanes, "store", spy)
+    monkeypatch.setattr(Lanes, "buffer", spy)
     run(tiny_engine("llama"), [Request(PROMPTS[1] + (9 + row,), 50) for row in range(3)])
     assert len(buffers) == LAYERS

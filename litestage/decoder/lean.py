@@ -47,10 +47,10 @@ class Attends(Protocol):
     """A pass, as the attention sees it."""
 
     turns: Tensor
-    """Complex rotations [tokens, heads or 1, half the head width]; values are not turned (fused: by one)."""
+    """Complex rotations: [tokens, 1, half the head width]; fused, [tokens, all heads' halves], ones for values."""
 
-    def attend(self, heads: Heads, queries: Tensor, new: Tensor) -> Tensor:
-        """From queries [tokens, heads, width] and new keys and values [tokens, 2 * heads, width], [tokens, wide]."""
+    def attend(self, heads: Heads, made: Tensor) -> Tensor:
+        """From queries, keys and values side by side [tokens, all], the heads' outputs [tokens, queries * width]."""
         ...
 
 
@@ -73,6 +73,7 @@ class LeanDecoder:
         self.device = decoder.device
         self._decoder = decoder
         self._table = torch.empty(0, 0)
+        self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
         self.sublayers: dict[tuple[str, int], Step] = {}
         for index, layer in enumerate(body.layers):
             heads = _heads(layer.self_attn, decoder, index)
@@ -101,8 +102,8 @@ class LeanDecoder:
         if not self.fused:
             return turns
         tokens, half, turned = len(positions), self.heads.width // 2, self.heads.queries + self.heads.keys
-        return torch.cat(
-            [turns.expand(tokens, turned, half), turns.new_ones(1).expand(tokens, self.heads.keys, half)], 1
+        return torch.cat([turns.expand(tokens, turned, half), self._one.expand(tokens, self.heads.keys, half)], 1).view(
+            tokens, -1
         )
 
     def interleaving(self) -> list[int]:
@@ -167,29 +168,31 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
     turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
     finish = _finish(attention.o_proj, post)
-    total, split = heads.queries + 2 * heads.keys, heads.queries
 
     def mhsa(stream: Tensor, attending: Any) -> Tensor:
-        made = project(stream).view(-1, total, heads.width)
+        made = project(stream)
         if normalise is not None:
-            normalise(made)
+            normalise(made.view(len(made), -1, heads.width))
         if turned:
             made = turn(made, attending.turns)
-        return finish(stream, attending.attend(heads, made[:, :split], made[:, split:]))
+        return finish(stream, attending.attend(heads, made))
 
     return mhsa
 
 
 def _turn_all(made: Tensor, turns: Tensor) -> Tensor:
-    return (made.view(torch.complex64) * turns).view(torch.float32)
+    made.view(torch.complex64).mul_(turns)
+    return made
 
 
 def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    index, turned = torch.tensor(order, device=device), heads.queries + heads.keys
+    index, turned = torch.tensor(order, device=device), (heads.queries + heads.keys) * heads.width
 
     def turn(made: Tensor, turns: Tensor) -> Tensor:
-        pairs = made[:, :turned].index_select(2, index).float().view(torch.complex64)
-        return torch.cat([(pairs * turns).view(torch.float32).to(made.dtype), made[:, turned:]], 1)
+        part = made[:, :turned].view(len(made), -1, heads.width)
+        pairs = part.index_select(2, index).float().view(torch.complex64)
+        part.copy_((pairs * turns).view(torch.float32))
+        return made
 
     return turn
 

@@ -18,6 +18,8 @@ from litestage.decoder.lean import Heads, LeanDecoder
 FREE = 1 << 40
 """Position of a slot that holds nothing: later than any query, so never seen."""
 SHARED = -1
+BUCKET = 32
+"""The slots that are read are a multiple of this."""
 
 Token = tuple[int, int, int]
 """Token id, position and branch."""
@@ -33,7 +35,7 @@ class Lanes:
         self._latest: list[Token] = [(0, 0, SHARED)] * count
         self.positions = torch.full((count, self.slots), FREE, device=device)
         self.branches = torch.full((count, self.slots), SHARED, device=device)
-        self._held: dict[int, Tensor] = {}  # by layer: [2, key heads, lanes, slots, width]
+        self._held: dict[int, Buffer] = {}
 
     def enter(self, lanes: Sequence[int], tokens: Sequence[Sequence[Token]], *, fresh: bool = False) -> Pass:
         """Takes slots for new tokens of the given lanes: of all of them in order, or of any that are ``fresh``.
@@ -66,17 +68,17 @@ class Lanes:
                 slots.append(at + (self.slots - 1 if padding else start + offset))
                 kept.append(FREE if padding else position)
             self.used[lane] = start + len(new)
-        self.alone = self.alone and max(branches) == SHARED
+        if self.alone and max(branches) != SHARED:
+            self.alone = False
         info = torch.tensor([ids, positions, branches, slots, kept], device=self.device)
         return Pass(self, len(lanes), info, max(positions), fresh)
 
-    def store(self, heads: Heads, slots: Tensor, new: Tensor) -> Tensor:
-        """Keeps new keys and values [tokens, 2 * heads, width]; returns all of them [2, heads, lanes, slots, width]."""
+    def buffer(self, heads: Heads, dtype: torch.dtype) -> Buffer:
+        """Where a layer's keys and values are kept; made when it is first asked for."""
         held = self._held.get(heads.layer)
         if held is None:
             shape = (2, heads.keys, len(self.used), self.slots, heads.width)
-            held = self._held[heads.layer] = new.new_zeros(shape)
-        held.view(2 * heads.keys, -1, heads.width).index_copy_(1, slots, new.transpose(0, 1))
+            held = self._held[heads.layer] = Buffer(torch.zeros(shape, dtype=dtype, device=self.device))
         return held
 
     def forget(self, lane: int, branch: int, length: int) -> None:
@@ -91,14 +93,31 @@ class Lanes:
         self.used = [self.used[lane] for lane in lanes]
         self._latest = [self._latest[lane] for lane in lanes]
         self.positions, self.branches = self.positions[index], self.branches[index]
-        self._held = {layer: held.index_select(2, index) for layer, held in self._held.items()}
+        self._held = {layer: Buffer(held.whole.index_select(2, index)) for layer, held in self._held.items()}
 
     def _grow(self, needed: int) -> None:
         more = max(needed + 1, 2 * self.slots) - self.slots
         self.slots += more
         self.positions = F.pad(self.positions, (0, more), value=FREE)
         self.branches = F.pad(self.branches, (0, more), value=SHARED)
-        self._held = {layer: F.pad(held, (0, 0, 0, more)) for layer, held in self._held.items()}
+        self._held = {layer: Buffer(F.pad(held.whole, (0, 0, 0, more))) for layer, held in self._held.items()}
+
+
+class Buffer:
+    """One layer's keys and values, ``whole`` [2, heads, lanes, slots, width], and the views that are used of it."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+        self.flat = whole.view(2 * whole.shape[1], -1, whole.shape[-1])
+        self._seen = 0
+        self._views = (whole, whole)
+
+    def views(self, seen: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first ``seen`` slots, each [lanes, heads, seen, width]."""
+        if seen != self._seen:
+            of_lanes = self.whole[:, :, :, :seen].transpose(1, 2)
+            self._seen, self._views = seen, (of_lanes[0], of_lanes[1])
+        return self._views
 
 
 class Pass:
@@ -108,53 +127,58 @@ class Pass:
         self.ids, self._positions, self._branches, self._slots, self._kept = new.unbind(0)
         self._lanes, self._count, self._queries, self._fresh = lanes, count, len(self.ids) // count, fresh
         lanes.positions.view(-1).index_copy_(0, self._slots, self._kept)
-        lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
-        self._seen = self._queries if fresh else max(lanes.used)  # slots read
-        self._masks: dict[int | None, Tensor | None] = {}
+        if not lanes.alone:
+            lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
+        # slots read: a few too many, so that the views of one step serve the next ones
+        self._seen = self._queries if fresh else min(lanes.slots, -(-max(lanes.used) // BUCKET) * BUCKET)
+        self._masks: dict[int | None, Tensor] = {}
         self.turns = lanes.lean.turns(self._positions, most)
 
-    def attend(self, heads: Heads, queries: Tensor, new: Tensor) -> Tensor:
-        """Attention of queries [tokens, heads, width] over the lane's slots, new ones included: [tokens, wide]."""
-        lanes, each, rep = self._count, self._queries, heads.queries // heads.keys
-        held = self._lanes.store(heads, self._slots, new)
+    def attend(self, heads: Heads, made: Tensor) -> Tensor:
+        """Attention of the queries in ``made`` over their lanes' slots: [tokens, query heads * width].
+
+        ``made`` [tokens, (query + 2 * key heads) * width] holds queries, keys and values side by side. Views are most
+        of a small model's attention, so each tensor is one view of it.
+        """
+        lanes, each, rep, width = self._count, self._queries, heads.queries // heads.keys, heads.width
+        row, tokens = made.shape[1], made.shape[0]
+        first, second = heads.queries * width, (heads.queries + heads.keys) * width  # where keys and values begin
+        held = self._lanes.buffer(heads, made.dtype)
+        held.flat.index_copy_(1, self._slots, made.as_strided((2 * heads.keys, tokens, width), (width, row, 1), first))
         if self._fresh:
-            held = new.view(lanes, each, 2, heads.keys, heads.width).permute(2, 3, 0, 1, 4)
-        keys, values = held[0, :, :, : self._seen], held[1, :, :, : self._seen]  # [key heads, lanes, slots, width]
-        mask = self._mask(heads.window, rep, queries.dtype)
-        if each == 1:
-            asked = queries.view(lanes, heads.keys, rep, heads.width).transpose(0, 1)
+            shape, strides = (lanes, heads.keys, each, width), (each * row, width, row, 1)
+            keys, values = made.as_strided(shape, strides, first), made.as_strided(shape, strides, second)
         else:
-            asked = queries.view(lanes, each, heads.keys, rep, heads.width).permute(2, 0, 3, 1, 4)
-            asked = asked.reshape(heads.keys, lanes, rep * each, heads.width)
+            keys, values = held.views(self._seen)
+        if each == 1 or rep == 1:
+            shape, stride = (lanes, heads.keys, rep * each, width), (row if rep == 1 else width)
+            asked = made.as_strided(shape, (each * row, rep * width, stride, 1), 0)
+        else:
+            strides = (each * row, rep * width, width, row, 1)
+            asked = made.as_strided((lanes, heads.keys, rep, each, width), strides, 0)
+            asked = asked.reshape(lanes, heads.keys, rep * each, width)
+        mask = self._masks.get(heads.window)
+        if mask is None:
+            mask = self._masks[heads.window] = self._mask(heads.window, rep, made.dtype)
         if heads.softcap is None:
             out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)
         else:
-            scores = torch.tanh(asked @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap
-            scores = scores if mask is None else scores + mask
+            scores = torch.tanh(asked @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap + mask
             out = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        if each == 1:
-            return out.transpose(0, 1).reshape(lanes, -1)
-        out = out.view(heads.keys, lanes, rep, each, heads.width).permute(1, 3, 0, 2, 4)
-        return out.reshape(lanes * each, -1)
+        if rep == 1:
+            return out.transpose(1, 2).reshape(tokens, -1)
+        return out.view(lanes, heads.keys, rep, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
 
-    def _mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor | None:
-        """0 for slots that are seen, else minus infinity: [1, lanes, rep * queries, slots], or None if all are."""
-        if window not in self._masks:
-            self._masks[window] = self._made_mask(window, rep, dtype)
-        return self._masks[window]
-
-    def _made_mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor | None:
-        lanes = self._lanes
-        if len(self.ids) == 1 and lanes.alone and (window is None or self._seen <= window):
-            return None
-        own = (self._count, self._queries)
-        position, branch = self._positions.view(*own, 1), self._branches.view(*own, 1)
-        if self._fresh:
-            at, of = self._kept.view(self._count, 1, -1), self._branches.view(self._count, 1, -1)
-        else:
-            at, of = lanes.positions[:, None, : self._seen], lanes.branches[:, None, : self._seen]
-        seen = (at <= position) & ((of == branch) | (of == SHARED))
+    def _mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
+        """0 for slots that a query sees, else minus infinity: [lanes, 1, rep * queries, slots]."""
+        lanes, own = self._lanes, (self._count, self._queries, 1)
+        position = self._positions.view(own)
+        at = self._kept.view(self._count, 1, -1) if self._fresh else lanes.positions[:, None, : self._seen]
+        seen = at <= position
+        if not lanes.alone:
+            of = self._branches.view(self._count, 1, -1) if self._fresh else lanes.branches[:, None, : self._seen]
+            seen &= (of == self._branches.view(own)) | (of == SHARED)
         if window is not None:
             seen &= at > position - window
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, float("-inf"))
-        return mask[None] if rep == 1 else mask[:, None].expand(-1, rep, -1, -1).reshape(1, own[0], -1, self._seen)
+        mask = torch.where(seen, 0.0, float("-inf")).to(dtype)
+        return mask[:, None] if rep == 1 else mask.repeat(1, rep, 1)[:, None]
