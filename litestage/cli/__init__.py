@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
 
 def main() -> None:
     """Runs the command line. A user's mistake is one sentence on standard error and exit code 2."""
@@ -18,8 +20,10 @@ def main() -> None:
         let_rank_zero_tell()
         print(f"litestage: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "litestage: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr
-        )
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print(
+                "litestage: interrupted; what was finished is kept, the same command goes on from there.",
+                file=sys.stderr,
+            )
+        raise
