@@ -1,0 +1,141 @@
+"""kill -9 at any moment of a search: run again, it ends with the same plan, and what was kept is not computed again.
+
+The searches are real processes, forked from one that has made the imports, so that a run takes seconds.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from itertools import groupby
+
+import pytest
+import yaml
+
+SEED = 20261
+KILLS = 5  # of each strategy
+OPTIONS = {
+    "greedy": ["search.calibration=8", "search.max_budget=2", "engine.batch_size=4"],
+    "pareto": ["search.calibration=16", "search.max_budget=3", "engine.batch_size=8", "search.strategy=pareto"],
+}
+
+SEARCHES = """
+import json, os, sys
+import litestage.runner.journal, litestage.runner.module, litestage.search.record, litestage.workbench, scipy.optimize
+from litestage.cli import main
+while line := sys.stdin.readline():
+    child = os.fork()
+    if not child:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        sys.argv = ["litestage", *json.loads(line)]
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        os._exit(code)
+    print(child, flush=True)
+    sys.stdin.readline()  # until then an ended child keeps its number, so that the kill can't hit another process
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Runs ``litestage search`` in a process of its own, ended by kill -9 after some seconds if they are given."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SEARCHES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+
+        def run(folder, strategy, kill_after=None):
+            command = ["search", *OPTIONS[strategy], "search.max_accuracy_drop=0.1"]
+            command += [f"store={folder / 'store.sqlite'}", f"output={folder}"]
+            parent.stdin.write(json.dumps(command) + "\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            if kill_after is not None:
+                time.sleep(kill_after)
+                os.kill(child, signal.SIGKILL)
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            return os.waitstatus_to_exitcode(int(parent.stdout.readline()))
+
+        yield run
+        parent.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def step_costs(tmp_path_factory):
+    """A store that holds this machine's step costs and nothing else: they are measured once, and then kept."""
+    from litestage.session import Session
+
+    path = tmp_path_factory.mktemp("costs") / "store.sqlite"
+    Session.open("reference", store=path).step_costs()
+    return path
+
+
+def begin(folder, step_costs):
+    folder.mkdir()
+    with sqlite3.connect(step_costs) as source, sqlite3.connect(folder / "store.sqlite") as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    return folder
+
+
+def records(folder):
+    """Keys in the order they were written, with the time: those of one batch have the same."""
+    connection = sqlite3.connect(folder / "store.sqlite")
+    rows = connection.execute("SELECT key, written FROM results ORDER BY written, rowid").fetchall()
+    connection.close()
+    return dict(rows)
+
+
+def batches(written):
+    return [{key for key, _ in group} for _, group in groupby(written.items(), key=lambda item: item[1])]
+
+
+def plan_hash(folder):
+    from litestage.plan import load_plan
+
+    return load_plan(folder / "plan.yaml").hash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", OPTIONS)
+def test_a_search_killed_at_any_moment_goes_on_and_ends_with_the_same_plan(tmp_path, start, step_costs, strategy):
+    whole = begin(tmp_path / "whole", step_costs)
+    began = time.monotonic()
+    assert start(whole, strategy) == 0
+    seconds = time.monotonic() - began
+    expected, order = plan_hash(whole), batches(records(whole))
+    assert yaml.safe_load((whole / "plan.yaml").read_text())["stages"]  # something was searched
+    assert len(order) > 10
+    assert len([key for key in records(whole) if key.startswith("step_costs/")]) == 1  # what was kept was used
+    chance = random.Random(SEED)
+    moments = [seconds * (kill + chance.random()) / KILLS for kill in range(KILLS)]  # early, late and in between
+    print(f"seed {SEED}, {strategy}: kills at {', '.join(f'{at:.2f}' for at in moments)} of {seconds:.2f} s")
+    found_in_the_middle = 0
+    for kill, moment in enumerate(moments):
+        folder = begin(tmp_path / f"killed {kill}", step_costs)
+        code = start(folder, strategy, kill_after=moment)
+        kept = records(folder)
+        done = len(batches(kept))
+        # Whole batches, none left out: what the kill took is the one batch that was being computed.
+        assert set(kept) == set().union(*order[:done]), (kill, moment)
+        found_in_the_middle += code == -signal.SIGKILL and 1 < done < len(order)
+        assert start(folder, strategy) == 0
+        after = records(folder)
+        assert plan_hash(folder) == expected, (kill, moment)
+        assert {key: after[key] for key in kept} == kept, (kill, moment)  # not computed again
+        assert batches(after)[done:] == order[done:], (kill, moment)  # the rest, once
+        shutil.rmtree(folder)
+    assert found_in_the_middle > 0
