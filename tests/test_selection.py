@@ -1,0 +1,74 @@
+"""Selection never sees the test split: whatever its rows say, the same plan is chosen."""
+
+import json
+
+import pytest
+import yaml
+
+from litestage.config import load_config
+from litestage.data import load_task
+from litestage.session import Session
+from litestage.stages import Question
+from litestage.workbench import Workbench
+
+STRATEGIES = {
+    "greedy": ["search.max_budget=6"],  # enough for cosine to lose the answers, so that the bound decides
+    "pareto": ["search.strategy=pareto", "search.max_budget=12"],
+}
+
+
+def poisoned(question: Question) -> dict[str, object]:
+    """Another question with other options and the wrong answer."""
+    letters = [letter for letter in question.labels if letter != question.answer]
+    options = [option[::-1] for option in question.options]
+    return {"id": question.id, "question": question.text[::-1], "options": options, "answer": letters[0]}
+
+
+def honest(question: Question) -> dict[str, object]:
+    return {
+        "id": question.id,
+        "question": question.text,
+        "options": list(question.options),
+        "answer": question.answer,
+    }
+
+
+def wrong(question: Question) -> dict[str, object]:
+    return {**honest(question), "answer": poisoned(question)["answer"]}
+
+
+def task(folder, calibration, test):
+    """The menagerie's first rows as a task of one's own, each split written as told."""
+    folder.mkdir()
+    source = load_task("menagerie")
+    for split, write in (("calibration", calibration), ("test", test)):
+        rows = [json.dumps(write(question)) for question in source.questions(split)[:16]]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    content = {
+        "name": "mine",
+        "pipeline": source.pipeline,
+        "max_new_tokens": dict(source.max_new_tokens),
+        "rows": {"calibration": "calibration.jsonl", "test": "test.jsonl"},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(content))
+    return folder / "task.yaml"
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return Session.open("reference").step_costs()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_plan_does_not_depend_on_the_test_rows(tmp_path, monkeypatch, costs, strategy):
+    monkeypatch.setattr(Session, "step_costs", lambda self: costs)
+
+    def plan_of(name, calibration, test):
+        path = task(tmp_path / name, calibration, test)
+        options = ["search.calibration=16", "search.max_accuracy_drop=0.1", f"store={tmp_path / name}.sqlite"]
+        return Workbench.open(load_config([f"task={path}", *STRATEGIES[strategy], *options])).search().plan
+
+    plan = plan_of("honest", honest, honest)
+    assert plan_of("poisoned", honest, poisoned).hash == plan.hash
+    assert plan_of("control", wrong, honest).hash != plan.hash  # answers that are looked at do matter
