@@ -108,8 +108,9 @@ def counting(self, questions, *, timed=False):
     batches.append([question.id for question in questions])
     if len(batches) == 2 and rank == failing:
         time.sleep(1)  # the other has finished its share by then, and waits
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if how in ("KILL", "TERM"):
+            os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
+            time.sleep(60)
         raise RuntimeError("out of luck")
     return answer(self, questions, timed=timed)
 
@@ -180,9 +181,10 @@ def is_running(pid):
 @pytest.mark.parametrize(
     ("failing", "how", "told"),
     [
-        (1, "killed", "litestage: rank 1 was killed by signal 9"),
+        (1, "KILL", "litestage: rank 1 was killed by signal 9"),
         (1, "raises", "[rank1]: RuntimeError: out of luck"),
-        (0, "killed", "litestage: the process that started rank 1 is gone"),
+        (0, "KILL", "litestage: the process that started rank 1 is gone"),
+        (0, "TERM", "litestage: the process that started rank 1 is gone"),
     ],
 )
 def test_a_rank_that_dies_ends_the_job_and_the_next_run_takes_up_what_all_had_done(

@@ -65,7 +65,7 @@ def _predict(
     import lightning
     from torch.utils.data import DataLoader
 
-    from litestage.runner.module import Progress, StagedPrediction
+    from litestage.runner.module import PlainTermination, Progress, StagedPrediction
 
     ordered = (
         questions
@@ -83,7 +83,7 @@ def _predict(
     with quiet(), bar(progress, len(own)) if progress else nullcontext(lambda steps: None) as advance:
         trainer = lightning.Trainer(
             **_devices(device),
-            callbacks=[writer, Progress(advance)],
+            callbacks=[writer, Progress(advance), PlainTermination()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
