@@ -88,6 +88,20 @@ def experiment(
     run_experiment(name, overrides or [], json)
 
 
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Under two minutes: fewer repeats, fewer layers.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder for the table, the picture and the JSON.")] = Path(
+        "reports/bench"
+    ),
+    json: Json = False,
+) -> None:
+    """Measure how fast this machine is: ours beside transformers' generate and the machine's own ceiling."""
+    from litestage.cli.run_bench import run_bench
+
+    run_bench(quick, output, json)
+
+
 @plan_app.command("show")
 def plan_show(
     plan: Annotated[str, typer.Argument(help="A plan file, or a shorthand such as uniform:8+exit.")],

@@ -151,12 +151,12 @@ class Pass:
         else:
             keys, values = held.views(self._seen)
         if each == 1 or rep == 1:
-            shape, stride = (lanes, heads.keys, rep * each, width), (row if rep == 1 else width)
-            asked = made.as_strided(shape, (each * row, rep * width, stride, 1), 0)
+            step = row if rep == 1 else width
+            asked = made.as_strided((lanes, heads.keys, rep * each, width), (each * row, rep * width, step, 1), 0)
         else:
-            strides = (each * row, rep * width, width, row, 1)
-            asked = made.as_strided((lanes, heads.keys, rep, each, width), strides, 0)
-            asked = asked.reshape(lanes, heads.keys, rep * each, width)
+            asked = made.as_strided(
+                (lanes, heads.keys, rep, each, width), (each * row, rep * width, width, row, 1), 0
+            ).reshape(lanes, heads.keys, rep * each, width)
         mask = self._masks.get(heads.window)
         if mask is None:
             mask = self._masks[heads.window] = self._mask(heads.window, rep, made.dtype)

@@ -1,0 +1,5 @@
+"""How fast this machine is and could be: the engine beside ``transformers`` generate and the machine's own ceiling."""
+
+from litestage.bench.run import BenchOptions, bench
+
+__all__ = ["BenchOptions", "bench"]

@@ -1,0 +1,81 @@
+"""The embedded model: whole questions one at a time, and questions per second, on menagerie's own prompts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from litestage.bench.rivals import answer
+from litestage.bench.row import Row, compared, take_turns
+from litestage.config import load_config
+from litestage.engine import Decoding, Request
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.session import Session
+from litestage.stages import Pipeline, Question
+from litestage.store import ResultStore, ReusingEngine
+from litestage.workbench import Workbench
+
+BATCH_SIZES = (16, 64, 256)
+"""Rows in a batch of generate; the best counts."""
+
+
+def reference_rows(questions: int, repeats: int) -> list[Row]:
+    """Against a ``generate`` chain in float32, the same texts; ``questions`` alone and four times as many together."""
+    work = Workbench.open(load_config(["engine=cpu"]))
+    session, pipeline = work.session, work.pipeline
+    model, tokenizer = copy.deepcopy(session.loaded.model), session.loaded.tokenizer
+    asked = work.task.questions("test")[: 4 * questions]
+    full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
+
+    ours: list[float] = []
+    theirs: list[float] = []
+    same = 0
+    for index, question in enumerate(asked[: questions + 1]):
+        began = perf_counter()
+        outputs = answer(model, tokenizer, session.encode, pipeline, [question])[0]
+        between = perf_counter()
+        (trace,) = full.answer([question], timed=True)
+        ended = perf_counter()
+        if index:  # the first warms up
+            theirs.append(between - began)
+            ours.append(ended - between)
+            texts = {stage.name: list(stage.texts) for stage in trace.stages}
+            same += all(texts[name] == ([said] if isinstance(said, str) else said) for name, said in outputs.items())
+    note = f"the same texts in {same} of {questions} questions"
+    rows = [compared("reference", "whole question", "generate chain, options batched", ours, theirs, 2.5, note)]
+
+    def together() -> None:
+        fresh = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
+        replace(full, engine=fresh, neighbours=()).answer(asked)
+
+    runs = {str(size): _batched(size, model, session, pipeline, asked) for size in BATCH_SIZES}
+    seconds = take_turns({"ours": together, **runs}, max(2, repeats // 2))
+    best = min(runs, key=lambda name: median(seconds[name]))
+    each = {name: [value / len(asked) for value in values] for name, values in seconds.items()}
+    against = f"generate, {best} rows a batch"
+    rows.append(compared("reference", "a question of many", against, each["ours"], each[best], 2.0))
+    return [*rows, _new_mask(session)]
+
+
+def _batched(
+    size: int, model: Any, session: Session, pipeline: Pipeline, asked: Sequence[Question]
+) -> Callable[[], object]:
+    return lambda: answer(model, session.loaded.tokenizer, session.encode, pipeline, asked, size)
+
+
+def _new_mask(session: Session) -> Row:
+    """The first generation under a skip set beside the next under the same."""
+    request = [Request(tuple(range(5, 45)), 8)]
+    first: list[float] = []
+    again: list[float] = []
+    for layer in range(session.engine.decoder.layers):
+        plan = StagePlan(SkipSet(mhsa=(layer,), ffn=(layer,)))
+        for seconds in (first, again):
+            began = perf_counter()
+            session.engine.generate(request, plan, Decoding())
+            seconds.append(perf_counter() - began)
+    return compared("reference", "8 tokens under a new mask", "the same mask again", first, again)

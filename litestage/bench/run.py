@@ -1,0 +1,65 @@
+"""The whole bench: what is measured here, and what stays in the table as not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from litestage.bench.row import Row
+
+SCHEMA = "litestage.bench/1"
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How much is run. The quick bench has fewer repeats and a quarter of the large shape's layers."""
+
+    quick: bool = False
+
+    @property
+    def repeats(self) -> int:
+        return 3 if self.quick else 7
+
+    @property
+    def questions(self) -> int:
+        return 8 if self.quick else 32
+
+    @property
+    def layers(self) -> int:
+        return 6 if self.quick else 24
+
+
+def bench(options: BenchOptions) -> dict[str, Any]:
+    """Runs everything on the CPU; returns the content of bench.json."""
+    from litestage.bench.reference import reference_rows
+    from litestage.bench.shape import shape_rows
+    from litestage.engine import Engine
+    from litestage.environment import environment
+    from litestage.session import Session
+
+    rows = reference_rows(options.questions, options.repeats)
+    rows += shape_rows(options.layers, options.repeats)
+    rows += _not_measured()
+    session = Session.open("reference", dtype="float32", device="cpu")
+    engine: Engine = session.engine
+    return {
+        "schema": SCHEMA,
+        "quick": options.quick,
+        "environment": environment(engine),
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def _not_measured() -> list[Row]:
+    shape, chain = "Qwen2.5-0.5B shape, bfloat16", "three stages"
+    rows = []
+    for package, name, bar in (("llama_cpp", "llama.cpp", 1.0), ("vllm", "vLLM", None)):
+        here = "is installed, but not yet run by this version" if find_spec(package) else "is not installed"
+        rows.append(Row(shape, chain, name, bar=bar, note=f"not measured: {name} {here}"))
+    for what, against, of_h200 in (
+        ("decode, 1 row", "generate, eager", 10.0),
+        ("decode, 1 row", "generate, static cache and compile", 1.2),
+    ):
+        rows.append(Row(f"{shape}, H200", what, against, bar=of_h200, note="not measured: no CUDA graphs yet"))
+    return rows

@@ -1,0 +1,90 @@
+"""The bench's arithmetic on seconds known beforehand, and one small run of each part."""
+
+import json
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from litestage.bench import BenchOptions, run, shape
+from litestage.bench.picture import as_markdown, as_svg
+from litestage.bench.reference import reference_rows
+from litestage.bench.row import Row, compared, take_turns
+from litestage.cli.commands import app
+from litestage.plan import SkipSet
+
+
+def test_the_ratio_is_of_medians_and_a_slow_moment_does_not_move_it():
+    row = compared("m", "what", "whom", ours=[1.0, 1.0, 1.0, 50.0, 1.0], theirs=[3.0, 3.0, 3.0, 3.0, 3.0], bar=2.5)
+    assert (row.ours_s, row.theirs_s, row.ratio) == (1.0, 3.0, 3.0)
+    assert row.ratio_ci95[0] <= 3.0 == row.ratio_ci95[1]
+
+
+def test_runs_take_turns_and_warm_up_once():
+    order = []
+    seconds = take_turns({"a": lambda: order.append("a"), "b": lambda: (order.append("b"), time.sleep(0.01))}, 2)
+    assert order == ["a", "b"] * 3
+    assert len(seconds["a"]) == len(seconds["b"]) == 2
+    assert min(seconds["b"]) > 0.01 > max(seconds["a"])
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(shape, "SHAPE", {**shape.SHAPE, "hidden_size": 112, "intermediate_size": 256})
+    monkeypatch.setattr(shape, "SHAPE", {**shape.SHAPE, "vocab_size": 50_000})
+
+
+def test_a_steps_bytes_are_the_weights_it_reads(small):
+    made = shape.Shape.made(2, torch.bfloat16)
+    whole = shape.step_bytes(made, SkipSet())
+    ffn, attention = 3 * 112 * 256 * 2, (112 * (14 + 2 + 2 + 14) * 8 + (14 + 2 + 2) * 8) * 2
+    assert whole == 2 * (ffn + attention) + 50_000 * 112 * 2
+    assert whole - shape.step_bytes(made, SkipSet(mhsa=(1,), ffn=(0,))) == ffn + attention
+
+
+def test_the_large_shapes_rows(small):
+    rows = shape.shape_rows(layers=4, repeats=2)
+    whats = [row.what for row in rows]
+    assert whats[:4] == ["three stages", "prefill of 128 tokens", "decode step, 1 row", "decode step, 4 rows"]
+    assert all(row.ratio is not None and row.ours_s is not None for row in rows)
+    saved = [row for row in rows if "saved" in row.what]
+    assert [row.bar for row in saved] == [0.9, 0.9]
+    assert all(row.ratio == pytest.approx(row.ours_s / row.theirs_s) for row in saved)  # saved over what bytes promise
+
+
+@pytest.mark.slow
+def test_the_reference_models_texts_are_generates_own():
+    whole, many, mask = reference_rows(questions=2, repeats=2)
+    assert whole.note == "the same texts in 2 of 2 questions"
+    assert whole.ratio > 1  # transformers runs the same modules one by one: slower on any machine
+    assert many.against.startswith("generate, ")
+    assert mask.what == "8 tokens under a new mask"
+
+
+def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
+    rows = [compared("m", "what", "whom", [1.0, 1.1], [2.0, 2.2], 1.5), Row("m", "what", "nobody", note="not measured")]
+    content = {
+        "schema": run.SCHEMA,
+        "quick": True,
+        "environment": {"hardware": "a machine", "threads": 1, "torch": "2", "transformers": "5"},
+        "rows": [row.to_dict() for row in rows],
+    }
+    asked = []
+    monkeypatch.setattr("litestage.bench.bench", lambda options: asked.append(options) or content)
+    result = CliRunner().invoke(app, ["bench", "--quick", "--json", "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert asked == [BenchOptions(quick=True)]
+    assert json.loads(result.output.splitlines()[-1]) == json.loads(json.dumps(content))
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["schema"] == "litestage.bench/1"
+    markdown = (tmp_path / "out" / "bench.md").read_text()
+    assert markdown == as_markdown(content)
+    assert "on a machine, 1 threads" in markdown
+    assert "not measured" in markdown
+    assert (tmp_path / "out" / "bench.svg").read_text() == as_svg(content)
+
+
+def test_what_cannot_be_measured_here_stays_in_the_table():
+    rows = run._not_measured()
+    assert {row.against for row in rows} >= {"llama.cpp", "vLLM"}
+    assert all(row.ratio is None and row.note.startswith("not measured") for row in rows)
