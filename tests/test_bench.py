@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from litestage.bench import BenchOptions, run, shape
@@ -41,6 +42,23 @@ def test_a_steps_bytes_are_the_weights_it_reads(small):
     ffn, attention = 3 * 112 * 256 * 2, (112 * (14 + 2 + 2 + 14) * 8 + (14 + 2 + 2) * 8) * 2
     assert whole == 2 * (ffn + attention) + 50_000 * 112 * 2
     assert whole - shape.step_bytes(made, SkipSet(mhsa=(1,), ffn=(0,))) == ffn + attention
+
+
+def test_generate_is_not_made_to_copy_its_head(small):
+    """A slice handed to a bfloat16 head is answered with a copy of its weight: the rival would be ten times slower."""
+    made, copied = shape.Shape.made(1, torch.bfloat16), []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if "bmm" in str(func) and result.shape[-1] == 50_000:
+                copied.append(func)
+            return result
+
+    for asked in (shape.prompts(32, 0, 1), shape.prompts(32, 0, 4)):
+        with Copies():
+            made.theirs(asked, 2)
+    assert copied == []
 
 
 def test_the_large_shapes_rows(small):

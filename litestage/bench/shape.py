@@ -50,7 +50,9 @@ class Shape:
         engine = Engine(copy.deepcopy(rival), NoText())
         # generate hands its head a slice; torch 2.13 answers by copying the whole bfloat16 head at every prefill (1.5 s
         # of 1.7): without this kindness to the rival every ratio here would be ten
-        rival.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
+        rival.lm_head.register_forward_pre_hook(
+            lambda _, inputs: (inputs[0].clone(memory_format=torch.contiguous_format),)
+        )
         rival.generation_config.eos_token_id, engine.eos = None, (-1,)
         depth = "" if layers == LAYERS else f", {layers} of {LAYERS} layers"
         return cls(f"Qwen2.5-0.5B shape{depth}, {str(dtype).removeprefix('torch.')}", rival, engine)
