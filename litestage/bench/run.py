@@ -13,7 +13,7 @@ SCHEMA = "litestage.bench/1"
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How much is run. The quick bench has fewer repeats and a quarter of the large shape's layers."""
+    """How much is run. The quick bench has fewer repeats and a sixth of the large shape's layers."""
 
     quick: bool = False
 
@@ -23,11 +23,11 @@ class BenchOptions:
 
     @property
     def questions(self) -> int:
-        return 8 if self.quick else 32
+        return 6 if self.quick else 32
 
     @property
     def layers(self) -> int:
-        return 6 if self.quick else 24
+        return 4 if self.quick else 24
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:
