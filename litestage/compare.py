@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litestage.config import RunConfig
+from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
@@ -22,23 +23,39 @@ RETRAINED = {"full-half": "reference-half"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found: results.json's content, the methods' plans, and the search, if there was one."""
+    """What ``compare`` found.
+
+    Attributes:
+        results: results.json's content.
+        plans: every method's plan.
+        search: the search behind ``litestage``, if it is among the methods.
+        searches: the searches behind the variants and the baselines' best budgets, by method.
+    """
 
     results: dict[str, Any]
     plans: dict[str, Plan]
     search: SearchResult | None
+    searches: dict[str, SearchResult]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method that takes part: what answers, what its row says, and the search behind it, if there was one."""
+
+    contestant: Contestant
+    note: str = ""
+    search: SearchResult | None = None
 
 
 def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
-    names = ["full", *[name for name in config.methods if name != "full"]]
-    found = bench.search() if any(_is_searched(name) for name in names) else None
-    budget = _budget(config, found, session)
-    contestants, notes = {}, {}
-    for spec in names:
-        contestants[spec], notes[spec] = _contestant(bench, spec, found, budget)
-    contestants = {_row_name(spec): contestant for spec, contestant in contestants.items()}
+    specs = ["full", *[name for name in config.methods if name != "full"]]
+    found = bench.search() if any(_searched(spec) == "litestage" for spec in specs) else None
+    entrants: dict[str, Entrant] = {}
+    for spec in specs:
+        entrants[_row_name(spec)] = _entrant(bench, spec, found, entrants)
+    contestants = {name: entrant.contestant for name, entrant in entrants.items()}
     questions = bench.task.questions("test")[: config.questions]
     accuracy = {
         name: run(questions, {name: contestant}, batch_size=config.engine.batch_size, progress=f"{name}: accuracy")[
@@ -49,10 +66,8 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     timed = questions[: config.latency_questions]
     latency = run(timed, contestants, timed=True, journal=journal, progress="latency, one at a time") if timed else {}
     measured = {
-        _row_name(spec): Measured(
-            contestants[_row_name(spec)].plan, accuracy[_row_name(spec)], latency.get(_row_name(spec), ()), notes[spec]
-        )
-        for spec in names
+        name: Measured(entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note)
+        for name, entrant in entrants.items()
     }
     results = {
         "task": f"{bench.task.name}_multistage",
@@ -64,11 +79,14 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         "latency_measured": "one question at a time, methods interleaved, after a warm-up",
         "methods": summarise(measured),
     }
-    return Comparison(results, {name: contestant.plan for name, contestant in contestants.items()}, found)
+    searches = {name: entrant.search for name, entrant in entrants.items() if entrant.search is not None}
+    plans = {name: contestant.plan for name, contestant in contestants.items()}
+    return Comparison(results, plans, found, {name: s for name, s in searches.items() if s is not found})
 
 
-def _is_searched(spec: str) -> bool:
-    return spec.removesuffix("+exit") == "litestage"
+def _searched(spec: str) -> str:
+    """The method without ``+exit``."""
+    return spec.removesuffix("+exit")
 
 
 def _row_name(spec: str) -> str:
@@ -89,23 +107,42 @@ def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> 
     return 2 * round(mean / 2)
 
 
-def _contestant(bench: Workbench, spec: str, found: SearchResult | None, budget: int) -> tuple[Contestant, str]:
-    """The contestant a method's name stands for, and a note for its row."""
+def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Mapping[str, Entrant]) -> Entrant:
+    """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are entrants so far."""
     session, pipeline = bench.session, bench.pipeline
-    if spec in RETRAINED:
+    body = _searched(spec)
+    if body in RETRAINED:
         if bench.config.model.name != "reference":
             raise LiteStageError(
-                f"{spec} is the reference model retrained at half the depth; it can't be compared with "
+                f"{body} is the reference model retrained at half the depth; it can't be compared with "
                 f"{bench.config.model.name!r}."
             )
-        session = open_session(bench.config, RETRAINED[spec], bench.session.reusing.store)
-        return session.contestant(pipeline, Plan.full(pipeline.stage_names)), "retrained at half the depth"
-    if _is_searched(spec):
-        assert found is not None
-        plan = found.plan.with_exit(bench.exit_rule) if spec.endswith("+exit") else found.plan
-        return session.contestant(pipeline, plan), "" if found.met else "no plan met the accuracy bound: full depth"
-    body, plus, suffix = spec.partition("+")
-    if body not in ("full",) and ":" not in body and not body.endswith((".yaml", ".yml")):
-        spec = f"{body}:{budget}{plus}{suffix}"
-    plan = session.plan(spec, bench.task, pipeline, bench.exit_rule)
-    return session.contestant(pipeline, plan), ""
+        session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
+        return Entrant(session.contestant(pipeline, Plan.full(pipeline.stage_names)), "retrained at half the depth")
+    search = _search_behind(bench, body, found, known)
+    if search is not None:
+        plan = search.plan.with_exit(bench.exit_rule, pipeline.stage_names) if spec != body else search.plan
+        return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
+    if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
+        spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
+    return Entrant(session.contestant(pipeline, session.plan(spec, bench.task, pipeline, bench.exit_rule)))
+
+
+def _search_behind(
+    bench: Workbench, body: str, found: SearchResult | None, known: Mapping[str, Entrant]
+) -> SearchResult | None:
+    """The search that makes a method's plan: litestage's, a variant's, or over a baseline's budgets; or None."""
+    if body == "litestage":
+        return found
+    name = _row_name(body)
+    if name in known and known[name].search is not None:  # with the exit now, without before
+        return known[name].search
+    if body in bench.config.variants:
+        return bench.search(variant(bench.config, body))
+    return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
+
+
+def _note(search: SearchResult, config: RunConfig) -> str:
+    if not search.met:
+        return f"no plan stayed within {config.search.max_accuracy_drop:.1%} of full depth: full depth"
+    return " / ".join(f"{stage} {budget}" for stage, budget in search.chosen.budgets.items()) + " sub-layers skipped"

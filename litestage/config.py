@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from litestage.conf import folder
 from litestage.errors import LiteStageError, did_you_mean
@@ -52,19 +52,30 @@ class SearchConfig:
     """How a plan is searched.
 
     Attributes:
-        strategy: ``greedy``, the paper's; or ``pareto``, ours, on the fidelity ranking.
-        ranking: for ``greedy``: cosine, ``global`` or ``per_stage``.
-        compensation: for ``pareto``: what stands in for skipped sub-layers (none, scale, affine, lowrank:K, linear).
+        strategy: ``greedy``, the paper's; ``pareto``, ours; or ``one_budget``, the same for all stages.
+        ranking: ``global`` or ``per_stage`` cosine, or ``fidelity``; by default the paper's for ``greedy``, else ours.
+        compensation: for ``pareto``: what may stand in for skipped sub-layers: none, auto (the search chooses), or a
+            form: scale, affine, lowrank:K, linear, block.
         max_budget: most sub-layers to skip in a stage; half of them unless given.
+        calibration: how many questions of the calibration split are used.
+        exit: have the exit rule on during the search.
+        try_exits: for ``pareto``: try exit rules on the best plan.
+        finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
+        timed_questions: on how many calibration questions.
+        reuse: whether generations are found again; without, every candidate is generated anew.
     """
 
     strategy: str = "greedy"
-    ranking: str = "global"
+    ranking: str | None = None
     compensation: str = "none"
     max_accuracy_drop: float = 0.02
     max_budget: int | None = None
     calibration: int = 128
     exit: bool = False
+    try_exits: bool = True
+    finalists: int = 3
+    timed_questions: int = 8
+    reuse: bool = True
 
 
 @dataclass
@@ -86,7 +97,9 @@ class RunConfig:
         analyze: how stages that fan out over options run: per_option, per_option_sequential or joint.
         max_new_tokens: limits by stage name, over the task's.
         plan: a plan file or shorthand, for ``profile`` and ``plan show``.
-        methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``.
+        methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``; ``uniform:best`` the fastest budget
+            within ``search.max_accuracy_drop`` on the calibration split.
+        variants: other ways of searching to compare, by name: each a ``search`` with some options changed.
         budget: sub-layers per stage for methods without their own; by default as many as the searched plan skips.
         questions: how many test questions are used for accuracy (default: all).
         latency_questions: how many of them are also run one at a time, by the clock.
@@ -106,6 +119,7 @@ class RunConfig:
     methods: list[str] = field(
         default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"]
     )
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     budget: int | None = None
     questions: int | None = None
     latency_questions: int = 60
@@ -114,8 +128,8 @@ class RunConfig:
 
 
 Config = TypeVar("Config", bound=RunConfig)
-STRATEGIES = ("greedy", "pareto")
-RANKINGS = ("global", "per_stage")
+STRATEGIES = ("greedy", "pareto", "one_budget")
+RANKINGS = ("global", "per_stage", "fidelity")
 
 
 def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfig:
@@ -135,20 +149,10 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | No
         override.startswith(("model=", "model.name=")) for override in overrides
     ):
         config.model.name = config.model.pretrained
-    for name, value, known in (
-        ("search.strategy", config.search.strategy, STRATEGIES),
-        ("search.ranking", config.search.ranking, RANKINGS),
-    ):
-        if value not in known:
-            raise LiteStageError(f"{name} is {value!r}; {did_you_mean(value, known)}")
-    if not COMPENSATIONS.fullmatch(config.search.compensation):
-        raise LiteStageError(
-            f"search.compensation is {config.search.compensation!r}; it is one of none, scale, affine, lowrank:K "
-            "and linear."
-        )
+    _check_search(config.search, "search")
+    for name in config.variants:
+        _check_search(variant(config, name), f"variants.{name}")
     for name, number, least in (
-        ("search.calibration", config.search.calibration, 1),
-        ("search.max_budget", config.search.max_budget, 0),
         ("budget", config.budget, 0),
         ("questions", config.questions, 1),
         ("latency_questions", config.latency_questions, 0),
@@ -157,3 +161,34 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | No
         if number is not None and number < least:
             raise LiteStageError(f"{name} is {number}; give at least {least}.")
     return config
+
+
+def variant(config: RunConfig, name: str) -> SearchConfig:
+    """The search that a variant's name stands for.
+
+    Raises:
+        LiteStageError: an option that a search does not have, or of another type.
+    """
+    try:
+        return configure(SearchConfig, [asdict(config.search), config.variants[name]], [])
+    except LiteStageError as error:
+        raise LiteStageError(f"variants.{name}: {error}") from None
+
+
+def _check_search(search: SearchConfig, where: str) -> None:
+    for name, value, known in (("strategy", search.strategy, STRATEGIES), ("ranking", search.ranking, RANKINGS)):
+        if value is not None and value not in known:
+            raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
+    if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
+        raise LiteStageError(
+            f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "
+            "linear and block."
+        )
+    for name, number, least in (
+        ("calibration", search.calibration, 1),
+        ("max_budget", search.max_budget, 0),
+        ("finalists", search.finalists, 0),
+        ("timed_questions", search.timed_questions, 0),
+    ):
+        if number is not None and number < least:
+            raise LiteStageError(f"{where}.{name} is {number}; give at least {least}.")

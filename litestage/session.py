@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
@@ -17,7 +18,7 @@ from litestage.errors import LiteStageError
 from litestage.measuring import TaskMeasurements
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
-from litestage.profile import Importance, StepCosts, measure_importance, measure_step_costs
+from litestage.profile import Importance, StandIn, StepCosts, measure_importance, measure_stand_in, measure_step_costs
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
 from litestage.stages import Pipeline, Question
@@ -97,6 +98,11 @@ class Session:
             )
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(tokenizer(text)["input_ids"])
+
+    def without_reuse(self) -> Session:
+        """The same session, but every generation is run anew."""
+        reusing = ReusingEngine(self.engine, self.loaded.fingerprint, ResultStore(), reuse=False)
+        return replace(self, reusing=reusing)
 
     def contestant(
         self, pipeline: Pipeline, plan: Plan, decoding: Decoding | None = None, neighbours: Sequence[Plan] = ()
@@ -189,16 +195,28 @@ class Session:
             self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
         return Importance.from_dict(kept)
 
-    def step_costs(self) -> StepCosts:
-        """Seconds of a forward pass on this machine; measured once, then kept."""
-        key = self.key("step_costs", environment(self.engine))
+    def step_costs(self, forms: Iterable[str] = ()) -> StepCosts:
+        """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""
+        costs = StepCosts.from_dict(self._measured("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+        stand_ins: dict[str, tuple[StandIn, StandIn]] = {}
+        for form in forms:
+            kept = self._measured(f"stand_in/{form}", partial(_stand_in, self.engine, form))
+            stand_ins |= StepCosts.stand_ins_from(kept)
+        return replace(costs, stand_ins=stand_ins)
+
+    def _measured(self, kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        key = self.key(kind, environment(self.engine))
         kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
         if kept is None:
-            kept = from_rank_zero(lambda: measure_step_costs(self.engine).to_dict())
+            kept = from_rank_zero(measure)
             self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
-        return StepCosts.from_dict(kept)
+        return kept
 
     def key(self, kind: str, *content: object) -> str:
         """The store's key for a measurement of this model that depends on ``content``, which is plain data."""
         text = json.dumps([kind, self.loaded.fingerprint, str(self.engine.decoder.dtype), *content], sort_keys=True)
         return f"{kind}/{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _stand_in(engine: Engine, form: str) -> dict[str, Any]:
+    return {form: measure_stand_in(engine, form)}

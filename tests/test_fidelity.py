@@ -1,14 +1,19 @@
 """Fidelity ranking and compensation, against the same thing done the long way."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 from tiny import LAYERS, random_prompts, tiny_engine
 
 from litestage.engine import Decoding, Request
+from litestage.engine.cache import KVCache
+from litestage.engine.prefix import padded
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import rank_by_fidelity
-from litestage.profile.forced import TeacherForced
+from litestage.profile.forced import TeacherForced, drawn
 
 PROMPTS = random_prompts((9, 14, 20, 12, 17, 25))
 
@@ -38,24 +43,50 @@ def test_the_likelihood_is_that_of_the_engine(family):
     assert forced.nll(streams[-1]) == pytest.approx(long_way_nll(engine, pairs, StagePlan(skip=skip)), abs=1e-4)
 
 
-def test_each_round_drops_what_raises_the_likelihood_least_for_its_time():
-    """A cheap attention and a dear FFN: checked against trying every remaining sub-layer in every round."""
+@torch.inference_mode()
+def long_way_harm(engine, pairs, dropped):
+    """One output at a time: is it still what greedy decoding writes, and how probable is it?"""
+    scores = [engine.loglikelihood([pair], StagePlan(skip=SkipSet.of(dropped)))[0] for pair in pairs]
+    changed = sum(not greedy for _, greedy in scores) / len(pairs)
+    return changed + sum(1 - math.exp(score) for score, _ in scores) / len(pairs)
+
+
+def test_each_round_drops_what_harms_least_for_its_time():
+    """A cheap attention and a dear FFN: checked against trying every remaining sub-layer in the first round."""
     engine = tiny_engine("llama")
-    pairs, saving = sequences(engine), {"mhsa": 1.0, "ffn": 2.0}
+    pairs, saving = sequences(engine, limit=3), {"mhsa": 1.0, "ffn": 2.0}
     ranking = rank_by_fidelity(TeacherForced(engine, pairs), 3, saving)
     names = [sublayer.name for sublayer in engine.decoder.sublayers]
-
-    def nll(dropped):
-        return long_way_nll(engine, pairs, StagePlan(skip=SkipSet.of(dropped)))
-
-    first = min(names, key=lambda name: (nll([name]) - nll([])) / saving[name[0]])
+    nothing = long_way_harm(engine, pairs, [])
+    first = min(names, key=lambda name: (long_way_harm(engine, pairs, [name]) - nothing) / saving[name[0]])
     assert ranking.order[0] == first
-    for budget, value in enumerate(ranking.nll):
-        assert value == pytest.approx(nll(ranking.order[:budget]), abs=1e-4)
+    for budget, value in enumerate(ranking.harm):
+        assert value == pytest.approx(long_way_harm(engine, pairs, ranking.order[:budget]), abs=1e-4)
     assert ranking.evaluations <= len(names) + 3 * len(names)
 
 
-@pytest.mark.parametrize("form", ["scale", "affine", "lowrank:4", "linear"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_an_output_counts_as_changed_when_decoding_it_would_change_it(family):
+    engine = tiny_engine(family)
+    pairs, skip = sequences(engine), SkipSet(mhsa=(1,))
+    forced = TeacherForced(engine, pairs)
+    requests = [Request(prompt, len(output), group=i) for i, (prompt, output) in enumerate(pairs)]
+    written = engine.generate(requests, StagePlan(skip=skip), Decoding()).generations
+    with torch.inference_mode():
+        changed = forced.changed(forced.after(skip)[-1]).tolist()
+    assert changed == [row.tokens != output for row, (_, output) in zip(written, pairs, strict=True)]
+    assert any(changed)
+
+
+def test_rows_are_drawn_from_every_option():
+    """Every 8th row of a stage with four options would be the first option every time."""
+    rows = [((0,), (index % 4,)) for index in range(256)]
+    counts = Counter(output[0] for _, output in drawn(rows, 32))
+    assert len(counts) == 4
+    assert max(counts.values()) < 16
+
+
+@pytest.mark.parametrize("form", ["scale", "affine", "lowrank:4", "linear", "block"])
 def test_compensation_brings_the_stream_closer_to_full_depth_on_unseen_prompts(form):
     engine = tiny_engine("llama")
     generator = torch.Generator().manual_seed(3)
@@ -68,9 +99,12 @@ def test_compensation_brings_the_stream_closer_to_full_depth_on_unseen_prompts(f
         without = unseen.after(skip)[-1]
         _, under = fit_compensation(unseen, SkipSet(), form)  # nothing skipped: full depth
         run = unseen.streams[0]
+        rows = [[*prompt, 5] for prompt in many[30:]]
+        ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
+        _, attending = engine.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
         for replace in engine.decoder.path(StagePlan(skip=skip, compensation=form, tensors=tensors), "prefill"):
-            run = replace(run, unseen._attending)
-    assert torch.allclose(under, unseen.streams[-1])
+            run = replace(run, attending)
+    assert torch.allclose(under, unseen.streams[-1], atol=1e-5)
     assert (run - under)[unseen.valid].norm() < (without - under)[unseen.valid].norm()
 
 

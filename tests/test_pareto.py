@@ -7,9 +7,10 @@ import pytest
 
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile import StepCosts
-from litestage.search.pareto import frontier, pareto_search
-from litestage.search.problem import Candidate, SearchProblem
-from litestage.search.race import Standing, rungs
+from litestage.search.ladders import Estimate
+from litestage.search.pareto import pareto_search
+from litestage.search.problem import Candidate, SearchProblem, frontier
+from litestage.search.race import Standing, looks
 from litestage.session import Session
 from litestage.stages import load_pipeline
 
@@ -22,12 +23,13 @@ class Scripted(SearchProblem):
 
     raced: list[tuple[int, ...]] = field(default_factory=list)
 
-    def evaluate(self, budgets, questions=None):
+    def evaluate(self, budgets, questions=None, rule=None):
         loss = sum(LOSS[stage][budget] for stage, budget in budgets.items())
         seconds = {stage: SECONDS[stage] * (24 - budget) for stage, budget in budgets.items()}
-        return Candidate(dict(budgets), 1 - loss, loss, sum(seconds.values()), seconds, 10.0, 100)
+        name = str(budgets)
+        return Candidate(dict(budgets), 1 - loss, loss, sum(seconds.values()), seconds, 10.0, 100, dict(budgets), name)
 
-    def race(self, budgets):
+    def race(self, budgets, rule=None):
         self.raced.append(tuple(budgets[stage] for stage in STAGES))
         candidate = self.evaluate(budgets)
         return candidate, candidate.accuracy_drop <= self.max_accuracy_drop
@@ -35,6 +37,15 @@ class Scripted(SearchProblem):
 
 LOSS = {"recall": [0, 0, 0, 0.01, 0.5], "analyze": [0, 0.005, 0.2, 0.4, 0.9], "summarize": [0, 0, 0, 0, 0.012]}
 SECONDS = {"recall": 0.001, "analyze": 0.004, "summarize": 0.002}
+
+
+def estimates(losses):
+    """Ladders whose estimated harm is what is written down."""
+    return {
+        stage: [Estimate(loss, SECONDS[stage] * (24 - rung)) for rung, loss in enumerate(rows)]
+        for stage, rows in losses.items()
+    }
+
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +75,7 @@ def best_by_trying_all(case):
 @pytest.mark.parametrize("bound", [0.0, 0.005, 0.016, 0.02, 0.3])
 def test_it_finds_what_trying_all_would_and_tries_few(session, bound):
     case = problem(session, bound)
-    found = pareto_search(case, LOSS)  # here the estimated harm ranks the rungs rightly
+    found = pareto_search(case, estimates(LOSS))  # here the estimated harm ranks the rungs rightly
     assert found.chosen.latency_s == pytest.approx(best_by_trying_all(case).latency_s)
     assert len(case.raced) < 30
     assert len(case.raced) == len(set(case.raced))
@@ -73,19 +84,19 @@ def test_it_finds_what_trying_all_would_and_tries_few(session, bound):
 def test_a_misleading_estimate_costs_trials_not_the_bound(session):
     case = problem(session, 0.016)
     misleading = {stage: list(reversed(values)) for stage, values in LOSS.items()}
-    found = pareto_search(case, misleading)
+    found = pareto_search(case, estimates(misleading))
     assert found.chosen.accuracy_drop <= 0.016
     assert found.chosen.latency_s <= case.evaluate(case.nothing).latency_s
 
 
 def test_a_bound_nothing_meets_returns_full_depth(session):
-    found = pareto_search(problem(session, -1.0), LOSS)
+    found = pareto_search(problem(session, -1.0), estimates(LOSS))
     assert not found.met
     assert all(len(stage.skip) == 0 for stage in found.plan.stages.values())
 
 
 def test_every_candidate_says_what_became_of_it(session):
-    found = pareto_search(problem(session, 0.016), LOSS)
+    found = pareto_search(problem(session, 0.016), estimates(LOSS))
     assert [c.verdict for c in found.candidates].count("chosen") == 1
     assert all(c.verdict.startswith(("chosen", "within the bound", "dropped")) for c in found.candidates)
 
@@ -98,10 +109,10 @@ def test_the_frontier_holds_what_nothing_beats():
     assert [(c.accuracy, c.latency_s) for c in kept] == [(0.9, 1.0), (0.95, 3.0)]
 
 
-def test_rungs_double_and_end_at_all():
-    assert rungs(256) == [32, 64, 128, 256]
-    assert rungs(100) == [32, 64, 100]
-    assert rungs(8) == [8]
+def test_looks_double_and_end_at_all():
+    assert looks(256) == [32, 64, 128, 256]
+    assert looks(100) == [32, 64, 100]
+    assert looks(8) == [8]
 
 
 def test_a_clearly_worse_plan_is_hopeless_at_once_and_an_equal_one_never():
@@ -128,5 +139,5 @@ def test_a_plan_at_the_bound_is_rarely_dropped_by_mistake(loss):
     dropped = 0
     for _ in range(800):
         candidate = [rng.random() >= loss for _ in range(256)]
-        dropped += any(Standing.of([True] * n, candidate[:n]).hopeless(0.02) for n in rungs(256)[:-1])
+        dropped += any(Standing.of([True] * n, candidate[:n]).hopeless(0.02) for n in looks(256)[:-1])
     assert dropped / 800 < 0.12

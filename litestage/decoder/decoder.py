@@ -93,6 +93,11 @@ class Decoder:
         return self.body.embed_tokens.weight.dtype
 
     @property
+    def width(self) -> int:
+        """Channels of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
     def context_length(self) -> int:
         """Most tokens, prompt and continuation together, that one sequence may have."""
         return int(self.config.max_position_embeddings)
@@ -234,11 +239,13 @@ def stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor], Tensor]:
     if form == "affine":
         slope, bias = tensor
         return lambda stream: torch.addcmul(bias, stream, slope)
-    if form == "block":
-        return lambda stream: stream + stream @ tensor
-    if form == "linear":
+    if form in ("block", "linear"):
         # the stream's own part is merged into the matrix: one product in all
-        whole, bias = tensor[:-1] + torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device), tensor[-1]
+        own = torch.eye(tensor.shape[1], dtype=tensor.dtype, device=tensor.device)
+        if form == "block":
+            square = (tensor + own).T.contiguous()
+            return lambda stream: torch.nn.functional.linear(stream, square)
+        whole, bias = tensor[:-1] + own, tensor[-1]
         return lambda stream: torch.nn.functional.linear(stream, whole.T, bias)
     narrow, wide, bias = tensor[: int(rank)], tensor[int(rank) : -1], tensor[-1]
     return lambda stream: stream + torch.nn.functional.linear(stream, narrow) @ wide + bias

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Attending, Decoder, Path
+from litestage.decoder.lean import LeanDecoder
 from litestage.engine.cache import KVCache
 from litestage.engine.fast import FastPath
 from litestage.engine.prefix import common_prefix, padded
@@ -89,6 +90,11 @@ class Engine:
     @cached_property
     def _fast(self) -> FastPath:
         return FastPath(self.decoder)
+
+    @property
+    def lean(self) -> LeanDecoder | None:
+        """The sub-layers in lean form, or None where the plain path runs them."""
+        return None if self.plain_because(StagePlan()) else self._fast.lean
 
     def plain_because(self, plan: StagePlan) -> str | None:
         """Why the plain path runs this plan, or None where the fast path does."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from litestage.errors import LiteStageError
-from litestage.methods.setting import Setting
+from litestage.methods.setting import NotThisBudget, Setting
 from litestage.plan import SkipSet, StagePlan
 
 
@@ -14,16 +13,16 @@ def layer_budget(setting: Setting, method: str, most: int) -> int:
     """The budget in layers, at most ``most``.
 
     Raises:
-        LiteStageError: an odd budget, or more layers than the method can leave out.
+        NotThisBudget: an odd budget, or more layers than the method can leave out.
     """
     if setting.budget % 2:
-        raise LiteStageError(
+        raise NotThisBudget(
             f"{method} skips whole layers, two sub-layers each, so the budget {setting.budget} does not divide; "
             "give an even one."
         )
     count, most = setting.budget // 2, max(0, most)
     if count > most:
-        raise LiteStageError(
+        raise NotThisBudget(
             f"{method} can skip at most {most} of {setting.layers} layers ({2 * most} sub-layers); "
             f"the budget asks for {count} layers."
         )

@@ -18,6 +18,10 @@ Extend = Callable[["TeacherForced", Sequence[int], int], list[int]]
 """Continues an order of units, known from before, to a number of them."""
 
 
+class NotThisBudget(LiteStageError):
+    """A method knows no plan of the budget that was asked for, others it may."""
+
+
 class Measurements(Protocol):
     """What can be measured on the calibration split; nothing is until it is asked for."""
 

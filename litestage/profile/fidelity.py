@@ -1,8 +1,9 @@
 """Fidelity ranking (beyond the paper): which sub-layer a stage misses least, given those it already does without.
 
-Greedily, the sub-layer is dropped whose removal raises the teacher-forced negative log-likelihood of the full model's
-own stage outputs least: first those with no rise, by the time they save; then by rise over time saved. The rises of
-the earlier rounds are taken as lower bounds, so that few sub-layers are measured again in each round.
+Greedily, the sub-layer is dropped whose removal harms the full model's own stage outputs least, teacher-forced (see
+:meth:`litestage.profile.forced.TeacherForced.harm`): first those that harm nothing, by the time they save; then by rise
+in harm over time saved. The rises of the earlier rounds are taken as lower bounds, so that few sub-layers are measured
+again in each round.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class FidelityRanking:
 
     Attributes:
         order: names, first dropped first.
-        nll: negative log-likelihood, nats per token, with the first 0, 1, 2, ... of them dropped.
+        harm: with the first 0, 1, 2, ... of them dropped.
         evaluations: partial forward passes it took.
     """
 
     order: tuple[SubLayerName, ...]
-    nll: tuple[float, ...]
+    harm: tuple[float, ...]
     evaluations: int
 
 
@@ -38,7 +39,7 @@ class FidelityRanking:
 def rank_by_fidelity(forced: TeacherForced, budget: int, saving: Mapping[str, float]) -> FidelityRanking:
     """Ranks the first ``budget`` sub-layers. ``saving``: seconds that leaving out an ``mhsa`` or ``ffn`` saves."""
     names = [sublayer.name for sublayer in forced.decoder.sublayers]
-    nll = [forced.nll(forced.streams[-1])]
+    harm = [forced.harm(forced.streams[-1])]
     dropped: list[SubLayerName] = []
     evaluations = 0
 
@@ -55,7 +56,7 @@ def rank_by_fidelity(forced: TeacherForced, budget: int, saving: Mapping[str, fl
         if measured != current:
             streams = forced.after(SkipSet.of([*dropped, names[index]]), index)
             evaluations += 1
-            rise = forced.nll(streams[-1]) - nll[-1]
+            rise = forced.harm(streams[-1]) - harm[-1]
             entry = (priority(index, rise), index, current)
             if queue and queue[0] < entry:
                 heapq.heappush(queue, entry)
@@ -64,5 +65,5 @@ def rank_by_fidelity(forced: TeacherForced, budget: int, saving: Mapping[str, fl
         if streams is None:
             streams = forced.after(SkipSet.of(dropped), index)
         forced.keep(streams, index)
-        nll.append(forced.nll(streams[-1]))
-    return FidelityRanking(tuple(dropped), tuple(nll), evaluations)
+        harm.append(forced.harm(streams[-1]))
+    return FidelityRanking(tuple(dropped), tuple(harm), evaluations)

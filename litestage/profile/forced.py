@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from litestage.decoder.decoder import Attending, Step, SubLayer
 from litestage.engine import Engine
 from litestage.engine.cache import KVCache
+from litestage.engine.lanes import SHARED, Lanes, Pass
 from litestage.engine.prefix import padded
 
 if TYPE_CHECKING:
@@ -35,12 +38,12 @@ class TeacherForced:
         decoder = self.decoder = engine.decoder
         rows = [[*prompt, *output[:-1]] for prompt, output in sequences]
         ids, positions, self.valid = padded(rows, [0] * len(rows), decoder.device)
-        stream, attending = engine.enter(ids, positions, KVCache(len(rows), decoder.device), self.valid)
-        self._attending = replace(attending, cache=None)  # sub-layers are run again and again: nothing is kept
+        self._steps, stream = _sublayers(engine, rows, ids, positions, self.valid)
         predicts = torch.zeros_like(self.valid)
         for row, (prompt, output) in enumerate(sequences):
             predicts[row, len(prompt) - 1 : len(prompt) - 1 + len(output)] = True
         self._predicts = predicts
+        self._sequence = predicts.nonzero()[:, 0]  # of every prediction
         self._targets = torch.tensor([token for _, output in sequences for token in output], device=decoder.device)
         self.streams = [stream]
         for index in range(len(decoder.sublayers)):
@@ -48,7 +51,7 @@ class TeacherForced:
 
     def step(self, index: int, stream: Tensor) -> Tensor:
         """The stream after sub-layer ``index``, which runs."""
-        return stream + self.decoder.sublayers[index].update(stream, self._attending)
+        return self._steps[index](stream)
 
     def predicting(self, stream: Tensor) -> Tensor:
         """The part of the last stream [rows, tokens, width] that predicts the outputs: [output tokens, width]."""
@@ -58,6 +61,31 @@ class TeacherForced:
         """Negative log-likelihood of the outputs, nats per output token, from the last stream [rows, tokens, width]."""
         logits = self.decoder.logits(self.predicting(stream))
         return float(torch.nn.functional.cross_entropy(logits, self._targets))
+
+    def changed(self, stream: Tensor) -> Tensor:
+        """Which sequences' greedy outputs would differ somewhere, [sequences], from the last stream.
+
+        Where the largest logit agrees with the output at every step, greedy decoding writes just that output.
+        """
+        return self._changes(self.decoder.logits(self.predicting(stream)))
+
+    def harm(self, stream: Tensor) -> float:
+        """Share of the outputs that change, plus the mean probability of not writing an output when sampling.
+
+        The first is what matters (one wrong token in a hundred changes an answer, a mean over tokens hides it); the
+        second tells sub-layers apart where no output changes. From 0 to 2.
+        """
+        logits = self.decoder.logits(self.predicting(stream))
+        nll = torch.nn.functional.cross_entropy(logits, self._targets, reduction="none")
+        per_sequence = nll.new_zeros(len(self.valid)).index_add_(0, self._sequence, nll)
+        return float(self._changes(logits).float().mean() + (1 - torch.exp(-per_sequence)).mean())
+
+    def _changes(self, logits: Tensor) -> Tensor:
+        differs = (logits.argmax(dim=-1) != self._targets).long()
+        return (
+            torch.zeros(len(self.valid), dtype=torch.long, device=differs.device).index_add_(0, self._sequence, differs)
+            > 0
+        )
 
     def after(self, skip: SkipSet, start: int = 0) -> list[Tensor]:
         """Streams from before sub-layer ``start`` (as kept) to the end, with ``skip`` left out."""
@@ -72,6 +100,34 @@ class TeacherForced:
         self.streams[start:] = streams
 
 
+def _sublayers(
+    engine: Engine, rows: Sequence[Sequence[int]], ids: Tensor, positions: Tensor, valid: Tensor
+) -> tuple[list[Callable[[Tensor], Tensor]], Tensor]:
+    """Every sub-layer as a function from stream to stream [rows, tokens, width], and the stream before the first.
+
+    Nothing is kept from one call to the next, so sub-layers can be run again and again.
+    """
+    decoder = engine.decoder
+    lean = engine.lean
+    if lean is None:
+        stream, attending = engine.enter(ids, positions, KVCache(len(rows), decoder.device), valid)
+        attending = replace(attending, cache=None)
+        return [_plain(sublayer, attending) for sublayer in decoder.sublayers], stream
+    longest = ids.shape[1]
+    lanes = Lanes(lean, len(rows), longest, decoder.device)
+    tokens = [[(token, position, SHARED) for position, token in enumerate(row)] for row in rows]
+    attending_lanes = lanes.enter(range(len(rows)), tokens, fresh=True)
+    return [_lean(lean.sublayers[sublayer.name], attending_lanes) for sublayer in decoder.sublayers], decoder.embed(ids)
+
+
+def _plain(sublayer: SubLayer, attending: Attending) -> Callable[[Tensor], Tensor]:
+    return lambda stream: stream + sublayer.update(stream, attending)
+
+
+def _lean(sublayer: Step, attending: Pass) -> Callable[[Tensor], Tensor]:
+    return lambda stream: sublayer(stream.reshape(-1, stream.shape[-1]), attending).view(stream.shape)  # type: ignore[arg-type]
+
+
 def stage_sequences(
     full: Contestant, questions: Sequence[Question], traces: Sequence[Trace]
 ) -> dict[str, list[Sequenced]]:
@@ -84,11 +140,15 @@ def stage_sequences(
     return sequences
 
 
+def drawn(sequences: Sequence[Sequenced], count: int, seed: int = 0) -> list[Sequenced]:
+    """Up to ``count`` of them by lot; prompts without output are left out.
+
+    By lot, because every n-th of a stage that fans out over four options may be the first option every time.
+    """
+    written = [sequence for sequence in sequences if sequence[1]]
+    return Random(seed).sample(written, min(count, len(written)))
+
+
 def pooled(sequences: Mapping[str, Sequence[Sequenced]], rows: int) -> list[Sequenced]:
-    """Up to ``rows`` of every stage's sequences, spread over all its questions; prompts without output are left out."""
-    chosen: list[Sequenced] = []
-    for of_stage in sequences.values():
-        written = [sequence for sequence in of_stage if sequence[1]]
-        count = min(rows, len(written))
-        chosen += [written[index * len(written) // count] for index in range(count)]
-    return chosen
+    """Up to ``rows`` of every stage's sequences."""
+    return [sequence for of_stage in sequences.values() for sequence in drawn(of_stage, rows)]

@@ -15,29 +15,30 @@ from litestage.search.problem import Candidate, SearchProblem, SearchResult
 
 def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
-    budgets = problem.nothing
-    full = problem.evaluate(budgets)
+    rungs = problem.nothing
+    full = problem.evaluate(rungs)
     target = full.accuracy - problem.max_accuracy_drop
-    order = sorted(budgets, key=lambda stage: -full.stage_latency_s[stage])
+    order = sorted(rungs, key=lambda stage: -full.stage_latency_s[stage])
     seen: dict[tuple[int, ...], Candidate] = {}
     for stage in order:
         tried = []
-        for budget in range(problem.max_budget(stage) + 1):
-            candidate = problem.evaluate({**budgets, stage: budget})
+        for rung in range(len(problem.ladders[stage])):
+            candidate = problem.evaluate({**rungs, stage: rung})
             tried.append(candidate)
-            advance(f"{stage} skips {budget}: accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms")
+            figures = f"accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms"
+            advance(f"{stage} skips {candidate.budgets[stage]}: {figures}")
         allowed = [candidate for candidate in tried if candidate.accuracy >= target] or [full]
         best = min(allowed, key=lambda candidate: candidate.latency_s)
-        budgets = dict(best.budgets)
+        rungs = dict(best.rungs)
         for candidate in tried:
             verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, target)
-            seen[tuple(candidate.budgets.values())] = replace(candidate, verdict=verdict)
-    chosen = problem.evaluate(budgets)
+            seen[tuple(candidate.rungs.values())] = replace(candidate, verdict=verdict)
+    chosen = problem.evaluate(rungs)
     if chosen.accuracy < target:  # only a negative bound, which even full depth does not meet
         chosen = full
-    seen[tuple(chosen.budgets.values())] = replace(chosen, verdict="chosen")
+    seen[tuple(chosen.rungs.values())] = replace(chosen, verdict="chosen")
     plan = replace(
-        problem.session.signed(problem.plan(chosen.budgets), problem.pipeline),
+        problem.session.signed(problem.plan(chosen.rungs), problem.pipeline),
         provenance=problem.provenance("greedy", chosen, full),
     )
     return SearchResult(plan, chosen, full, list(seen.values()), met=any(chosen.budgets.values()))

@@ -1,81 +1,131 @@
-"""Ladders: by stage, the plans a search may choose from, one sub-layer more at each rung."""
+"""Ladders: by stage, the plans a search may choose from, each rung faster than the one before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
+import torch
+
+from litestage.engine import Engine
 from litestage.plan import SkipSet, StagePlan
+from litestage.plan.skip import SubLayerName
 from litestage.profile import Importance, StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import rank_by_fidelity
-from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
-from litestage.runner import Contestant
-from litestage.search.problem import Ladder
-from litestage.stages import Question
-from litestage.trace import Trace
+from litestage.profile.forced import Sequenced, TeacherForced, drawn
+from litestage.trace import StageTrace
+
+Ladder = Sequence[StagePlan]
+"""One stage's plans. The first skips nothing."""
+Order = Sequence[SubLayerName]
+"""Sub-layers, first skipped first."""
+
+RANKED_TOKENS = 1500
+"""How many tokens a ranking looks at: some 80 partial passes over them for 24 sub-layers."""
+CHECKED_TOKENS = 4000
+"""How many tokens, others, a rung's harm is measured on."""
+DRAWS = 2
+"""Rankings made of each stage, on different prompts: a greedy order is sensitive to them, and the better one counts."""
+HARMLESS = 0.004
+"""Where a budget harms less than this, smaller budgets of the same order are taken to harm no more."""
 
 
-def cosine_ladders(importance: Importance, ranking: str, max_budget: int) -> dict[str, Ladder]:
-    """The first 0, 1, 2, ... sub-layers by cosine: in one order for all stages (``global``), or in each stage's own."""
-    ladders: dict[str, Ladder] = {}
-    for stage in importance.cosine:
-        order = importance.ranking(stage if ranking == "per_stage" else None)
-        ladders[stage] = [StagePlan(skip=SkipSet.of(order[:budget])) for budget in range(max_budget + 1)]
-    return ladders
+def budget_ladder(order: Order, max_budget: int) -> Ladder:
+    """The first 0, 1, 2, ... sub-layers of the order."""
+    return [StagePlan(skip=SkipSet.of(order[:budget])) for budget in range(max_budget + 1)]
+
+
+def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
+    """By cosine: one order for all stages (``global``), or each stage's own (``per_stage``)."""
+    return {stage: importance.ranking(stage if ranking == "per_stage" else None) for stage in importance.cosine}
+
+
+def fidelity_orders(
+    engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, draws: int = DRAWS
+) -> list[Order]:
+    """Sub-layers by fidelity (:mod:`litestage.profile.fidelity`), one order for each draw of ``sequences``."""
+    saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
+    return [
+        rank_by_fidelity(TeacherForced(engine, _of_tokens(sequences, RANKED_TOKENS, draw)), max_budget, saving).order
+        for draw in range(draws)
+    ]
 
 
 @dataclass(frozen=True)
-class FidelityLadders:
-    """Ladders by fidelity ranking, with what each rung is estimated to cost.
+class Estimate:
+    """What a rung is expected to do, without having generated anything.
 
     Attributes:
-        harms: by stage and budget, negative log-likelihood of the full-depth outputs, nats per question.
+        harm: see :meth:`litestage.profile.forced.TeacherForced.harm`.
+        seconds: predicted for the stage, per question, where it writes what full depth writes.
     """
 
-    ladders: dict[str, Ladder]
-    harms: dict[str, list[float]]
+    harm: float
+    seconds: float
 
 
-def fidelity_ladders(
-    full: Contestant,
-    questions: Sequence[Question],
-    traces: Sequence[Trace],
+@dataclass(frozen=True)
+class PricedLadders:
+    """By stage, a ladder and the estimate of each of its rungs."""
+
+    ladders: Mapping[str, Ladder]
+    estimates: Mapping[str, Sequence[Estimate]]
+
+
+def priced_ladder(
+    engine: Engine,
+    sequences: Sequence[Sequenced],
+    traces: Sequence[StageTrace],
+    orders: Sequence[Order],
+    forms: Sequence[str],
     costs: StepCosts,
     max_budget: int,
-    compensation: str = "none",
-    rows: int = 24,
-) -> FidelityLadders:
-    """Ranks each stage's sub-layers on full depth's own outputs, and fits what stands in for the skipped ones.
+) -> tuple[Ladder, list[Estimate]]:
+    """Of every order, budget and form of compensation, the plans of one stage that no other beats in harm and time.
 
     Args:
-        full: full depth, whose answers to ``questions`` are ``traces``.
-        compensation: form of the stand-ins, or ``none``.
-        rows: prompts per stage that the ranking looks at; the stand-ins are fitted on four times as many.
+        sequences: the stage's prompts with full depth's outputs; ``traces`` are some questions' under full depth.
+        forms: of compensation, ``none`` among them.
+
+    Returns:
+        The plans from full depth to the fastest, and their estimates.
     """
-    ladders: dict[str, Ladder] = {}
-    harms: dict[str, list[float]] = {}
-    for stage, sequences in stage_sequences(full, questions, traces).items():
-        engine = full.engine.engine
-        saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
-        ranking = rank_by_fidelity(TeacherForced(engine, _evenly(sequences, rows)), max_budget, saving)
-        forced = TeacherForced(engine, _evenly(sequences, 4 * rows))
-        plans, nats = [], []
-        for budget in range(max_budget + 1):
-            skip = SkipSet.of(ranking.order[:budget])
-            if compensation == "none" or not budget:
-                plans.append(StagePlan(skip=skip))
-                nats.append(ranking.nll[budget])
-            else:
-                tensors, stream = fit_compensation(forced, skip, compensation)
-                plans.append(StagePlan(skip=skip, compensation=compensation, tensors=tensors))
-                nats.append(forced.nll(stream))
-        tokens = sum(len(output) for _, output in sequences) / len(questions)
-        ladders[stage], harms[stage] = plans, [value * tokens for value in nats]
-    return FidelityLadders(ladders, harms)
+    forced = TeacherForced(engine, _of_tokens(sequences, CHECKED_TOKENS, seed=DRAWS))
+    made = [
+        (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces)))
+        for order in orders
+        for plan, harm in _plans(forced, order, forms, max_budget)
+    ]
+    ladder: list[tuple[StagePlan, Estimate]] = []
+    for plan, estimate in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):
+        if not ladder or estimate.harm < ladder[-1][1].harm:
+            ladder.append((plan, estimate))
+    full = StagePlan()
+    rungs = [pair for pair in reversed(ladder) if len(pair[0].skip)]
+    seconds = fmean(sum(costs.stage_seconds(full, trace)) for trace in traces)
+    return [full, *(plan for plan, _ in rungs)], [Estimate(0.0, seconds), *(estimate for _, estimate in rungs)]
 
 
-def _evenly(sequences: Sequence[Sequenced], count: int) -> list[Sequenced]:
-    """``count`` of them, spread over all."""
-    step = max(1, len(sequences) // count)
-    return list(sequences[::step][:count])
+@torch.inference_mode()
+def _plans(
+    forced: TeacherForced, order: Order, forms: Sequence[str], max_budget: int
+) -> Iterator[tuple[StagePlan, float]]:
+    """Every budget's plan with its harm, from the largest budget down."""
+    harmless = False
+    for budget in range(max_budget, 0, -1):
+        skip = SkipSet.of(order[:budget])
+        bare = HARMLESS * budget / max_budget if harmless else forced.harm(forced.after(skip)[-1])
+        harmless = harmless or bare < HARMLESS
+        yield StagePlan(skip=skip), bare
+        for form in () if harmless else forms:
+            if form != "none":
+                tensors, stream = fit_compensation(forced, skip, form)
+                yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(stream)
+
+
+def _of_tokens(sequences: Sequence[Sequenced], tokens: int, seed: int) -> list[Sequenced]:
+    """As many sequences, by lot, as have about that many tokens."""
+    mean = fmean(len(prompt) + len(output) for prompt, output in sequences)
+    return drawn(sequences, max(8, round(tokens / mean)), seed)

@@ -1,12 +1,14 @@
 """The pareto search (beyond the paper): all stages together, hopeless plans dropped early, neighbours verified.
 
-1. *Path.* From the fidelity ranking each rung of a stage's ladder has an estimated harm (nats per question) and a
-   saving (predicted seconds). Rungs are climbed in the order of harm over saving, over all stages at once: a path of
-   nested plans from full depth to the largest budgets, made without generating anything.
+1. *Path.* Each rung of a stage's ladder has an estimated harm and predicted seconds. Rungs are climbed in the order of
+   harm over saving, over all stages at once: a path of plans from full depth to the fastest, made without generating
+   anything.
 2. *Bisection.* The fastest plan on the path that stays within the bound is looked for by bisection; each plan tried
    races on growing parts of the calibration questions (:mod:`litestage.search.race`).
 3. *Refinement.* From there, one stage up, or one up and another down, as long as a neighbour that is predicted to be
    faster stays within the bound.
+4. *Exit.* Exit rules that would cut something are tried on the best plan; its generations are known, uncut.
+5. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
 
 Every plan tried on all questions stands on the frontier or is dominated; both are reported.
 """
@@ -16,29 +18,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from litestage.search.problem import Budgets, Candidate, SearchProblem, SearchResult
+from litestage.plan import ExitRule
+from litestage.search.finalists import by_the_clock
+from litestage.search.ladders import Estimate
+from litestage.search.problem import Candidate, Rungs, SearchProblem, SearchResult, frontier
 
-Harms = Mapping[str, Sequence[float]]
-"""By stage, the estimated harm at each budget: nats per question that the stage's full-depth outputs lose."""
+Estimates = Mapping[str, Sequence[Estimate]]
+"""By stage, what each rung of its ladder is expected to do."""
+
+THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+WINDOWS = (3, 5, 10, 20)
+WORTHWHILE = 0.01
+"""An exit rule must be predicted to save this share of the time: it costs the confidence of every step."""
 
 
 def pareto_search(
-    problem: SearchProblem, harms: Harms, advance: Callable[[str], None] = lambda message: None
+    problem: SearchProblem, estimates: Estimates, advance: Callable[[str], None] = lambda message: None
 ) -> SearchResult:
     """Runs the search. ``advance`` is told of every plan raced, with a line that says what became of it."""
-    raced: dict[tuple[int, ...], tuple[Candidate, bool]] = {}
+    raced: dict[tuple[object, ...], tuple[Candidate, bool]] = {}
     full = problem.evaluate(problem.nothing)
 
-    def within(budgets: Budgets) -> bool:
-        key = tuple(budgets.values())
+    def within(rungs: Rungs, rule: ExitRule | None = problem.exit) -> bool:
+        key = (*rungs.values(), rule)
         if key not in raced:
-            candidate, passed = problem.race(budgets)
+            candidate, passed = problem.race(rungs, rule)
             reason = _reason(candidate, passed, problem)
             raced[key] = replace(candidate, verdict=reason), passed
-            advance(f"{' / '.join(map(str, key))}: {reason}")
+            advance(f"{' / '.join(map(str, candidate.budgets.values()))}: {reason}")
         return raced[key][1]
 
-    path = _path(problem, harms, full)
+    path = _path(problem.nothing, estimates)
     low, high = 0, len(path) - 1  # path[low] is within the bound: full depth is
     while low < high:
         middle = (low + high + 1) // 2
@@ -50,72 +60,87 @@ def pareto_search(
     improved = True
     while improved:
         improved = False
-        for neighbour in _faster_neighbours(problem, best, full):
+        for neighbour in _faster_neighbours(best, estimates):
             if within(neighbour):
                 best, improved = neighbour, True
                 break
-    passed = [candidate for candidate, ok in raced.values() if ok and candidate.latency_s < full.latency_s]
-    chosen = min(passed, key=lambda candidate: candidate.latency_s, default=full)
-    candidates = [replace(c, verdict="chosen") if c.budgets == chosen.budgets else c for c, _ in raced.values()]
+    for rule in _cutting(problem, best) if problem.try_exits else ():
+        within(best, rule)
+    passed = sorted(
+        (candidate for candidate, ok in raced.values() if ok and _pays(candidate, raced, full)),
+        key=lambda candidate: candidate.latency_s,
+    )
+    passed = by_the_clock(problem, passed, full)
+    chosen = passed[0] if passed else full
+    candidates = [_judged(candidate, chosen, passed) for candidate, _ in raced.values()]
     plan = replace(
-        problem.session.signed(problem.plan(chosen.budgets), problem.pipeline),
+        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
         provenance=problem.provenance("pareto", chosen, full),
     )
-    return SearchResult(plan, chosen, full, candidates, met=any(chosen.budgets.values()))
+    kept = {candidate.plan: problem.plan(candidate.rungs, candidate.exit_rule) for candidate in frontier(candidates)}
+    return SearchResult(plan, chosen, full, candidates, met=any(chosen.budgets.values()), plans=kept)
 
 
-def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates tried on all questions that no other beats in both accuracy and predicted latency, fastest first."""
-    most = max(candidate.questions for candidate in candidates)
-    complete = sorted(
-        (c for c in candidates if c.questions == most), key=lambda candidate: (candidate.latency_s, -candidate.accuracy)
-    )
-    kept: list[Candidate] = []
-    for candidate in complete:
-        if not kept or candidate.accuracy > kept[-1].accuracy:
-            kept.append(candidate)
-    return kept
+def _path(nothing: Rungs, estimates: Estimates) -> list[dict[str, int]]:
+    """Rungs along the path, full depth first: each next step is the one of least harm for the time it saves.
 
-
-def _path(problem: SearchProblem, harms: Harms, full: Candidate) -> list[dict[str, int]]:
-    """Budgets along the path, full depth first; each next rung is the one of least harm for the time it saves."""
-    budgets = problem.nothing
-    path = [dict(budgets)]
-    saving = {stage: _rung_seconds(problem, stage, full) for stage in budgets}
+    A step may pass over rungs of its ladder that cost more harm for their time than a later one.
+    """
+    rungs = dict(nothing)
+    path = [dict(rungs)]
     while True:
-        open_stages = [stage for stage in budgets if budgets[stage] < problem.max_budget(stage)]
-        if not open_stages:
+        steps = [
+            ((to.harm - at.harm) / (at.seconds - to.seconds), stage, index)
+            for stage, ladder in estimates.items()
+            for at in (ladder[rungs[stage]],)
+            for index, to in enumerate(ladder)
+            if index > rungs[stage]
+        ]
+        if not steps:
             return path
-
-        def price(stage: str) -> float:
-            at = budgets[stage]
-            return max(harms[stage][at + 1] - harms[stage][at], 0.0) / saving[stage]
-
-        budgets[min(open_stages, key=price)] += 1
-        path.append(dict(budgets))
+        _, stage, index = min(steps)
+        rungs[stage] = index
+        path.append(dict(rungs))
 
 
-def _rung_seconds(problem: SearchProblem, stage: str, full: Candidate) -> float:
-    """Seconds per question that one sub-layer of the stage costs at full depth, roughly."""
-    sublayers = len(problem.session.engine.decoder.sublayers)
-    return full.stage_latency_s[stage] / sublayers
-
-
-def _faster_neighbours(problem: SearchProblem, best: Budgets, full: Candidate) -> Iterator[dict[str, int]]:
+def _faster_neighbours(best: Rungs, estimates: Estimates) -> Iterator[dict[str, int]]:
     """One stage up; or one stage up and another down where that saves time; the largest saving first."""
-    seconds = {stage: _rung_seconds(problem, stage, full) for stage in best}
     moves: list[tuple[float, dict[str, int]]] = []
-    for up in best:
+    for up, ladder in estimates.items():
         for step in (2, 1):
-            if best[up] + step > problem.max_budget(up):
+            if best[up] + step >= len(ladder):
                 continue
-            moves.append((step * seconds[up], {**best, up: best[up] + step}))
-            for down in best:
-                gain = step * seconds[up] - seconds[down]
-                if down != up and best[down] > 0 and gain > 0:
-                    moves.append((gain, {**best, up: best[up] + step, down: best[down] - 1}))
-    for _, budgets in sorted(moves, key=lambda move: -move[0]):
-        yield budgets
+            saved = ladder[best[up]].seconds - ladder[best[up] + step].seconds
+            moves.append((saved, {**best, up: best[up] + step}))
+            for down, other in estimates.items():
+                if down != up and best[down] > 0:
+                    net = saved - (other[best[down] - 1].seconds - other[best[down]].seconds)
+                    moves.append((net, {**best, up: best[up] + step, down: best[down] - 1}))
+    for net, rungs in sorted(moves, key=lambda move: -move[0]):
+        if net > 0:
+            yield rungs
+
+
+def _cutting(problem: SearchProblem, best: Rungs) -> Iterator[ExitRule]:
+    """Exit rules that cut some output of the plan, the most cautious first."""
+    lowest = problem.lowest_confidences(best, WINDOWS)
+    for threshold in reversed(THRESHOLDS):
+        for window in WINDOWS:
+            if lowest[window] <= threshold:
+                yield ExitRule("confidence", threshold, window)
+
+
+def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candidate, bool]], full: Candidate) -> bool:
+    """Whether it is faster than full depth and, with an exit rule, clearly faster than without."""
+    without = raced.get((*candidate.rungs.values(), None))
+    if candidate.exit is not None and without is not None:
+        return candidate.latency_s < (1 - WORTHWHILE) * without[0].latency_s
+    return candidate.latency_s < full.latency_s
+
+
+def _judged(candidate: Candidate, chosen: Candidate, passed: Sequence[Candidate]) -> Candidate:
+    timed = next((c for c in passed if c.plan == candidate.plan), candidate)
+    return replace(timed, verdict="chosen") if candidate.plan == chosen.plan else timed
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from litestage.plan import ExitRule, Plan, StagePlan
+from litestage.plan import ExitRule, Plan
 from litestage.profile import StepCosts
-from litestage.search.race import Standing, rungs
+from litestage.search.ladders import Ladder
+from litestage.search.race import Standing, looks
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.trace import Trace
 
-Budgets = Mapping[str, int]
-"""Sub-layers to skip, by stage."""
-
-Ladder = Sequence[StagePlan]
-"""One stage's plans by budget: the first skips nothing, each next one sub-layer more."""
+Rungs = Mapping[str, int]
+"""By stage, which plan of its ladder."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,12 @@ class Candidate:
         stage_latency_s: the same by stage.
         tokens: generated tokens per question.
         questions: how many questions it was tried on.
+        rungs: which plan of each stage's ladder it is.
+        plan: the plan's hash.
+        compensation: by stage, what stands in for what it skips.
+        accuracy_drop_upper: the drop's one-sided 90 % upper limit.
         exit: the exit rule that was on, as plain data, or None.
+        measured_s, measured_full_s: by the clock, its and full depth's mean seconds on some questions; finalists only.
         verdict: ``chosen``, or why it was not.
     """
 
@@ -44,8 +48,18 @@ class Candidate:
     stage_latency_s: dict[str, float]
     tokens: float
     questions: int
+    rungs: dict[str, int] = field(default_factory=dict)
+    plan: str = ""
+    compensation: dict[str, str] = field(default_factory=dict)
+    accuracy_drop_upper: float = 0.0
     exit: dict[str, Any] | None = None
+    measured_s: float | None = None
+    measured_full_s: float | None = None
     verdict: str = ""
+
+    @property
+    def exit_rule(self) -> ExitRule | None:
+        return None if self.exit is None else ExitRule(**self.exit)
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class SearchResult:
 
     Attributes:
         met: whether any plan but full depth met the accuracy bound and was faster.
+        plans: the frontier's plans by hash, where the search keeps them.
     """
 
     plan: Plan
@@ -61,6 +76,20 @@ class SearchResult:
     full: Candidate
     candidates: list[Candidate]
     met: bool
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+
+
+def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates tried on all questions that no other beats in both accuracy and predicted latency, fastest first."""
+    most = max(candidate.questions for candidate in candidates)
+    complete = sorted(
+        (c for c in candidates if c.questions == most), key=lambda candidate: (candidate.latency_s, -candidate.accuracy)
+    )
+    kept: list[Candidate] = []
+    for candidate in complete:
+        if not kept or candidate.accuracy > kept[-1].accuracy:
+            kept.append(candidate)
+    return kept
 
 
 @dataclass
@@ -71,6 +100,9 @@ class SearchProblem:
         ladders: by stage, what it may skip.
         max_accuracy_drop: as a fraction of the calibration questions, against full depth.
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
+        try_exits: whether exit rules are tried on the best plan at the end.
+        finalists: how many of the fastest plans are timed by the clock at the end, on ``timed_questions`` questions.
+        journal: folder that keeps a killed run's timings.
         origin: what the ladders were made from, for the plan's provenance.
     """
 
@@ -81,54 +113,81 @@ class SearchProblem:
     costs: StepCosts
     max_accuracy_drop: float
     exit: ExitRule | None = None
+    try_exits: bool = False
+    finalists: int = 0
+    timed_questions: int = 8
+    journal: Path | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
-    traced: dict[tuple[int, ...], list[Trace]] = field(default_factory=dict)
-
-    def max_budget(self, stage: str) -> int:
-        return len(self.ladders[stage]) - 1
+    traced: dict[str, list[Trace]] = field(default_factory=dict)
 
     @property
     def nothing(self) -> dict[str, int]:
-        """The budgets of full depth."""
+        """The rungs of full depth."""
         return dict.fromkeys(self.pipeline.stage_names, 0)
 
-    def plan(self, budgets: Budgets) -> Plan:
-        """The plan at these budgets."""
-        plan = Plan({stage: self.ladders[stage][budget] for stage, budget in budgets.items()})
-        return plan if self.exit is None else plan.with_exit(self.exit)
+    def plan(self, rungs: Rungs, rule: ExitRule | None = None) -> Plan:
+        """The plan at these rungs, with the exit rule, if any."""
+        plan = Plan({stage: self.ladders[stage][rung] for stage, rung in rungs.items()})
+        rule = rule or self.exit
+        return plan if rule is None else plan.with_exit(rule)
 
-    def evaluate(self, budgets: Budgets, questions: int | None = None) -> Candidate:
+    def evaluate(self, rungs: Rungs, questions: int | None = None, rule: ExitRule | None = None) -> Candidate:
         """Answers the first ``questions`` calibration questions (all of them by default) under the plan."""
         count = len(self.questions) if questions is None else questions
-        traces = self._traces(budgets, count)
+        plan = self.plan(rungs, rule)
+        traces = self._traces(rungs, count, rule)
         correct = [bool(trace.correct) for trace in traces]
-        full = [bool(trace.correct) for trace in self._traces(self.nothing, count)]
-        stage_latency = self._latency(self.plan(budgets), traces)
+        full = self._full(count)
+        stage_latency = self._latency(plan, traces)
+        rule = rule or self.exit
         return Candidate(
-            budgets=dict(budgets),
+            budgets={stage: len(plan[stage].skip) for stage in rungs},
             accuracy=fmean(correct),
             accuracy_drop=fmean(full) - fmean(correct),
             latency_s=sum(stage_latency.values()),
             stage_latency_s=stage_latency,
             tokens=fmean(trace.tokens for trace in traces),
             questions=count,
+            rungs=dict(rungs),
+            plan=plan.hash,
+            compensation={stage: plan[stage].compensation for stage in rungs},
+            accuracy_drop_upper=Standing.of(full, correct).upper,
+            exit=asdict(rule) if rule else None,
         )
 
-    def race(self, budgets: Budgets) -> tuple[Candidate, bool]:
+    def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
         """Tries the plan on growing parts of the questions; whether it got through all of them within the bound."""
-        for count in rungs(len(self.questions)):
-            full = [bool(trace.correct) for trace in self._traces(self.nothing, count)]
-            standing = Standing.of(full, [bool(trace.correct) for trace in self._traces(budgets, count)])
+        for count in looks(len(self.questions)):
+            correct = [bool(trace.correct) for trace in self._traces(rungs, count, rule)]
+            standing = Standing.of(self._full(count), correct)
             if standing.hopeless(self.max_accuracy_drop):
-                return self.evaluate(budgets, count), False
-        return self.evaluate(budgets), standing.within(self.max_accuracy_drop)
+                return self.evaluate(rungs, count, rule), False
+        return self.evaluate(rungs, rule=rule), standing.within(self.max_accuracy_drop)
 
-    def _traces(self, budgets: Budgets, count: int) -> list[Trace]:
-        key = tuple(budgets[stage] for stage in self.pipeline.stage_names)
-        known = self.traced.setdefault(key, [])
+    def lowest_confidences(self, rungs: Rungs, windows: Sequence[int]) -> dict[int, float]:
+        """By window, the lowest mean confidence of that many tokens in a row that the plan's outputs contain."""
+        rows = [
+            row
+            for trace in self._traces(rungs, len(self.questions))
+            for stage in trace.stages
+            for row in stage.confidences or ()
+        ]
+        return {
+            window: min(
+                (fmean(row[at : at + window]) for row in rows for at in range(len(row) - window + 1)), default=1.0
+            )
+            for window in windows
+        }
+
+    def _full(self, count: int) -> list[bool]:
+        return [bool(trace.correct) for trace in self._traces(self.nothing, count)]
+
+    def _traces(self, rungs: Rungs, count: int, rule: ExitRule | None = None) -> list[Trace]:
+        plan = self.plan(rungs, rule)
+        known = self.traced.setdefault(plan.hash, [])
         if len(known) < count:
             more = self.questions[len(known) : count]
-            known += self.session.run(more, {"candidate": self.plan(budgets)}, self.pipeline)["candidate"]
+            known += self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]
         return known[:count]
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
@@ -150,6 +209,7 @@ class SearchProblem:
             "calibration_questions": len(self.questions),
             "accuracy": {"full": full.accuracy, "plan": chosen.accuracy},
             "predicted_latency_s": {"full": full.latency_s, "plan": chosen.latency_s},
+            "measured_latency_s": {"full": chosen.measured_full_s, "plan": chosen.measured_s},
             "budgets": dict(chosen.budgets),
             "environment": environment(self.session.engine),
         }

@@ -34,13 +34,20 @@ class Standing:
         """Accuracy lost against full depth so far, as a fraction."""
         return (self.lost - self.won) / self.tried
 
+    @property
+    def upper(self) -> float:
+        """The drop's one-sided 90 % upper limit.
+
+        One discordant pair is added, so that none at all is not taken for certainty.
+        """
+        return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried
+
     def within(self, bound: float) -> bool:
         """Whether the drop's one-sided 90 % upper limit stays within ``bound``.
 
         The search keeps the luckiest of many plans: one that only just met the bound here would often break it later.
-        One discordant pair is added, so that none at all is not taken for certainty.
         """
-        return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried <= bound
+        return self.upper <= bound
 
     def hopeless(self, bound: float) -> bool:
         """Whether the drop is above ``bound`` beyond reasonable doubt."""
@@ -50,7 +57,7 @@ class Standing:
         return (lost - won) / n - _Z * spread > bound
 
 
-def rungs(questions: int, first: int = 32) -> list[int]:
+def looks(questions: int, first: int = 32) -> list[int]:
     """How many questions are tried before each look: 32, 64, 128, ... and all."""
     counts = []
     while first < questions:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from litestage.errors import LiteStageError
 from litestage.plan import save_plan
-from litestage.search.pareto import frontier
-from litestage.search.problem import SearchResult
+from litestage.search.problem import SearchResult, frontier
+
+FRONTIER = "frontier"
+"""Folder of the frontier's plans, each named by its hash."""
 
 
 def write_search(found: SearchResult, folder: Path) -> None:
     """Writes plan.yaml and search.json; the frontier tells the fastest plan at any accuracy one is ready to lose."""
     save_plan(found.plan, folder / "plan.yaml")
+    for name, plan in found.plans.items():
+        save_plan(plan, folder / FRONTIER / f"{name}.yaml")
     content = {
         "schema": "litestage.search/1",
         "plan": found.plan.hash,
@@ -24,3 +30,33 @@ def write_search(found: SearchResult, folder: Path) -> None:
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
     (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str, Any]]:
+    """The fastest plan on a finished search's frontier that stays within a drop, by the rule of the search itself.
+
+    The upper limit of the drop on the calibration questions is what counts, as in :mod:`litestage.search.race`; nothing
+    is run.
+
+    Returns:
+        The plan's file, and its candidate as it stands in search.json.
+
+    Raises:
+        LiteStageError: no search in the folder, one that kept no plans, or no plan within the drop.
+    """
+    record = folder / "search.json"
+    if not record.is_file():
+        raise LiteStageError(f"There is no search.json in {folder}; give the folder that litestage search wrote.")
+    candidates = json.loads(record.read_text(encoding="utf-8"))["frontier"]
+    kept = [c for c in candidates if (folder / FRONTIER / f"{c['plan']}.yaml").is_file()]
+    if not kept:
+        raise LiteStageError(f"The search in {folder} kept no frontier of plans; search with search.strategy=pareto.")
+    within = [c for c in kept if c["accuracy_drop_upper"] <= max_accuracy_drop]
+    if not within:
+        least = min(c["accuracy_drop_upper"] for c in kept)
+        raise LiteStageError(
+            f"No plan in {folder} is sure to lose at most {max_accuracy_drop:.1%}; the least is {least:.1%}. "
+            "Allow more, or search with more calibration questions."
+        )
+    best = min(within, key=lambda candidate: candidate["latency_s"])
+    return folder / FRONTIER / f"{best['plan']}.yaml", best

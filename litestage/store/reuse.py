@@ -26,12 +26,13 @@ class ReusingEngine:
     random stream is involved) the exit rule and the batch's shape are part of the key.
 
     Attributes:
+        reuse: look generations up and keep them; without, all are run anew, as for a search that knows no store.
         ran: generations that were run so far.
         reused: generations that were found in the store instead.
     """
 
-    def __init__(self, engine: Engine, fingerprint: str, store: ResultStore) -> None:
-        self.engine, self.fingerprint, self.store = engine, fingerprint, store
+    def __init__(self, engine: Engine, fingerprint: str, store: ResultStore, reuse: bool = True) -> None:
+        self.engine, self.fingerprint, self.store, self.reuse = engine, fingerprint, store, reuse
         self.ran = self.reused = 0
 
     def generate(
@@ -49,18 +50,19 @@ class ReusingEngine:
         exact = self.engine.decoder.dtype == torch.float32 and decoding.temperature == 0
         run_plan = _without_exit(plan) if exact else plan
         keys = self._keys(requests, run_plan, decoding, exact)
-        found = self.store.get(keys)
+        found = self.store.get(keys) if self.reuse else {}
         first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
         missing = sorted(first.values())  # the same prompt twice is run once
-        if missing and not exact:  # the batch's shape is in the key, so it is run whole
+        if missing and not (exact and self.reuse):  # the batch's shape is in the key, so it is run whole
             missing = list(range(len(keys)))
         if missing:
             todo = [requests[index] for index in missing]
-            if exact:
+            if exact and self.reuse:
                 todo = self._with_drafts(todo, neighbours, decoding)
             batch = self.engine.generate(todo, run_plan, decoding, confidences=True)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
-            self.store.put(new, model=self.fingerprint, engine=self.engine.name)
+            if self.reuse:
+                self.store.put(new, model=self.fingerprint, engine=self.engine.name)
             found |= new
         self.ran += len(missing)
         self.reused += len(keys) - len(missing)

@@ -1,0 +1,33 @@
+"""One budget for all stages: what a method that knows no stages can be given. The fastest within the bound is taken.
+
+So every baseline is compared at its own best budget, chosen on the same calibration questions and by the same rule as
+the searched plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from litestage.search.problem import SearchProblem, SearchResult
+
+
+def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
+    """Races the same rung of every stage's ladder, for all rungs; ``advance`` is told of each."""
+    full = problem.evaluate(problem.nothing)
+    candidates, passed = [], []
+    for rung in range(1, min(map(len, problem.ladders.values()))):
+        candidate, within = problem.race(dict.fromkeys(problem.nothing, rung))
+        drop = f"{candidate.accuracy_drop * 100:+.1f} points on {candidate.questions} questions"
+        candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
+        candidates.append(candidate)
+        if within and candidate.latency_s < full.latency_s:
+            passed.append(candidate)
+        advance(f"{candidate.budgets}: {candidate.verdict}")
+    chosen = min(passed, key=lambda candidate: candidate.latency_s, default=full)
+    candidates = [replace(c, verdict="chosen") if c.plan == chosen.plan else c for c in candidates]
+    plan = replace(
+        problem.session.signed(problem.plan(chosen.rungs), problem.pipeline),
+        provenance=problem.provenance("one_budget", chosen, full),
+    )
+    return SearchResult(plan, chosen, full, candidates, met=bool(passed))
