@@ -82,7 +82,7 @@ def run(bench: Workbench, config: NoiseConfig) -> Findings:
         split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["resample", "skipped", "calibration drop", *COLUMNS, "breaks the bound"],
+        columns=["resample", "skipped", "calibration\ndrop", *COLUMNS, "breaks\nthe bound"],
         table=[
             [
                 str(row["repeat"]),
