@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from litestage.decoder import lean
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine import fast as fast_path
-from litestage.engine.lanes import Lanes
+from litestage.engine.lanes import Lanes, Pass
 from litestage.plan import ExitRule, SkipSet, StagePlan
 
 QUICK = [family for family in FAMILIES if family != "phi3_longrope"]
@@ -192,3 +192,20 @@ def test_a_decode_steps_memory_does_not_grow(monkeypatch):
     monkeypatch.setattr(Lanes, "buffer", spy)
     run(tiny_engine("llama"), [Request(PROMPTS[1] + (9 + row,), 50) for row in range(3)])
     assert len(buffers) == LAYERS
+
+
+def test_a_long_prompt_needs_no_mask_of_its_square(monkeypatch):
+    """Grouped queries over thousands of tokens: causality alone, or one mask for all heads of a tree."""
+    largest, masked = [0], Pass._mask
+
+    def spy(self, *asked):
+        mask = masked(self, *asked)
+        largest[0] = max(largest[0], mask.numel())
+        return mask
+
+    monkeypatch.setattr(Pass, "_mask", spy)
+    engine, (prompt,) = tiny_engine("llama"), random_prompts((240,))
+    run(engine, [Request(prompt, 1)])
+    assert largest == [0]
+    run(engine, [Request((*prompt, 9), 1, group=0), Request((*prompt, 8), 1, group=0)])
+    assert largest[0] == 242 * 242  # once, not for each of the queries of a key

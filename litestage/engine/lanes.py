@@ -150,6 +150,16 @@ class Pass:
             keys, values = made.as_strided(shape, strides, first), made.as_strided(shape, strides, second)
         else:
             keys, values = held.views(self._seen)
+        causal = self._fresh and self._lanes.alone and heads.window is None
+        if lanes == 1 and each > 1 and heads.softcap is None and (causal or rep > 1):
+            # key heads in the place of the batch: long prompts need no mask, or one for all heads
+            asked = made.as_strided((heads.keys, rep, each, width), (rep * width, width, row, 1), 0)
+            keys, values = (part[0][:, None].expand(-1, rep, -1, -1) for part in (keys, values))
+            mask = None if causal else self._mask_of(heads.window, 1, made.dtype)
+            out = F.scaled_dot_product_attention(
+                asked, keys, values, attn_mask=mask, is_causal=causal, scale=heads.scale
+            )
+            return out.permute(2, 0, 1, 3).reshape(tokens, -1)
         if each == 1 or rep == 1:
             step = row if rep == 1 else width
             asked = made.as_strided((lanes, heads.keys, rep * each, width), (each * row, rep * width, step, 1), 0)
@@ -157,9 +167,7 @@ class Pass:
             asked = made.as_strided(
                 (lanes, heads.keys, rep, each, width), (each * row, rep * width, width, row, 1), 0
             ).reshape(lanes, heads.keys, rep * each, width)
-        mask = self._masks.get(heads.window)
-        if mask is None:
-            mask = self._masks[heads.window] = self._mask(heads.window, rep, made.dtype)
+        mask = self._mask_of(heads.window, rep, made.dtype)
         if heads.softcap is None:
             out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)
         else:
@@ -168,6 +176,12 @@ class Pass:
         if rep == 1:
             return out.transpose(1, 2).reshape(tokens, -1)
         return out.view(lanes, heads.keys, rep, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
+
+    def _mask_of(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
+        mask = self._masks.get(window)
+        if mask is None:
+            mask = self._masks[window] = self._mask(window, rep, dtype)
+        return mask
 
     def _mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
         """0 for slots that a query sees, else minus infinity: [lanes, 1, rep * queries, slots]."""
