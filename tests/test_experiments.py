@@ -14,7 +14,7 @@ from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.threshold import _sentence
 
 SMALL = {
-    "sensitivity": ["rankings=[cosine]", "search.max_budget=4", "step=4"],
+    "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
     "noise": ["repeats=2", "search.max_budget=2"],

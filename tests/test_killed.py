@@ -21,7 +21,7 @@ SEED = 20261
 KILLS = {"greedy": 7, "pareto": 3}
 OPTIONS = {
     "greedy": ["search.calibration=8", "search.max_budget=2", "engine.batch_size=4"],
-    "pareto": ["search.calibration=16", "search.max_budget=3", "engine.batch_size=8", "search.strategy=pareto"],
+    "pareto": ["search.strategy=pareto", "search.calibration=16", "search.max_budget=3", "engine.batch_size=8"],
 }
 
 SEARCHES = """
@@ -55,7 +55,7 @@ def start():
     ) as parent:
 
         def run(folder, strategy, kill_at=None):
-            command = ["search", *OPTIONS[strategy], "search.max_accuracy_drop=0.1"]
+            command = ["search", *OPTIONS[strategy], "search.max_accuracy_drop=0.1", "search.finalists=0"]
             command += [f"store={folder / 'store.sqlite'}", f"output={folder}"]
             parent.stdin.write(json.dumps(command) + "\n")
             parent.stdin.flush()

@@ -13,7 +13,7 @@ from litestage.workbench import Workbench
 
 STRATEGIES = {
     "greedy": ["search.max_budget=6"],  # enough for cosine to lose the answers, so that the bound decides
-    "pareto": ["search.strategy=pareto", "search.max_budget=12"],
+    "pareto": ["search.strategy=pareto", "search.max_budget=12", "search.finalists=0"],
 }
 
 
@@ -62,7 +62,7 @@ def costs():
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_plan_does_not_depend_on_the_test_rows(tmp_path, monkeypatch, costs, strategy):
-    monkeypatch.setattr(Session, "step_costs", lambda self: costs)
+    monkeypatch.setattr(Session, "step_costs", lambda self, *forms: costs)
 
     def plan_of(name, calibration, test):
         path = task(tmp_path / name, calibration, test)
