@@ -15,6 +15,7 @@ from litestage.results import Measured, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchResult
 from litestage.session import Session
+from litestage.stages import Question
 from litestage.workbench import Workbench, open_session
 
 RETRAINED = {"full-half": "reference-half"}
@@ -27,12 +28,16 @@ class Comparison:
 
     Attributes:
         results: results.json's content.
+        questions: what was asked.
+        measured: every method's traces.
         plans: every method's plan.
         search: the search behind ``litestage``, if it is among the methods.
         searches: the searches behind the variants and the baselines' best budgets, by method.
     """
 
     results: dict[str, Any]
+    questions: list[Question]
+    measured: dict[str, Measured]
     plans: dict[str, Plan]
     search: SearchResult | None
     searches: dict[str, SearchResult]
@@ -81,7 +86,8 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     }
     searches = {name: entrant.search for name, entrant in entrants.items() if entrant.search is not None}
     plans = {name: contestant.plan for name, contestant in contestants.items()}
-    return Comparison(results, plans, found, {name: s for name, s in searches.items() if s is not found})
+    others = {name: search for name, search in searches.items() if search is not found}
+    return Comparison(results, questions, measured, plans, found, others)
 
 
 def _searched(spec: str) -> str:

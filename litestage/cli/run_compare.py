@@ -10,11 +10,12 @@ from litestage.config import load_config
 
 
 def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Compares methods, prints the table and writes results.json, plan.yaml, search.json and report.html."""
+    """Compares methods, prints the table and writes results.json with its samples, plan.yaml, search.json, report.html."""
     config = load_config(overrides, preset="demo" if command == "demo" else None)
     from litestage.compare import compare
     from litestage.report import write_report
     from litestage.results import write_results
+    from litestage.samples import write_samples
     from litestage.search.record import write_search
     from litestage.workbench import Workbench
 
@@ -24,6 +25,7 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
     command_line = " ".join(["litestage", command, *overrides])
     results = {**found.results, "command": command_line}
     write_results(results, folder / "results.json")
+    write_samples(found.questions, found.measured, folder)
     if found.search:
         write_search(found.search, folder)
     write_report(results, found.search, folder / "report.html")
