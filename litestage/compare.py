@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
+from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.plan import Plan
-from litestage.results import Measured, summarise
+from litestage.ranks import from_rank_zero
+from litestage.results import Measured, detectable, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchResult
 from litestage.session import Session
@@ -70,8 +72,9 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     }
     timed = questions[: config.latency_questions]
     latency = run(timed, contestants, timed=True, journal=journal, progress="latency, one at a time") if timed else {}
+    peaks = from_rank_zero(lambda: {name: _peak_mb(contestants[name], timed[:1]) for name in contestants})
     measured = {
-        name: Measured(entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note)
+        name: Measured(entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note, peaks[name])
         for name, entrant in entrants.items()
     }
     results = {
@@ -82,12 +85,20 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         "model": {"name": config.model.name, "fingerprint": session.loaded.fingerprint},
         "environment": environment(session.engine),
         "latency_measured": "one question at a time, methods interleaved, after a warm-up",
+        "memory": peak_memory(),
+        "minimum_detectable_drop": detectable(measured),
         "methods": summarise(measured),
     }
     searches = {name: entrant.search for name, entrant in entrants.items() if entrant.search is not None}
     plans = {name: contestant.plan for name, contestant in contestants.items()}
     others = {name: search for name, search in searches.items() if search is not found}
     return Comparison(results, questions, measured, plans, found, others)
+
+
+def _peak_mb(contestant: Contestant, questions: Sequence[Question]) -> float | None:
+    """Peak CUDA memory while this contestant answers, one question at a time; None elsewhere."""
+    device = contestant.engine.engine.decoder.device
+    return peak_cuda_mb(device, lambda: contestant.answer(questions, timed=True)) if questions else None
 
 
 def _searched(spec: str) -> str:

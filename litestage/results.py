@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from litestage.plan import Plan, StagePlan
-from litestage.stats import accuracy_drop_interval, speedup_interval
+from litestage.stats import (
+    ALPHA,
+    POWER,
+    Pairs,
+    accuracy_drop_bootstrap,
+    accuracy_drop_interval,
+    holm,
+    mcnemar,
+    minimum_detectable_drop,
+    speedup_interval,
+)
 from litestage.trace import StageTrace, Trace
 
 SCHEMA = "litestage.results/1"
@@ -21,29 +31,63 @@ SCHEMA = "litestage.results/1"
 
 @dataclass(frozen=True)
 class Measured:
-    """A method's plan with its traces: all questions for accuracy, some of them one at a time for latency."""
+    """A method's plan with its traces: all questions for accuracy, some of them one at a time for latency.
+
+    ``peak_cuda_mb`` is what torch had allocated at most while a question was answered alone; None without CUDA.
+    """
 
     plan: Plan
     accuracy: Sequence[Trace]
     latency: Sequence[Trace]
     note: str = ""
+    peak_cuda_mb: float | None = None
+
+    @property
+    def correct(self) -> list[bool]:
+        return [bool(trace.correct) for trace in self.accuracy]
 
 
 def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    """One entry per method, compared with the method named ``full`` question by question."""
+    """One entry per method, compared with the method named ``full`` question by question.
+
+    ``mcnemar_p`` tests the drop in accuracy, and ``mcnemar_p_holm`` is the same adjusted for all the methods here.
+    """
     full = methods["full"]
-    return [_entry(name, measured, full) for name, measured in methods.items()]
+    entries = [_entry(name, measured, full) for name, measured in methods.items()]
+    adjusted = holm({entry["name"]: entry["mcnemar_p"] for entry in entries if entry["name"] != "full"})
+    return [
+        entry | ({"mcnemar_p_holm": adjusted[entry["name"]]} if entry["name"] in adjusted else {}) for entry in entries
+    ]
+
+
+def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
+    """The smallest drop that McNemar's test of a method against full depth would find, 4 times in 5.
+
+    It depends on how many questions a method gains; ``gained`` is the median of the methods here, as a fraction.
+    """
+    full = methods["full"].correct
+    gained = [
+        pairs.gained / pairs.n
+        for pairs in (Pairs.of(full, measured.correct) for name, measured in methods.items() if name != "full")
+    ]
+    typical = median(gained) if gained else 0.0
+    drop = minimum_detectable_drop(len(full), typical)
+    return {"drop": round(drop, 4), "gained": typical, "alpha": ALPHA, "power": POWER}
 
 
 def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
-    correct = [bool(trace.correct) for trace in measured.accuracy]
-    full_correct = [bool(trace.correct) for trace in full.accuracy]
+    correct, full_correct = measured.correct, full.correct
+    pairs = Pairs.of(full_correct, correct)
     entry: dict[str, Any] = {
         "name": name,
         "plan": measured.plan.hash,
         "accuracy": fmean(correct),
         "accuracy_drop": fmean(full_correct) - fmean(correct),
         "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
+        "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full_correct, correct)),
+        "lost": pairs.lost,
+        "gained": pairs.gained,
+        "mcnemar_p": mcnemar(pairs),
         "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
     }
@@ -59,6 +103,8 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
             "speedup": sum(full_seconds) / sum(seconds),
             "speedup_ci95": list(speedup_interval(full_seconds, seconds)),
         }
+        if measured.peak_cuda_mb is not None:
+            entry["peak_cuda_mb"] = measured.peak_cuda_mb
     entry["stages"] = {
         name: _stage(measured, index) for index, name in enumerate(stage.name for stage in measured.accuracy[0].stages)
     }

@@ -234,7 +234,7 @@ def without_times(folder):
     for method in results["methods"]:
         for stage in method["stages"].values():
             stage.pop("prefill_s", None), stage.pop("decode_s", None)
-    return {key: value for key, value in results.items() if key not in ("command", "environment")}
+    return {key: value for key, value in results.items() if key not in ("command", "environment", "memory")}
 
 
 @pytest.mark.slow

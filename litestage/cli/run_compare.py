@@ -10,7 +10,7 @@ from litestage.config import load_config
 
 
 def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
-    """Compares methods, prints the table and writes results.json with its samples, plan.yaml, search.json, report.html."""
+    """Compares methods, prints the table, writes results.json, its samples, plan.yaml, search.json and report.html."""
     config = load_config(overrides, preset="demo" if command == "demo" else None)
     from litestage.compare import compare
     from litestage.report import write_report

@@ -10,6 +10,7 @@ from typing import Any, Generic
 
 from litestage.config import Config
 from litestage.environment import environment
+from litestage.memory import peak_memory
 from litestage.workbench import Workbench
 
 SCHEMA = "litestage.experiment/1"
@@ -61,6 +62,7 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "latency": "predicted: token counts times step costs measured on this machine",
         "environment": environment(bench.session.engine),
+        "memory": peak_memory(),
         "config": asdict(bench.config),
         **found.more,
         "rows": list(found.rows),

@@ -1,5 +1,22 @@
-"""Paired statistics: every comparison is question by question against full depth."""
+"""Statistics: every comparison is question by question against full depth."""
 
-from litestage.stats.paired import accuracy_drop_interval, speedup_interval
+from litestage.stats.many import ALPHA, POWER, holm, minimum_detectable_drop
+from litestage.stats.paired import (
+    Pairs,
+    accuracy_drop_bootstrap,
+    accuracy_drop_interval,
+    mcnemar,
+    speedup_interval,
+)
 
-__all__ = ["accuracy_drop_interval", "speedup_interval"]
+__all__ = [
+    "ALPHA",
+    "POWER",
+    "Pairs",
+    "accuracy_drop_bootstrap",
+    "accuracy_drop_interval",
+    "holm",
+    "mcnemar",
+    "minimum_detectable_drop",
+    "speedup_interval",
+]
