@@ -55,6 +55,7 @@ class Engine:
             raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, ENGINES)}")
         self.path, self.name = path, ENGINES[path]
         self.tokenizer = tokenizer
+        self._alone: dict[int, str] = {}  # texts of single tokens
         self.eos = _eos_ids(model, tokenizer)
 
     @torch.inference_mode()
@@ -69,7 +70,7 @@ class Engine:
         Raises:
             LiteStageError: an empty prompt.
         """
-        detokenise = Detokenise(self.tokenizer, decoding.stop)
+        detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
         rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
         room = self.decoder.context_length
         for row in rows:
@@ -144,6 +145,7 @@ class Engine:
                 rows = [rows[index] for index in going]
                 cache = cache.select(torch.tensor(going, device=self.decoder.device))
             path = course.path(rows, len(rows[0].tokens))
+            self.decoder.work.steps += 1
             last = torch.tensor([[row.last] for row in rows], device=self.decoder.device)
             positions = torch.tensor([[row.length - 1] for row in rows], device=self.decoder.device)
             sampler.advance(rows, self.decoder.logits(self.forward(last, positions, cache, path)[:, -1]))
@@ -178,6 +180,7 @@ class Engine:
     ) -> Tensor:
         """One pass of new tokens [rows, tokens] through a path; returns the final stream [rows, tokens, width]."""
         stream, attending = self.enter(ids, positions, cache, valid)
+        self.decoder.work.forwarded(ids.numel())
         for sublayer in path:
             stream = sublayer(stream, attending)
         return stream

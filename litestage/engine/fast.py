@@ -76,6 +76,7 @@ class FastPath:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.lean = decoder, LeanDecoder(decoder)
+        self._attentions = {id(step) for (kind, _), step in self.lean.sublayers.items() if kind == "mhsa"}
 
     @staticmethod
     def refuses(decoder: Decoder, plan: StagePlan) -> str | None:
@@ -148,10 +149,10 @@ class FastPath:
                 break
             new[lane] = waiting.pop()
         tokens = [bundle.prompt for bundle in new.values()]
-        stream = self._forward(lanes.enter(list(new), tokens, fresh=True), path)
         each = max(map(len, tokens))
         last = [index * each + at for index, bundle in enumerate(new.values()) for at in bundle.last]
-        sampler.advance([row for bundle in new.values() for row in bundle.rows], self._logits(stream, last))
+        logits = self._logits(lanes.enter(list(new), tokens, fresh=True), path, last)
+        sampler.advance([row for bundle in new.values() for row in bundle.rows], logits)
         return new
 
     def _step(self, held: Sequence[Bundle | None], lanes: Lanes, course: Course, sampler: Sampler) -> None:
@@ -179,9 +180,10 @@ class FastPath:
             for bundle, of_lane in zip(held, going, strict=True)
         ]
         each = max(map(len, tokens))
-        stream = self._forward(lanes.enter(range(len(held)), tokens), course.path(rows, len(rows[0].tokens)))
+        self.decoder.work.steps += 1
         picked = [lane * each + at for lane, new in enumerate(tokens) for at in range(len(new))]
-        sampler.advance(rows, self._logits(stream, picked))
+        path = course.path(rows, len(rows[0].tokens))
+        sampler.advance(rows, self._logits(lanes.enter(range(len(held)), tokens), path, picked))
 
     def _verify(
         self, held: Sequence[Bundle | None], new: dict[int, Bundle], lanes: Lanes, path: Path, sampler: Sampler
@@ -198,7 +200,8 @@ class FastPath:
                 start, branch = row.length - 1, bundle.branch[row]
                 tokens[lane] += [(token, start + offset, branch) for offset, token in enumerate(fed[row])]
         each = max(map(len, tokens))
-        logits = self.lean.logits(self._forward(lanes.enter(range(len(held)), tokens), path)).view(len(held), each, -1)
+        attending = lanes.enter(range(len(held)), tokens)
+        logits = self._logits(attending, path, range(len(held) * each)).view(len(held), each, -1)
         lane_of = {row: lane for lane, bundle in new.items() for row in bundle.going}
         following, step = list(fed), 0
         while following := [
@@ -210,15 +213,16 @@ class FastPath:
         for row, lane in lane_of.items():
             lanes.forget(lane, held[lane].branch[row], row.length - 1)  # type: ignore[union-attr]
 
-    def _forward(self, attending: Pass, path: Path) -> Tensor:
+    def _logits(self, attending: Pass, path: Path, picked: Sequence[int]) -> Tensor:
+        """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
         stream = self.decoder.embed(attending.ids)
-        for sublayer in path:
-            stream = sublayer(stream, attending)  # type: ignore[arg-type]
-        return stream
-
-    def _logits(self, stream: Tensor, picked: list[int]) -> Tensor:
+        behind = 1 + max((index for index, step in enumerate(path) if id(step) in self._attentions), default=-1)
+        for step in path[:behind]:
+            stream = step(stream, attending)  # type: ignore[arg-type]
         if len(picked) < len(stream):
             stream = stream[torch.tensor(picked, device=stream.device)]
+        for step in path[behind:]:
+            stream = step(stream, attending)  # type: ignore[arg-type]
         return self.lean.logits(stream)
 
 

@@ -73,20 +73,39 @@ class Generation:
 
 
 class Detokenise:
-    """Turns token ids into text: special tokens left out, cut before the first stop string."""
+    """Turns token ids into text: special tokens left out, cut before the first stop string.
 
-    def __init__(self, tokenizer: object, stop: tuple[str, ...] = ()) -> None:
+    Args:
+        alone: texts of single tokens, kept by who makes many of these for one tokenizer.
+    """
+
+    def __init__(self, tokenizer: object, stop: tuple[str, ...] = (), alone: dict[int, str] | None = None) -> None:
         self._tokenizer, self._stop = tokenizer, stop
+        self._alone = {} if alone is None else alone
 
     def __call__(self, tokens: tuple[int, ...] | list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined]
+        text = self._decode(tokens)
         cut = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))
         return text[:cut]
 
     def found(self, tokens: list[int]) -> bool:
         """Whether the newest token completed a stop string. Only the tail is decoded: a token has at least a byte."""
-        if not self._stop:
+        if not any(self._may_end(stop, tokens[-1]) for stop in self._stop):
             return False
-        tail = tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :]
-        text: str = self._tokenizer.decode(tail, skip_special_tokens=True)  # type: ignore[attr-defined]
+        text = self._decode(tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :])
         return any(stop in text for stop in self._stop)
+
+    def _may_end(self, stop: str, token: int) -> bool:
+        """Whether a text that ends with this token may end with the string's last character.
+
+        Decoding takes as long as a sub-layer, so each token is decoded once. Alone it may lose a leading space, or be
+        a piece of a character or nothing at all.
+        """
+        text = self._alone.get(token)
+        if text is None:
+            text = self._alone[token] = self._decode([token])
+        return not text or stop.endswith(" ") or stop[-1:] in text or "\ufffd" in text
+
+    def _decode(self, tokens: tuple[int, ...] | list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined]
+        return text
