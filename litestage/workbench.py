@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from litestage.config import RunConfig, SearchConfig
 from litestage.data import Task, load_task
@@ -44,6 +44,7 @@ class Workbench:
     session: Session
     task: Task
     pipeline: Pipeline
+    _sequences_of: dict[str, list[Sequenced]] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(cls, config: RunConfig) -> Workbench:
@@ -139,15 +140,18 @@ class Workbench:
             raise LiteStageError(f"search.max_budget is {budget}, but the model has {sublayers} sub-layers; give less.")
         return sublayers // 2 if budget is None else budget
 
-    def _full_depth(self) -> tuple[Contestant, list[Trace]]:
+    def _full_depth(self, progress: str | None = None) -> tuple[Contestant, list[Trace]]:
         """Full depth, and its answers to the calibration questions."""
         plan = Plan.full(self.pipeline.stage_names)
-        traces = self.session.run(self.calibration(), {"full": plan}, self.pipeline, progress="calibration: full depth")
-        return self.session.contestant(self.pipeline, plan), traces["full"]
+        traces = self.session.run(self.calibration(), {"full": plan}, self.pipeline, progress=progress)["full"]
+        return self.session.contestant(self.pipeline, plan), traces
 
     def _sequences(self) -> dict[str, list[Sequenced]]:
-        full, traces = self._full_depth()
-        return stage_sequences(full, self.calibration(), traces)
+        """By stage, the prompts that full depth met on the calibration questions, with what it wrote."""
+        if self._sequences_of is None:
+            full, traces = self._full_depth("calibration: full depth")
+            self._sequences_of = stage_sequences(full, self.calibration(), traces)
+        return self._sequences_of
 
     def _orders(self, ranking: str) -> dict[str, list[Order]]:
         """By stage, the orders in which its sub-layers may be skipped."""
@@ -182,8 +186,8 @@ class Workbench:
     def _priced_ladders(self) -> PricedLadders:
         """Each stage's ladder, made of every order, budget and form of compensation, with what each rung may do."""
         orders, costs, budget = self._orders(self.ranking), self._costs(), self._max_budget()
-        _, traces = self._full_depth()
         sequences = self._sequences()
+        _, traces = self._full_depth()
 
         def priced() -> PricedLadders:
             made = {}

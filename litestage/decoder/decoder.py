@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
 from litestage.decoder.packed import PackedLinear
+from litestage.decoder.work import Work
 from litestage.plan import SkipSet, StagePlan
 
 
@@ -68,6 +69,7 @@ class Decoder:
 
     def __init__(self, model: Any) -> None:
         self.config = model.config
+        self.work = Work()
         self.family = family_of(model.config)
         self.body, self.head = model.model, model.lm_head
         self.layers = len(self.body.layers)

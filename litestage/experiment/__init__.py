@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import heuristics, noise, sensitivity, threshold
+from litestage.experiment import heuristics, noise, search_cost, sensitivity, threshold
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "threshold": threshold.EXPERIMENT,
     "heuristics": heuristics.EXPERIMENT,
     "noise": noise.EXPERIMENT,
+    "search-cost": search_cost.EXPERIMENT,
 }
 
 

@@ -51,6 +51,7 @@ class TeacherForced:
 
     def step(self, index: int, stream: Tensor) -> Tensor:
         """The stream after sub-layer ``index``, which runs."""
+        self.decoder.work.forwarded(self.valid.numel(), 1 / len(self._steps))
         return self._steps[index](stream)
 
     def predicting(self, stream: Tensor) -> Tensor:
@@ -133,8 +134,7 @@ def stage_sequences(
 ) -> dict[str, list[Sequenced]]:
     """By stage, the prompts that full depth met on ``questions``, with the token ids it wrote."""
     sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in full.pipeline.stages}
-    for question, trace in zip(questions, traces, strict=True):
-        outputs = full.outputs(question, trace)
+    for question, trace, outputs in zip(questions, traces, full.outputs(questions, traces), strict=True):
         for stage, prompts in full.prompts(question, trace).items():
             sequences[stage] += zip(prompts, outputs[stage], strict=True)
     return sequences

@@ -55,15 +55,18 @@ class Contestant:
             outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
         return prompts
 
-    def outputs(self, question: Question, trace: Trace) -> dict[str, list[tuple[int, ...]]]:
-        """Token ids of every stage's outputs; the store has them unless it was lost since the trace was made."""
-        texts: dict[str, str | list[str]] = {}
-        tokens = {}
-        for stage, traced in zip(self.pipeline.stages, trace.stages, strict=True):
-            requests = self._requests(stage, 0, question, texts)
-            rows = self.engine.generate(requests, self.plan[stage.name], self._decoding(stage))
-            tokens[stage.name] = [row.tokens for row in rows]
-            texts[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
+    def outputs(self, questions: Sequence[Question], traces: Sequence[Trace]) -> list[dict[str, list[tuple[int, ...]]]]:
+        """By question, token ids of every stage's outputs; the store has them unless they were lost since."""
+        texts: list[dict[str, str | list[str]]] = [{} for _ in questions]
+        tokens: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in questions]
+        for index, stage in enumerate(self.pipeline.stages):
+            requests = [self._requests(stage, at, question, texts[at]) for at, question in enumerate(questions)]
+            flat = [request for rows in requests for request in rows]
+            rest = iter(self.engine.generate(flat, self.plan[stage.name], self._decoding(stage)))
+            for at, (rows, trace) in enumerate(zip(requests, traces, strict=True)):
+                tokens[at][stage.name] = [next(rest).tokens for _ in rows]
+                written = trace.stages[index].texts
+                texts[at][stage.name] = list(written) if stage.per_option else written[0]
         return tokens
 
     def _answer(self, questions: Sequence[Question], timed: bool) -> list[Trace]:

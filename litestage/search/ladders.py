@@ -24,12 +24,14 @@ Order = Sequence[SubLayerName]
 
 RANKED_TOKENS = 1500
 """How many tokens a ranking looks at: some 80 partial passes over them for 24 sub-layers."""
-CHECKED_TOKENS = 4000
+CHECKED_TOKENS = 3500
 """How many tokens, others, a rung's harm is measured on."""
 DRAWS = 2
 """Rankings made of each stage, on different prompts: a greedy order is sensitive to them, and the better one counts."""
-HARMLESS = 0.004
-"""Where a budget harms less than this, smaller budgets of the same order are taken to harm no more."""
+HARMFUL = 0.5
+"""Rungs that harm more than this (a quarter of the outputs changed or so) are of no use to any bound."""
+HARMLESS = 0.005
+"""Where a budget harms less than this, smaller budgets are not looked at."""
 
 
 def budget_ladder(order: Order, max_budget: int) -> Ladder:
@@ -95,8 +97,7 @@ def priced_ladder(
     forced = TeacherForced(engine, _of_tokens(sequences, CHECKED_TOKENS, seed=DRAWS))
     made = [
         (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces)))
-        for order in orders
-        for plan, harm in _plans(forced, order, forms, max_budget)
+        for plan, harm in _useful(forced, orders, forms, max_budget)
     ]
     ladder: list[tuple[StagePlan, Estimate]] = []
     for plan, estimate in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):
@@ -109,20 +110,44 @@ def priced_ladder(
 
 
 @torch.inference_mode()
-def _plans(
-    forced: TeacherForced, order: Order, forms: Sequence[str], max_budget: int
+def _useful(
+    forced: TeacherForced, orders: Sequence[Order], forms: Sequence[str], max_budget: int
+) -> list[tuple[StagePlan, float]]:
+    """Plans with their harm, from the largest budget that is of use down to one that does no harm."""
+    nothing = forced.harm(forced.streams[-1])  # of full depth: it is not certain of its own outputs
+    at: dict[int, list[tuple[StagePlan, float]]] = {}
+
+    def least(budget: int) -> float:
+        """The harm of the best plan of this budget; harm grows with the budget, nearly."""
+        if budget not in at:
+            at[budget] = [(plan, harm - nothing) for plan, harm in _of_budget(forced, orders, forms, budget)]
+        return min(harm for _, harm in at[budget])
+
+    low, high = 0, max_budget
+    while low < high:
+        middle = (low + high + 1) // 2
+        if least(middle) <= HARMFUL:
+            low = middle
+        else:
+            high = middle - 1
+    while low > 0 and least(low) > HARMLESS:
+        low -= 1
+    return [(plan, harm) for budget in at for plan, harm in at[budget] if harm <= HARMFUL]
+
+
+def _of_budget(
+    forced: TeacherForced, orders: Sequence[Order], forms: Sequence[str], budget: int
 ) -> Iterator[tuple[StagePlan, float]]:
-    """Every budget's plan with its harm, from the largest budget down."""
-    harmless = False
-    for budget in range(max_budget, 0, -1):
-        skip = SkipSet.of(order[:budget])
-        bare = HARMLESS * budget / max_budget if harmless else forced.harm(forced.after(skip)[-1])
-        harmless = harmless or bare < HARMLESS
-        yield StagePlan(skip=skip), bare
-        for form in () if harmless else forms:
-            if form != "none":
-                tensors, stream = fit_compensation(forced, skip, form)
-                yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(stream)
+    """Every order without compensation; the better one of them with it."""
+    skips = list(dict.fromkeys(SkipSet.of(order[:budget]) for order in orders))
+    bare = [(forced.harm(forced.after(skip)[-1]), index) for index, skip in enumerate(skips)]
+    for harm, index in bare:
+        yield StagePlan(skip=skips[index]), harm
+    skip = skips[min(bare)[1]]
+    for form in forms:
+        if form != "none":
+            tensors, stream = fit_compensation(forced, skip, form)
+            yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(stream)
 
 
 def _of_tokens(sequences: Sequence[Sequenced], tokens: int, seed: int) -> list[Sequenced]:

@@ -18,7 +18,7 @@ def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = l
     candidates, passed = [], []
     for rung in range(1, min(map(len, problem.ladders.values()))):
         candidate, within = problem.race(dict.fromkeys(problem.nothing, rung))
-        drop = f"{candidate.accuracy_drop * 100:+.1f} points on {candidate.questions} questions"
+        drop = f"{candidate.accuracy_drop * 100:+.1f} points, {candidate.questions} questions tried"
         candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
         candidates.append(candidate)
         if within and candidate.latency_s < full.latency_s:

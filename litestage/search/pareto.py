@@ -7,7 +7,7 @@
    races on growing parts of the calibration questions (:mod:`litestage.search.race`).
 3. *Refinement.* From there, one stage up, or one up and another down, as long as a neighbour that is predicted to be
    faster stays within the bound.
-4. *Exit.* Exit rules that would cut something are tried on the best plan; its generations are known, uncut.
+4. *Exit.* Exit rules that would cut enough are tried on the best plan; its generations are known, uncut.
 5. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
 
 Every plan tried on all questions stands on the frontier or is dominated; both are reported.
@@ -26,7 +26,7 @@ from litestage.search.problem import Candidate, Rungs, SearchProblem, SearchResu
 Estimates = Mapping[str, Sequence[Estimate]]
 """By stage, what each rung of its ladder is expected to do."""
 
-THRESHOLDS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 WINDOWS = (3, 5, 10, 20)
 WORTHWHILE = 0.01
 """An exit rule must be predicted to save this share of the time: it costs the confidence of every step."""
@@ -121,13 +121,11 @@ def _faster_neighbours(best: Rungs, estimates: Estimates) -> Iterator[dict[str, 
             yield rungs
 
 
-def _cutting(problem: SearchProblem, best: Rungs) -> Iterator[ExitRule]:
-    """Exit rules that cut some output of the plan, the most cautious first."""
-    lowest = problem.lowest_confidences(best, WINDOWS)
-    for threshold in reversed(THRESHOLDS):
-        for window in WINDOWS:
-            if lowest[window] <= threshold:
-                yield ExitRule("confidence", threshold, window)
+def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
+    """Exit rules that would cut enough of the plan's tokens to be worth their own cost, the most cautious first."""
+    rules = [ExitRule("confidence", threshold, window) for threshold in THRESHOLDS for window in WINDOWS]
+    shares = {rule: problem.cut_share(best, rule) for rule in rules}
+    return sorted((rule for rule in rules if shares[rule] > WORTHWHILE), key=lambda rule: shares[rule])
 
 
 def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candidate, bool]], full: Candidate) -> bool:
@@ -144,9 +142,9 @@ def _judged(candidate: Candidate, chosen: Candidate, passed: Sequence[Candidate]
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
-    drop = f"{candidate.accuracy_drop * 100:+.1f} points on {candidate.questions} questions"
+    drop = f"{candidate.accuracy_drop * 100:+.1f} points"
     if passed:
         return f"within the bound: {drop}, {candidate.latency_s * 1000:.2f} ms"
     if candidate.questions < len(problem.questions):
-        return f"dropped early: {drop}"
+        return f"dropped early: {drop} or worse after {candidate.questions} questions"
     return f"dropped: {drop}, its 90 % upper limit is above {problem.max_accuracy_drop * 100:.1f}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from litestage.engine.exit import exit_step
 from litestage.plan import ExitRule, Plan
 from litestage.profile import StepCosts
 from litestage.search.ladders import Ladder
@@ -15,6 +17,9 @@ from litestage.search.race import Standing, looks
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.trace import Trace
+
+HARDEST = 24
+"""How many of the questions that earlier candidates lost most often a candidate is asked first."""
 
 Rungs = Mapping[str, int]
 """By stage, which plan of its ladder."""
@@ -118,7 +123,8 @@ class SearchProblem:
     timed_questions: int = 8
     journal: Path | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
-    traced: dict[str, list[Trace]] = field(default_factory=dict)
+    traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
 
     @property
     def nothing(self) -> dict[str, int]:
@@ -133,62 +139,96 @@ class SearchProblem:
 
     def evaluate(self, rungs: Rungs, questions: int | None = None, rule: ExitRule | None = None) -> Candidate:
         """Answers the first ``questions`` calibration questions (all of them by default) under the plan."""
-        count = len(self.questions) if questions is None else questions
+        asked = self.questions[:questions]
+        return self._candidate(rungs, rule, asked, self._standing(rungs, rule, asked))
+
+    def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
+        """Tries the plan on growing parts of the questions; whether it got through all of them within the bound.
+
+        First come questions that earlier candidates lost: a plan that loses too many of those is out for certain,
+        however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced.
+        """
+        hardest = {name for name, _ in self.lost.most_common(HARDEST)}
+        hard = [question for question in self.questions if question.id in hardest]
+        for count in (0, *looks(len(self.questions))):
+            asked = self.questions[:count] if count else hard
+            standing = self._standing(rungs, rule, asked)
+            best = self._best_case(rungs, rule)
+            if best.upper > self.max_accuracy_drop:
+                return self._candidate(rungs, rule, self._tried(rungs, rule), best), False
+            if count and standing.hopeless(self.max_accuracy_drop):
+                return self._candidate(rungs, rule, asked, standing), False
+        return self.evaluate(rungs, rule=rule), standing.within(self.max_accuracy_drop)
+
+    def _candidate(
+        self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question], standing: Standing
+    ) -> Candidate:
+        """What the plan did on the questions asked; how it stands may be of all questions, at best."""
         plan = self.plan(rungs, rule)
-        traces = self._traces(rungs, count, rule)
-        correct = [bool(trace.correct) for trace in traces]
-        full = self._full(count)
+        traces = self._traces(rungs, rule, asked)
+        full = [self._right(self.nothing, None, question) for question in self.questions[: standing.tried]]
         stage_latency = self._latency(plan, traces)
         rule = rule or self.exit
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
-            accuracy=fmean(correct),
-            accuracy_drop=fmean(full) - fmean(correct),
+            accuracy=fmean(full) - standing.drop,
+            accuracy_drop=standing.drop,
             latency_s=sum(stage_latency.values()),
             stage_latency_s=stage_latency,
             tokens=fmean(trace.tokens for trace in traces),
-            questions=count,
+            questions=len(asked),
             rungs=dict(rungs),
             plan=plan.hash,
             compensation={stage: plan[stage].compensation for stage in rungs},
-            accuracy_drop_upper=Standing.of(full, correct).upper,
+            accuracy_drop_upper=standing.upper,
             exit=asdict(rule) if rule else None,
         )
 
-    def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
-        """Tries the plan on growing parts of the questions; whether it got through all of them within the bound."""
-        for count in looks(len(self.questions)):
-            correct = [bool(trace.correct) for trace in self._traces(rungs, count, rule)]
-            standing = Standing.of(self._full(count), correct)
-            if standing.hopeless(self.max_accuracy_drop):
-                return self.evaluate(rungs, count, rule), False
-        return self.evaluate(rungs, rule=rule), standing.within(self.max_accuracy_drop)
+    def _standing(self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question]) -> Standing:
+        self._traces(rungs, rule, asked)
+        self._traces(self.nothing, None, asked)
+        full = [self._right(self.nothing, None, question) for question in asked]
+        mine = [self._right(rungs, rule, question) for question in asked]
+        return Standing.of(full, mine)
 
-    def lowest_confidences(self, rungs: Rungs, windows: Sequence[int]) -> dict[int, float]:
-        """By window, the lowest mean confidence of that many tokens in a row that the plan's outputs contain."""
+    def _best_case(self, rungs: Rungs, rule: ExitRule | None) -> Standing:
+        """Where the plan would stand after all questions if it lost none of those it has not been asked."""
+        self._traces(self.nothing, None, self.questions)
+        tried = self._tried(rungs, rule)
+        names = {question.id for question in tried}
+        rest = [question for question in self.questions if question.id not in names]
+        so_far = self._standing(rungs, rule, tried)
+        winnable = sum(not self._right(self.nothing, None, question) for question in rest)
+        return Standing(len(self.questions), so_far.lost, so_far.won + winnable)
+
+    def _tried(self, rungs: Rungs, rule: ExitRule | None) -> list[Question]:
+        known = self.traced.get(self.plan(rungs, rule).hash, {})
+        return [question for question in self.questions if question.id in known]
+
+    def _right(self, rungs: Rungs, rule: ExitRule | None, question: Question) -> bool:
+        return bool(self.traced[self.plan(rungs, rule).hash][question.id].correct)
+
+    def cut_share(self, rungs: Rungs, rule: ExitRule) -> float:
+        """The share of the plan's tokens that the rule would cut, were every stage's prompt as it is."""
         rows = [
             row
-            for trace in self._traces(rungs, len(self.questions))
+            for trace in self._traces(rungs, None, self.questions)
             for stage in trace.stages
             for row in stage.confidences or ()
         ]
-        return {
-            window: min(
-                (fmean(row[at : at + window]) for row in rows for at in range(len(row) - window + 1)), default=1.0
-            )
-            for window in windows
-        }
+        left = sum(len(row) if (step := exit_step(rule, row)) is None else step + 1 for row in rows)
+        return 1 - left / max(1, sum(map(len, rows)))
 
-    def _full(self, count: int) -> list[bool]:
-        return [bool(trace.correct) for trace in self._traces(self.nothing, count)]
-
-    def _traces(self, rungs: Rungs, count: int, rule: ExitRule | None = None) -> list[Trace]:
+    def _traces(self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question]) -> list[Trace]:
+        """The plan's traces of these questions, run where they are not known yet."""
         plan = self.plan(rungs, rule)
-        known = self.traced.setdefault(plan.hash, [])
-        if len(known) < count:
-            more = self.questions[len(known) : count]
-            known += self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]
-        return known[:count]
+        known = self.traced.setdefault(plan.hash, {})
+        more = [question for question in asked if question.id not in known]
+        if more:
+            for trace in self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]:
+                known[trace.question_id] = trace
+                self.lost[trace.question_id] += not trace.correct
+        return [known[question.id] for question in asked]
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         by_stage: dict[str, list[float]] = {name: [] for name in self.pipeline.stage_names}

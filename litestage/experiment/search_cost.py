@@ -1,0 +1,166 @@
+"""What a search costs and what it finds: the paper's greedy search run as it is, the same with every generation found
+again, and the pareto search on the fidelity ranking. Ranking, compensation and profiling are counted in.
+
+Each search begins with an empty store. The plans it finds are then answered one question at a time, by the clock,
+interleaved, and tried on the test split, on which nothing was selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+from litestage.config import RunConfig, SearchConfig, variant
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.plan import Plan
+from litestage.runner import run as run_questions
+from litestage.search import SearchResult
+from litestage.stats import speedup_interval
+from litestage.store import ResultStore, ReusingEngine
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class SearchCostConfig(RunConfig):
+    """Options of ``experiment search-cost``. ``variants`` are the searches, in order; the first is the yardstick."""
+
+    searches: list[str] = field(default_factory=lambda: ["greedy, no reuse", "greedy", "pareto"])
+
+
+@dataclass(frozen=True)
+class Costed:
+    """A search, and what it took."""
+
+    found: SearchResult
+    seconds: float
+    tokens: float
+    steps: int
+
+
+def run(bench: Workbench, config: SearchCostConfig) -> Findings:
+    """Runs every search from nothing, then the plans they found by the clock."""
+    costed = {name: _search(bench, variant(config, name)) for name in config.searches}
+    trials = Trials.on_test(bench)
+    plans = {"full": trials.full, **{name: search.found.plan for name, search in costed.items()}}
+    seconds = _by_the_clock(bench, plans, trials, config.latency_questions)
+    first = costed[config.searches[0]]
+    rows = []
+    for name, search in costed.items():
+        found = search.found
+        rows.append(
+            {
+                "search": name,
+                "seconds": search.seconds,
+                "share_of_first": search.seconds / first.seconds,
+                "tokens_forwarded": search.tokens,
+                "sequential_decode_steps": search.steps,
+                "candidates": len(found.candidates),
+                "budgets": dict(found.chosen.budgets),
+                "compensation": dict(found.chosen.compensation),
+                "calibration_drop": found.chosen.accuracy_drop,
+                "measured_latency_s": fmean(seconds[name]),
+                "measured_speedup": sum(seconds["full"]) / sum(seconds[name]),
+                "measured_speedup_ci95": list(speedup_interval(seconds["full"], seconds[name])),
+                "options": asdict(variant(config, name)),
+                **trials.row(found.plan),
+            }
+        )
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=["search", "s", "share", "tokens", "decode steps", "skipped", "drop, points [95 %]", "speed-up [95 %]"],
+        table=[_cells(row) for row in rows],
+        shows=(_cost(rows), _quality(rows)),
+        figure=_figure(rows),
+        more={"latency_questions": len(seconds["full"]), "calibration": config.search.calibration},
+    )
+
+
+def _search(bench: Workbench, options: SearchConfig) -> Costed:
+    """A search with an empty store of its own, on a model that has been warmed up."""
+    session = bench.session
+    reusing = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
+    fresh = replace(bench, session=replace(copy(session), reusing=reusing))
+    work = session.engine.decoder.work
+    before, started = copy(work), perf_counter()
+    found = fresh.search(options)
+    seconds, done = perf_counter() - started, work.since(before)
+    return Costed(found, seconds, done.tokens, done.steps)
+
+
+def _by_the_clock(bench: Workbench, plans: Mapping[str, Plan], trials: Trials, count: int) -> dict[str, list[float]]:
+    """Seconds per question under each plan, one question at a time, plans interleaved."""
+    contestants = {name: bench.session.contestant(bench.pipeline, plan) for name, plan in plans.items()}
+    traces = run_questions(trials.questions[:count], contestants, timed=True, progress="latency, one at a time")
+    return {name: [trace.latency_s or 0.0 for trace in rows] for name, rows in traces.items()}
+
+
+def _cells(row: Row) -> list[str]:
+    (low, high), (slow, fast) = row["accuracy_drop_ci95"], row["measured_speedup_ci95"]
+    return [
+        row["search"],
+        f"{row['seconds']:.1f}",
+        f"{row['share_of_first']:.2f}",
+        f"{row['tokens_forwarded'] / 1e6:.2f} M",
+        f"{row['sequential_decode_steps']:,}",
+        " / ".join(map(str, row["budgets"].values())),
+        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{row['measured_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
+    ]
+
+
+def _cost(rows: Sequence[Row]) -> str:
+    first, *others = rows
+    parts = [
+        f"{row['search']} takes {row['share_of_first']:.2f} of its time, "
+        f"{row['tokens_forwarded'] / first['tokens_forwarded']:.2f} of the tokens and "
+        f"{row['sequential_decode_steps'] / max(1, first['sequential_decode_steps']):.2f} of the decode steps"
+        for row in others
+    ]
+    return f"Against {first['search']} ({first['seconds']:.0f} s): {'; '.join(parts)}."
+
+
+def _quality(rows: Sequence[Row]) -> str:
+    parts = []
+    for row in rows:
+        low, high = row["measured_speedup_ci95"]
+        speed = f"{row['measured_speedup']:.2f} times as fast as full depth ({INTERVAL} {low:.2f} to {high:.2f})"
+        parts.append(f"the plan of {row['search']} is {speed} and loses {drop_of(row)}")
+    return f"By the clock, {'; '.join(parts)}."
+
+
+def _figure(rows: Sequence[Row]) -> Any:
+    figure, (cost, quality) = panels(2, width=4.4, share_y=False)
+    names = [row["search"] for row in rows]
+    colours = [PALETTE[index % len(PALETTE)] for index in range(len(rows))]
+    cost.barh(names, [row["seconds"] for row in rows], color=colours)
+    cost.invert_yaxis()
+    cost.set_xlabel("seconds of search", fontsize=8)
+    for row, colour in zip(rows, colours, strict=True):
+        drop, (low, high) = row["accuracy_drop"] * 100, (bound * 100 for bound in row["accuracy_drop_ci95"])
+        quality.errorbar(
+            row["measured_speedup"],
+            drop,
+            yerr=[[drop - low], [high - drop]],
+            fmt="o",
+            capsize=2,
+            color=colour,
+            label=row["search"],
+        )
+    quality.legend(fontsize=8, frameon=False)
+    quality.set_xlabel("speed-up by the clock", fontsize=8)
+    quality.set_ylabel("accuracy lost on the test split, points", fontsize=8)
+    return figure
+
+
+EXPERIMENT = Experiment(SearchCostConfig, run)
