@@ -90,21 +90,25 @@ class LeanDecoder:
 
     def turns(self, positions: Tensor, most: int) -> Tensor:
         """Complex rotations of positions [tokens], none above ``most``; the table behind them is made when needed."""
-        if most >= len(self._table):
-            everything = torch.arange(1 << (most + 1).bit_length(), device=positions.device)[None]
-            cos, sin = self._decoder.rotary(torch.zeros(1, device=positions.device), everything)
-            half = cos.shape[-1] // 2
-            table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
-            self._table = F.pad(torch.view_as_real(table), (0, 0, 0, self.heads.width // 2 - half)).contiguous()
-            self._table[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
-            self._table = torch.view_as_complex(self._table)
-        turns = self._table.index_select(0, positions)[:, None]
+        turns = self.table(most).index_select(0, positions)[:, None]
         if not self.fused:
             return turns
         tokens, half, turned = len(positions), self.heads.width // 2, self.heads.queries + self.heads.keys
         return torch.cat([turns.expand(tokens, turned, half), self._one.expand(tokens, self.heads.keys, half)], 1).view(
             tokens, -1
         )
+
+    def table(self, most: int) -> Tensor:
+        """Complex rotations of all positions up to ``most`` and more, [positions, half the head width]."""
+        if most >= len(self._table):
+            everything = torch.arange(1 << (most + 1).bit_length(), device=self.device)[None]
+            cos, sin = self._decoder.rotary(torch.zeros(1, device=self.device), everything)
+            half = cos.shape[-1] // 2
+            table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+            self._table = F.pad(torch.view_as_real(table), (0, 0, 0, self.heads.width // 2 - half)).contiguous()
+            self._table[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
+            self._table = torch.view_as_complex(self._table)
+        return self._table
 
     def interleaving(self) -> list[int]:
         """Channels of a head in the order that puts those turned together side by side."""

@@ -26,12 +26,16 @@ Token = tuple[int, int, int]
 
 
 class Lanes:
-    """Keys and values of ``count`` lanes, each of ``slots`` slots; the last slot of each takes what is padding."""
+    """Keys and values of ``count`` lanes, each of ``slots`` slots and one more, never read, that takes what is padding.
+
+    Attributes:
+        alone: one row in the only lane and nothing forgotten: every slot taken is seen, whatever its branch.
+    """
 
     def __init__(self, lean: LeanDecoder, count: int, slots: int, device: torch.device) -> None:
         self.lean, self.slots, self.device = lean, slots + 1, device
         self.used = [0] * count
-        self.alone = count == 1  # one row in the only lane, nothing forgotten: every slot taken is seen
+        self.alone = count == 1
         self._latest: list[Token] = [(0, 0, SHARED)] * count
         self.positions = torch.full((count, self.slots), FREE, device=device)
         self.branches = torch.full((count, self.slots), SHARED, device=device)
@@ -45,9 +49,7 @@ class Lanes:
         """
         queries = max(map(len, tokens))
         if fresh:
-            for lane in lanes:
-                self.used[lane] = 0
-                self.positions[lane] = FREE
+            self._empty(lanes)
         needed = max(self.used[lane] + len(new) for lane, new in zip(lanes, tokens, strict=True))
         if needed >= self.slots:
             self._grow(needed)
@@ -71,7 +73,9 @@ class Lanes:
         if self.alone and max(branches) != SHARED:
             self.alone = False
         info = torch.tensor([ids, positions, branches, slots, kept], device=self.device)
-        return Pass(self, len(lanes), info, max(positions), fresh)
+        # slots read: a few too many, so that the views of one step serve the next ones
+        seen = queries if fresh else min(self.slots - 1, -(-max(self.used) // BUCKET) * BUCKET)
+        return Pass(self, info, seen, max(positions), fresh)
 
     def buffer(self, heads: Heads, dtype: torch.dtype) -> Buffer:
         """Where a layer's keys and values are kept; made when it is first asked for."""
@@ -94,6 +98,14 @@ class Lanes:
         self._latest = [self._latest[lane] for lane in lanes]
         self.positions, self.branches = self.positions[index], self.branches[index]
         self._held = {layer: Buffer(held.whole.index_select(2, index)) for layer, held in self._held.items()}
+
+    def _empty(self, lanes: Sequence[int]) -> None:
+        self.alone = len(self.used) == 1
+        index = torch.tensor(lanes, device=self.device)
+        self.positions.index_fill_(0, index, FREE)
+        self.branches.index_fill_(0, index, SHARED)
+        for lane in lanes:
+            self.used[lane] = 0
 
     def _grow(self, needed: int) -> None:
         more = max(needed + 1, 2 * self.slots) - self.slots
@@ -121,16 +133,24 @@ class Buffer:
 
 
 class Pass:
-    """One forward pass of new tokens, [lanes * queries] of them: what its attentions share."""
+    """One forward pass of new tokens, as many for each lane: what its attentions share.
 
-    def __init__(self, lanes: Lanes, count: int, new: Tensor, most: int, fresh: bool) -> None:
+    Args:
+        new: by token [5, lanes * queries]: its id, position, branch, slot of all lanes' slots in a row, and the
+            position to be kept there (``FREE`` for padding).
+        seen: the slots of each lane that are read, from the first.
+        most: the largest position, or more.
+        fresh: the tokens see only each other, and need not be those of all lanes.
+    """
+
+    def __init__(self, lanes: Lanes, new: Tensor, seen: int, most: int, fresh: bool = False) -> None:
         self.ids, self._positions, self._branches, self._slots, self._kept = new.unbind(0)
-        self._lanes, self._count, self._queries, self._fresh = lanes, count, len(self.ids) // count, fresh
+        self._lanes, self._seen, self._fresh = lanes, seen, fresh
+        self._queries = seen if fresh else len(self.ids) // len(lanes.used)
+        self._count = len(self.ids) // self._queries
         lanes.positions.view(-1).index_copy_(0, self._slots, self._kept)
         if not lanes.alone:
             lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
-        # slots read: a few too many, so that the views of one step serve the next ones
-        self._seen = self._queries if fresh else min(lanes.slots, -(-max(lanes.used) // BUCKET) * BUCKET)
         self._masks: dict[int | None, Tensor] = {}
         self.turns = lanes.lean.turns(self._positions, most)
 
@@ -188,11 +208,11 @@ class Pass:
         lanes, own = self._lanes, (self._count, self._queries, 1)
         position = self._positions.view(own)
         at = self._kept.view(self._count, 1, -1) if self._fresh else lanes.positions[:, None, : self._seen]
-        seen = at <= position
+        hidden = at > position
         if not lanes.alone:
             of = self._branches.view(self._count, 1, -1) if self._fresh else lanes.branches[:, None, : self._seen]
-            seen &= (of == self._branches.view(own)) | (of == SHARED)
+            hidden |= (of != self._branches.view(own)) & (of != SHARED)
         if window is not None:
-            seen &= at > position - window
-        mask = torch.where(seen, 0.0, float("-inf")).to(dtype)
+            hidden |= at <= position - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
         return mask[:, None] if rep == 1 else mask.repeat(1, rep, 1)[:, None]
