@@ -186,14 +186,24 @@ class Session:
 
     def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
-        key = self.key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
-        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
-        if kept is None:
+        known = self.known_importance(questions, pipeline)
+        if known is None:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
             traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
             kept = from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
+            key = self._importance_key(questions, pipeline)
             self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
-        return Importance.from_dict(kept)
+            return Importance.from_dict(kept)
+        return known
+
+    def known_importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance | None:
+        """The same if it was measured before, else None."""
+        key = self._importance_key(questions, pipeline)
+        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
+        return None if kept is None else Importance.from_dict(kept)
+
+    def _importance_key(self, questions: Sequence[Question], pipeline: Pipeline) -> str:
+        return self.key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
 
     def step_costs(self, forms: Iterable[str] = ()) -> StepCosts:
         """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""

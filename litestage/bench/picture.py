@@ -47,10 +47,10 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 def as_svg(content: Mapping[str, Any]) -> str:
     """Every measured ratio with its interval, and the bar where there is one."""
-    from litestage.report.plots import _figure, _svg
+    from litestage.report.drawing import Picture, panel
 
     rows = [row for row in content["rows"] if row["ratio"] is not None]
-    figure, axes = _figure(7.2, 0.6 + 0.42 * len(rows))
+    figure, (axes,) = panel(0.6 + 0.42 * len(rows), width=7.2)
     for place, row in enumerate(rows):
         low, high = row["ratio_ci95"]
         axes.plot([low, high], [place, place], color="#64748b")
@@ -60,4 +60,4 @@ def as_svg(content: Mapping[str, Any]) -> str:
     axes.set_yticks(range(len(rows)), [f"{row['model'].split(',')[0]}: {row['what']}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast (or share); a stroke marks the bar")
-    return _svg(figure)
+    return Picture("bench", "", "", "", figure).on_white

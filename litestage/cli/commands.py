@@ -53,11 +53,17 @@ def demo(overrides: Overrides = None, json: Json = False) -> None:
 
 
 @app.command()
-def compare(overrides: Overrides = None, json: Json = False) -> None:
+def compare(
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None, typer.Option(help="Options under the overrides: a name of conf/compare, or a YAML file.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Compare methods on a task's test split: accuracy, tokens and latency, paired against full depth."""
     from litestage.cli.run_compare import run_compare
 
-    run_compare("compare", overrides or [], json)
+    run_compare("compare", overrides or [], json, config)
 
 
 @app.command()
@@ -89,6 +95,20 @@ def experiment(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of compare, demo, search, profile or experiment.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to; by default the run's own folder, or runs/report for several.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show runs: one self-contained HTML page, and the same as Markdown with its figures."""
+    from litestage.cli.run_report import run_report
+
+    run_report(runs, output, json)
+
+
+@app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Under two minutes: fewer repeats, fewer layers.")] = False,
     output: Annotated[Path, typer.Option(help="Folder for the table, the picture and the JSON.")] = Path(
@@ -102,6 +122,22 @@ def bench(
     run_bench(quick, output, json)
 
 
+@app.command()
+def gate(
+    results: Annotated[Path, typer.Argument(help="results.json of a comparison, with samples.jsonl beside it.")],
+    overrides: Overrides = None,
+    baseline: Annotated[Path, typer.Option(help="The committed baseline.")] = Path("reports/baseline.json"),
+    update: Annotated[bool, typer.Option("--update", help="Make these results the baseline; nothing is compared.")] = (
+        False
+    ),
+    json: Json = False,
+) -> None:
+    """Hold results to a baseline: exit code 1 where a figure got worse by more than noise, 2 if it can't be compared."""
+    from litestage.cli.run_gate import run_gate
+
+    run_gate(results, baseline, overrides or [], update, json)
+
+
 @plan_app.command("show")
 def plan_show(
     plan: Annotated[str, typer.Argument(help="A plan file, or a shorthand such as uniform:8+exit.")],
@@ -112,6 +148,18 @@ def plan_show(
     from litestage.cli.run_plan import show
 
     show(plan, overrides or [], json)
+
+
+@plan_app.command("best")
+def plan_best(
+    folder: Annotated[Path, typer.Argument(help="A folder that litestage search wrote.")],
+    max_accuracy_drop: Annotated[float, typer.Argument(help="As a fraction, e.g. 0.01 for one point.")],
+    json: Json = False,
+) -> None:
+    """Name the fastest plan on a search's frontier that stays within a drop in accuracy; nothing is run."""
+    from litestage.cli.run_plan import best
+
+    best(folder, max_accuracy_drop, json)
 
 
 @plan_app.command("validate")

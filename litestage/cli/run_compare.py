@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from litestage.cli.output import output_folder, print_json, print_table
+from litestage.conf import available, find
 from litestage.config import load_config
+from litestage.errors import LiteStageError, did_you_mean
 
 
-def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
+def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: str | None = None) -> None:
     """Compares methods, prints the table, writes results.json, its samples, plan.yaml, search.json and report.html."""
-    config = load_config(overrides, preset="demo" if command == "demo" else None)
+    config = load_config(overrides, "demo" if command == "demo" else preset and _comparison(preset))
+    from litestage.cli.run_profile import write_known_importance
     from litestage.compare import compare
-    from litestage.report import write_report
+    from litestage.ranks import here
+    from litestage.report import read_run, write_report
     from litestage.results import write_results
     from litestage.samples import write_samples
     from litestage.search.record import write_search
@@ -22,17 +28,31 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool) -> None:
     bench = Workbench.open(config)
     folder = output_folder(config, command)
     found = compare(bench, journal=folder / "journal")
-    command_line = " ".join(["litestage", command, *overrides])
+    command_line = " ".join(["litestage", command, *(["--config", preset] if preset else []), *overrides])
     results = {**found.results, "command": command_line}
     write_results(results, folder / "results.json")
     write_samples(found.questions, found.measured, folder)
     if found.search:
         write_search(found.search, folder)
-    write_report(results, found.search, folder / "report.html")
+    profiled = write_known_importance(bench, folder)
+    run = read_run(folder)
+    run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
+    if here().rank == 0:
+        write_report([run], folder)
     print_results(results)
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
     if as_json:
         print_json(results)
+
+
+def _comparison(name: str) -> Path:
+    """The YAML file that ``--config`` names."""
+    path = find("compare", name)
+    if path is None:
+        raise LiteStageError(
+            f"There is no comparison {name!r}; {did_you_mean(name, available('compare'))} Or give a YAML file."
+        )
+    return path
 
 
 def print_results(results: dict[str, Any]) -> None:

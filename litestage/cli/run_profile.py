@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from litestage.cli.output import output_folder, print_json, print_table
 from litestage.config import load_config
+
+if TYPE_CHECKING:
+    from litestage.profile import Importance
+    from litestage.workbench import Workbench
 
 
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
-    from litestage.environment import environment
     from litestage.plan import SkipSet
     from litestage.workbench import Workbench
 
@@ -45,14 +50,32 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     )
     print(f"Step costs are off by {costs.held_out_error:.1%} (median) on masks that were not in the fit.")
     content = {
-        "schema": "litestage.profile/1",
-        "model": {"name": config.model.name, "fingerprint": bench.session.loaded.fingerprint},
-        "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
-        "environment": environment(bench.session.engine),
-        "importance": importance.to_dict(),
+        **_of(bench, importance),
         "step_costs": costs.to_dict(),
+        "command": " ".join(["litestage", "profile", *overrides]),
     }
     (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"Written to {folder}/: profile.json")
     if as_json:
         print_json(content)
+
+
+def write_known_importance(bench: Workbench, folder: Path) -> bool:
+    """Writes profile.json with the importance that a method here was made from, if any was; nothing is measured."""
+    importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
+    if importance is None:
+        return False
+    (folder / "profile.json").write_text(json.dumps(_of(bench, importance), indent=2) + "\n", encoding="utf-8")
+    return True
+
+
+def _of(bench: Workbench, importance: Importance) -> dict[str, Any]:
+    from litestage.environment import environment
+
+    return {
+        "schema": "litestage.profile/1",
+        "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
+        "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
+        "environment": environment(bench.session.engine),
+        "importance": importance.to_dict(),
+    }

@@ -1,5 +1,6 @@
-"""A comparison as one self-contained HTML page."""
+"""What runs found, as a page to look at: HTML, Markdown and the figures behind them."""
 
-from litestage.report.html import write_report
+from litestage.report.page import pictures, write_report
+from litestage.report.runs import Run, read_run, read_runs
 
-__all__ = ["write_report"]
+__all__ = ["Run", "pictures", "read_run", "read_runs", "write_report"]

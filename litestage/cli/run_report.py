@@ -1,0 +1,22 @@
+"""``litestage report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from litestage.cli.output import print_json
+
+
+def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> None:
+    """Writes the page, its Markdown twin and their figures: of one run into its own folder, of several into another."""
+    from litestage.report import read_runs, write_report
+    from litestage.report.page import collected
+
+    runs = read_runs(folders)
+    folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
+    folder.mkdir(parents=True, exist_ok=True)
+    written = write_report(runs, folder)
+    print(f"Written to {folder}/: {', '.join(path.name for path in written)}, figures/")
+    if as_json:
+        print_json(collected(runs))

@@ -1,0 +1,71 @@
+"""What was found, in two sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from litestage.report.runs import Run
+
+
+def in_two_sentences(results: Mapping[str, Any]) -> str:
+    """What a comparison found: full depth, then the fastest searched plan, or the fastest method that loses least."""
+    full, *others = results["methods"]
+    first = f"Full depth answers {full['accuracy']:.1%} of {results['n']} questions right"
+    first += f", in {full['latency_s']['mean'] * 1000:.0f} ms each." if "latency_s" in full else "."
+    timed = [method for method in others if "latency_s" in method]
+    best = max(
+        [m for m in timed if m["name"].startswith("litestage")] or _not_surely_worse(timed),
+        key=lambda method: method["speedup"],
+        default=None,
+    )
+    if best is None:
+        return first
+    fast, slow = best["speedup_ci95"]
+    low, high = best["accuracy_drop_ci95"]
+    return (
+        f"{first} {best['name']} is {best['speedup']:.2f} times as fast (95 % interval {fast:.2f} to {slow:.2f}) "
+        f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
+        f"(95 % interval {low * 100:.1f} to {high * 100:.1f})."
+    )
+
+
+def answer(run: Run) -> str:
+    """The same for any run."""
+    if run.comparison:
+        return in_two_sentences(run.comparison)
+    if run.experiment:
+        return " ".join(run.experiment["shows"])
+    if run.search:
+        return _search(run.search)
+    return _profile(run.profile or {})
+
+
+def _not_surely_worse(methods: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [method for method in methods if method["accuracy_drop_ci95"][0] <= 0]
+
+
+def _search(search: Mapping[str, Any]) -> str:
+    full, chosen = search["full"], search["chosen"]
+    tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
+    if not search["met"]:
+        return f"{tried}, none was faster within the accuracy bound. The plan is full depth."
+    budgets = ", ".join(f"{budget} in {stage}" for stage, budget in chosen["budgets"].items())
+    return (
+        f"{tried}, the chosen one skips {budgets}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a "
+        f"question instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
+        f"instead of {full['accuracy']:.1%}."
+    )
+
+
+def _profile(profile: Mapping[str, Any]) -> str:
+    importance = profile["importance"]
+    ranked = sorted(
+        ((value, stage, name) for stage, row in importance["cosine"].items() for name, value in row.items()),
+        reverse=True,
+    )
+    (_, stage, name), (_, last_stage, last) = ranked[0], ranked[-1]
+    return (
+        f"Over {importance['questions']} calibration questions, {name} in {stage} changes the residual stream's "
+        f"direction least, {last} in {last_stage} most. What changes it least is skipped first by the paper's ranking."
+    )

@@ -1,0 +1,109 @@
+"""From matplotlib figures to pictures: inline SVG for the page, files for Markdown and for trackers.
+
+Every picture is as wide as a phone, so that its text stays readable there; wide screens show several in a row.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from litestage.report.palette import following_the_page
+
+WIDTH = 4.6
+"""Inches; at 72 points each, about the 328 pixels that a phone of 360 leaves."""
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """While figures are made and drawn: text stays text, and a dollar sign in a name is not mathematics."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+        yield
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what is said beside and instead of it.
+
+    Attributes:
+        name: unique in its report; letters, digits and hyphens.
+        title: what it shows.
+        caption: how to read it.
+        alt: what one would see, for those who can't.
+        figure: the matplotlib Figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Any
+
+    @property
+    def svg(self) -> str:
+        """An SVG element for an HTML page: its width is the page's, its colours follow the page's."""
+        svg = self._drawn("svg", transparent=True).decode()
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+        used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+        svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
+        svg = re.sub(r'<svg ([^>]*?)height="[\d.]+pt" ', r'<svg \1 aria-hidden="true" ', svg, count=1)
+        svg = re.sub(r'width="[\d.]+pt"', 'width="100%"', svg, count=1)
+        return following_the_page(re.sub(r"<text ", '<text fill="currentColor" ', svg))
+
+    @property
+    def on_white(self) -> str:
+        """An SVG file's text: on white, since in a file of its own nothing follows the reader's colours."""
+        return self._drawn("svg", facecolor="white").decode()
+
+    def write_svg(self, folder: Path) -> Path:
+        path = folder / f"{self.name}.svg"
+        path.write_text(self.on_white, encoding="utf-8")
+        return path
+
+    def write_png(self, folder: Path) -> Path:
+        path = folder / f"{self.name}.png"
+        path.write_bytes(self._drawn("png", facecolor="white", dpi=160))
+        return path
+
+    def _drawn(self, form: str, **options: Any) -> bytes:
+        import matplotlib
+
+        buffer = io.BytesIO()
+        metadata = {"Date": None} if form == "svg" else {}
+        with plain_text(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(buffer, format=form, bbox_inches="tight", metadata=metadata, **options)
+        return buffer.getvalue()
+
+
+def panel(height: float = 3.2, rows: int = 1, width: float = WIDTH) -> tuple[Any, list[Any]]:
+    """A Figure with ``rows`` axes over each other that share the horizontal one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(alpha=0.25)
+        one.set_axisbelow(True)
+        one.tick_params(labelsize=8)
+    return figure, axes
+
+
+def legend_above(axes: Any, columns: int = 3) -> None:
+    """The legend over the axes, where it hides nothing."""
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        columnspacing=1,
+        handlelength=1.4,
+    )

@@ -1,0 +1,186 @@
+"""A report from run folders: one self-contained HTML page, its Markdown twin with the figures, and the results.
+
+The page has no script and asks nothing of the network, and its policy forbids both: a text that escaped escaping would
+still do nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from litestage.report.answer import answer
+from litestage.report.drawing import Picture, plain_text
+from litestage.report.failures import failures
+from litestage.report.palette import css_variables
+from litestage.report.pictures import (
+    accuracy_against_latency,
+    along_the_generation,
+    by_stage,
+    importance_by_layer,
+    search_pictures,
+)
+from litestage.report.runs import Run
+from litestage.report.sample import Asked, to_browse
+from litestage.report.tables import Table, entropy_table, experiment_table, methods_table
+
+FIGURES = "figures"
+"""Folder of the Markdown twin's pictures."""
+MARKDOWN_QUESTIONS = 3
+"""How many questions' texts the Markdown twin holds; the page has them all."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything that is shown of one run; ``key`` is unique in the report and fit for an HTML id."""
+
+    key: str
+    run: Run
+    answer: str
+    failures: Sequence[str]
+    results: Sequence[Picture]
+    search: Sequence[Picture]
+    importance: Sequence[Picture]
+    confidence: Sequence[Picture]
+    methods: Table | None
+    entropy: Table | None
+    rows: Table | None
+    plot: str | None
+    asked: Sequence[Asked]
+    commands: Sequence[str]
+    environment: str
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [*self.results, *self.search, *self.importance, *self.confidence]
+
+    @property
+    def compared(self) -> list[str]:
+        """The methods beside full depth of which there are traces."""
+        return [answered.method for answered in self.asked[0].others] if self.asked else []
+
+
+def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Writes report.html, report.md and its figures into ``folder``; for several runs also results.json, all of theirs.
+
+    Returns:
+        The files that were written, figures apart.
+    """
+    with plain_text():
+        sections = [_section(f"run{at}", run, f"run{at}-" if len(runs) > 1 else "") for at, run in enumerate(runs, 1)]
+        title = sections[0].run.title if len(runs) == 1 else f"{len(runs)} runs"
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        written = [folder / "report.html", folder / "report.md"]
+        written[0].write_text(_html(title, sections), encoding="utf-8")
+        figures = {picture.name: picture.write_svg(folder / FIGURES) for s in sections for picture in s.pictures}
+    for section in sections:
+        if section.run.plot is not None:
+            figures[section.key] = folder / FIGURES / f"{section.key}-plot.svg"
+            figures[section.key].write_bytes(section.run.plot)
+    links = {name: path.relative_to(folder).as_posix() for name, path in figures.items()}
+    written[1].write_text(_markdown(title, sections, links), encoding="utf-8")
+    if len(runs) > 1:
+        written.append(folder / "results.json")
+        written[2].write_text(json.dumps(collected(runs), indent=2) + "\n", encoding="utf-8")
+    return written
+
+
+def collected(runs: Sequence[Run]) -> dict[str, Any]:
+    """The figures behind a report of several runs (``litestage.report/1``)."""
+    entries = [
+        {"folder": run.name, "results": run.comparison or run.experiment, "search": run.search, "profile": run.profile}
+        for run in runs
+    ]
+    return {
+        "schema": "litestage.report/1",
+        "runs": [{name: value for name, value in entry.items() if value is not None} for entry in entries],
+    }
+
+
+def pictures(run: Run) -> list[Picture]:
+    """All of a run's pictures, for those who show them elsewhere."""
+    with plain_text():
+        return _section("run", run).pictures
+
+
+def _section(key: str, run: Run, prefix: str = "") -> Section:
+    results, content = run.comparison, run.comparison or run.experiment or run.profile or {}
+    scatter = accuracy_against_latency(results) if results else None
+    importance = run.profile.get("importance") if run.profile else None
+
+    def named(found: Sequence[Picture]) -> list[Picture]:
+        return [replace(picture, name=f"{prefix}{picture.name}") for picture in found]
+
+    return Section(
+        key=key,
+        run=run,
+        answer=answer(run),
+        failures=failures(run),
+        results=named([*([scatter] if scatter else []), *(by_stage(results) if results else [])]),
+        search=named(search_pictures(run.search) if run.search else []),
+        importance=named([importance_by_layer(importance)] if importance else []),
+        confidence=named(along_the_generation(run.traces)),
+        methods=methods_table(results) if results else None,
+        entropy=entropy_table(run.traces),
+        rows=experiment_table(run.experiment) if run.experiment else None,
+        plot=base64.b64encode(run.plot).decode() if run.plot else None,
+        asked=to_browse(run.traces),
+        commands=[content["command"]] if "command" in content else [],
+        environment=json.dumps(content.get("environment", {}), indent=2),
+    )
+
+
+def _html(title: str, sections: Sequence[Section]) -> str:
+    light, dark = css_variables()
+    template = _templates(autoescape=True).get_template("template.html")
+    return template.render(
+        title=title,
+        sections=sections,
+        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        light=Markup(light),
+        dark=Markup(dark),
+        most_compared=max((len(section.compared) for section in sections), default=0),
+    )
+
+
+def _markdown(title: str, sections: Sequence[Section], links: dict[str, str]) -> str:
+    templates = _templates(autoescape=False)
+    templates.filters |= {"plain": _plain_markdown, "fenced": _fenced}
+    return templates.get_template("template.md").render(
+        title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS
+    )
+
+
+_HERE = Path(__file__).parent
+
+
+def _templates(autoescape: bool) -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=autoescape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["inline"] = lambda picture: Markup(picture.svg)
+    return templates
+
+
+def _plain_markdown(text: object) -> str:
+    """Text that Markdown takes as it is, in a sentence or a table's cell."""
+    marked = "".join(f"\\{sign}" if sign in "\\`*_[]<>|#~" else sign for sign in str(text))
+    return " ".join(marked.split())
+
+
+def _fenced(text: object) -> str:
+    """Text as it is, between fences longer than any run of backticks in it."""
+    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in str(text)).split()), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

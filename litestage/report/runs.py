@@ -1,0 +1,115 @@
+"""What a run folder holds, read for a report: results, search, importance, plan, and a sample of traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from litestage.errors import LiteStageError
+
+COMPARISON, EXPERIMENT = "litestage.results/1", "litestage.experiment/1"
+FILES = ("results.json", "search.json", "profile.json")
+"""Any of them makes a folder a run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder's files; what is not there is None or empty.
+
+    Attributes:
+        comparison: results.json of ``litestage compare`` or ``demo``.
+        experiment: results.json of ``litestage experiment``.
+        plot: an experiment's plot.svg.
+        search: search.json.
+        profile: profile.json, or the part of it that a comparison leaves.
+        plan: plan.yaml as it stands there.
+        config: config.yaml as it stands there.
+        traces: the lines of traces.jsonl.
+    """
+
+    folder: Path
+    comparison: dict[str, Any] | None = None
+    experiment: dict[str, Any] | None = None
+    plot: bytes | None = None
+    search: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = None
+    plan: str | None = None
+    config: str | None = None
+    traces: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """What was done, on what, by which model."""
+        content = self.comparison or self.experiment
+        if content is not None:
+            what = self.experiment["experiment"] if self.experiment else "comparison"
+            return f"{what}: {content['task'].removesuffix('_multistage')}, {content['model']['name']}"
+        return f"{'search' if self.search else 'profile'}: {self.name}"
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Every folder's run, in the order given.
+
+    Raises:
+        LiteStageError: no folder, one that holds no run, or a file in it that is not what it should be.
+    """
+    if not folders:
+        raise LiteStageError("Give the folder of at least one run, e.g. reports/demo.")
+    return [read_run(folder) for folder in folders]
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder, or beside a results.json."""
+    if folder.is_file():
+        folder = folder.parent
+    if not any((folder / name).is_file() for name in FILES):
+        raise LiteStageError(
+            f"There is no run in {folder}; give the folder that litestage compare, search, profile or experiment wrote."
+        )
+    results = _json(folder / "results.json")
+    schema = results.get("schema") if results else None
+    if results is not None and schema not in (COMPARISON, EXPERIMENT):
+        raise LiteStageError(f"{folder / 'results.json'} has the schema {schema!r}, not {COMPARISON} or {EXPERIMENT}.")
+    plot = folder / "plot.svg"
+    return Run(
+        folder,
+        comparison=results if schema == COMPARISON else None,
+        experiment=results if schema == EXPERIMENT else None,
+        plot=plot.read_bytes() if schema == EXPERIMENT and plot.is_file() else None,
+        search=_json(folder / "search.json"),
+        profile=_json(folder / "profile.json"),
+        plan=_text(folder / "plan.yaml"),
+        config=_text(folder / "config.yaml"),
+        traces=_lines(folder / "traces.jsonl"),
+    )
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise LiteStageError(f"{path} is not JSON ({error}); run the command that wrote it again.") from None
+    if not isinstance(content, dict):
+        raise LiteStageError(f"{path} is not a JSON object; run the command that wrote it again.")
+    return content
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in (_text(path) or "").splitlines() if line]
+    except ValueError as error:
+        raise LiteStageError(f"{path} is not JSON lines ({error}); run the command that wrote it again.") from None

@@ -1,0 +1,134 @@
+"""The report's tables, as text: the HTML page and the Markdown twin print the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log2
+from statistics import fmean
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of text; the first column names the row. ``ours`` are the rows to point out."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    ours: frozenset[int] = frozenset()
+    note: str = ""
+
+
+def methods_table(results: Mapping[str, Any]) -> Table:
+    """Every method of a comparison; columns that no method has a figure for are left out."""
+    methods = results["methods"]
+    stages = " / ".join(methods[0]["stages"])
+    columns = {
+        "method": [method["name"] for method in methods],
+        "accuracy": [f"{method['accuracy']:.1%}" for method in methods],
+        "drop, points [95 %]": [_points(m["accuracy_drop"], m["accuracy_drop_ci95"]) for m in methods],
+        "p (Holm)": [_p(method.get("mcnemar_p_holm")) for method in methods],
+        "ms": [f"{m['latency_s']['mean'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
+        "p95 ms": [f"{m['latency_s']['p95'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
+        "speed-up [95 %]": [_times(m["speedup"], m["speedup_ci95"]) if "speedup" in m else "" for m in methods],
+        f"tokens: {stages}": [" / ".join(f"{s['tokens']:.1f}" for s in m["stages"].values()) for m in methods],
+        f"skipped, MHSA+FFN: {stages}": [
+            " / ".join(f"{s['skipped']['mhsa']:g}+{s['skipped']['ffn']:g}" for s in m["stages"].values())
+            for m in methods
+        ],
+        "no answer": [str(method["parse_failures"]) for method in methods],
+        "peak CUDA MB": [f"{m['peak_cuda_mb']:.0f}" if "peak_cuda_mb" in m else "" for m in methods],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    ours = frozenset(i for i, method in enumerate(methods) if method["name"].startswith("litestage"))
+    return Table("Methods", list(shown), list(zip(*shown.values(), strict=True)), ours, _methods_note(results))
+
+
+def _methods_note(results: Mapping[str, Any]) -> str:
+    """How the figures were come by."""
+    parts = [
+        f"Drop: full depth minus the method, over the same {results['n']} questions of the {results['split']} split. "
+        f"Speed-up: the sum of full depth's times over the method's. Brackets: 95 % intervals, paired over questions. "
+        f"Latency: {results['latency_measured']}."
+    ]
+    if any("mcnemar_p_holm" in method for method in results["methods"]):
+        parts.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
+    if detectable := results.get("minimum_detectable_drop"):
+        parts.append(
+            f"A drop of {detectable['drop'] * 100:.1f} points is the least that this test would find with "
+            f"{detectable['power']:.0%} certainty on so many questions."
+        )
+    if memory := results.get("memory"):
+        parts.append(f"Peak memory: {memory['peak_resident_mb']:.0f} MB resident, {memory['covers']}.")
+    parts += [f"{method['name']}: {method['note']}." for method in results["methods"] if "note" in method]
+    return " ".join(parts)
+
+
+def entropy_table(traces: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Mean min-entropy of the next token, by method and stage, in bits; None where no confidences were kept."""
+    if not traces:
+        return None
+    rows = []
+    for method, first in traces[0]["traces"].items():
+        stages = range(len(first["stages"]))
+        cells = [_bits(_confidences(traces, method, index)) for index in stages]
+        rows.append([method, *cells])
+    if not any(cell for row in rows for cell in row[1:]):
+        return None
+    names = [stage["name"] for stage in next(iter(traces[0]["traces"].values()))["stages"]]
+    return Table(
+        "Token entropy by stage",
+        ["method", *names],
+        rows,
+        note=f"Bits per token: the mean of the min-entropy, -log2 of the next token's largest probability, over the "
+        f"{len(traces)} sampled questions. It is a lower bound of Shannon's entropy, which can't be told from what is "
+        f"kept: of each step only the largest probability.",
+    )
+
+
+def _confidences(traces: Sequence[Mapping[str, Any]], method: str, index: int) -> list[float]:
+    stages = [trace["traces"][method]["stages"][index] for trace in traces]
+    return [value for stage in stages for row in stage.get("confidences") or () for value in row]
+
+
+def _bits(confidences: Sequence[float]) -> str:
+    return f"{fmean(-log2(max(value, 1e-6)) for value in confidences) + 0.0:.3f}" if confidences else ""
+
+
+def experiment_table(experiment: Mapping[str, Any]) -> Table:
+    """An experiment's rows: their plain entries, each figure with its interval."""
+    flat = [_flat(row) for row in experiment["rows"]]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    return Table("All rows", columns, [[row.get(name, "") for name in columns] for row in flat])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, str]:
+    cells: dict[str, str] = {}
+    for name, value in row.items():
+        if name.endswith("_ci95") or name == "plan":
+            continue
+        if isinstance(value, Mapping):
+            if all(isinstance(inner, int | float | str) for inner in value.values()):
+                cells[name.replace("_", " ")] = " / ".join(_plain(inner) for inner in value.values())
+            continue
+        interval = row.get(f"{name}_ci95")
+        text = _plain(value)
+        cells[name.replace("_", " ")] = f"{text} [{_plain(interval[0])}, {_plain(interval[1])}]" if interval else text
+    return cells
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _points(drop: float, interval: Sequence[float]) -> str:
+    return f"{drop * 100:+.1f} [{interval[0] * 100:+.1f}, {interval[1] * 100:+.1f}]"
+
+
+def _times(speedup: float, interval: Sequence[float]) -> str:
+    return f"{speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
