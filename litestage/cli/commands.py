@@ -132,7 +132,7 @@ def gate(
     ),
     json: Json = False,
 ) -> None:
-    """Hold results to a baseline: exit code 1 where a figure got worse by more than noise, 2 if it can't be compared."""
+    """Hold results to a baseline: exit code 1 where a figure got worse by more than noise, 2 where nothing compares."""
     from litestage.cli.run_gate import run_gate
 
     run_gate(results, baseline, overrides or [], update, json)

@@ -6,6 +6,7 @@ from litestage.stats.paired import (
     accuracy_drop_bootstrap,
     accuracy_drop_interval,
     mcnemar,
+    pairs_interval,
     speedup_interval,
 )
 
@@ -18,5 +19,6 @@ __all__ = [
     "holm",
     "mcnemar",
     "minimum_detectable_drop",
+    "pairs_interval",
     "speedup_interval",
 ]

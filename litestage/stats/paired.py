@@ -45,7 +45,11 @@ def accuracy_drop_interval(full: Sequence[bool], method: Sequence[bool]) -> tupl
     Tango's score interval (Statistics in Medicine 17, 1998, 891-908): all drops that a score test does not refuse. It
     keeps its width near 0 and 100 %, where a bootstrap of a handful of discordant pairs collapses.
     """
-    pairs = Pairs.of(full, method)
+    return pairs_interval(Pairs.of(full, method))
+
+
+def pairs_interval(pairs: Pairs) -> tuple[float, float]:
+    """The same from counts."""
     n, difference = pairs.n, pairs.lost - pairs.gained
 
     def score(drop: float) -> float:

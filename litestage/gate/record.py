@@ -1,0 +1,140 @@
+"""A run as the gate reads it: results.json and its samples. A baseline is a results.json that carries them inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from litestage.errors import LiteStageError
+from litestage.results import SCHEMA
+
+_NEEDED = (("task", ""), ("split", ""), ("n", ""), ("model", "name"), ("pipeline", "hash"), ("environment", "device"))
+_NEEDED_OF_METHOD = ("name", "plan", "accuracy", "stages")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question under one method: whether it was right, new tokens by stage, seconds where it was timed alone."""
+
+    correct: bool
+    tokens: Mapping[str, int]
+    latency_s: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run.
+
+    Attributes:
+        path: where it was read from.
+        results: results.json's content, without samples.
+        samples: by method and question; empty where they are not at hand.
+    """
+
+    path: Path
+    results: Mapping[str, Any]
+    samples: Mapping[str, Mapping[str, Sample]]
+
+    @property
+    def methods(self) -> dict[str, Mapping[str, Any]]:
+        return {method["name"]: method for method in self.results["methods"]}
+
+    @property
+    def stages(self) -> list[str]:
+        return list(self.results["methods"][0]["stages"])
+
+
+def read_record(path: Path) -> Record:
+    """Reads a results.json with the samples.jsonl beside it, or a baseline.
+
+    Raises:
+        LiteStageError: no such file, not JSON, not results of ``litestage compare``, or samples that do not fit.
+    """
+    content = _load(path)
+    try:
+        inside = content.pop("samples", None)
+        lines = path.with_name("samples.jsonl")
+        samples = _unpack(inside) if inside else _read_lines(lines) if lines.is_file() else {}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LiteStageError(
+            f"The samples of {str(path)!r} can't be read ({error}); run the comparison again."
+        ) from None
+    record = Record(path, content, samples)
+    for name, method in record.methods.items():
+        found = [sample.correct for sample in samples.get(name, {}).values()]
+        if found and (len(found) != content["n"] or abs(sum(found) / len(found) - method["accuracy"]) > 1e-9):
+            raise LiteStageError(
+                f"The samples of {name!r} are not those of {str(path)!r}: they hold {sum(found)} right of "
+                f"{len(found)}, it says {method['accuracy']:.1%} of {content['n']}; run the comparison again."
+            )
+    return record
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LiteStageError(f"{str(path)!r} can't be read: {reason}; give a results.json or a baseline.") from None
+    except ValueError:
+        raise LiteStageError(f"{str(path)!r} is not JSON; give a results.json or a baseline.") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise LiteStageError(f"{str(path)!r} has the schema {schema!r}; the gate reads {SCHEMA}, of litestage compare.")
+    try:
+        for part, key in _NEEDED:
+            content[part][key] if key else content[part]
+        for method in content["methods"]:
+            for key in _NEEDED_OF_METHOD:
+                method[key]
+        content["methods"][0]["stages"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise LiteStageError(f"{str(path)!r} is not whole: {error} is missing; run litestage compare again.") from None
+    return dict(content)
+
+
+def _read_lines(path: Path) -> dict[str, dict[str, Sample]]:
+    from litestage.samples import read_samples
+
+    samples: dict[str, dict[str, Sample]] = {}
+    for line in read_samples(path):
+        sample = Sample(bool(line["correct"]), line["tokens"], line.get("latency_s"))
+        samples.setdefault(line["method"], {})[line["id"]] = sample
+    return samples
+
+
+def write_baseline(record: Record, path: Path) -> None:
+    """Writes a run as a baseline: one file, every column of the samples one line, so that it can be committed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**record.results, **({"samples": _pack(record)} if record.samples else {})}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _pack(record: Record) -> dict[str, Any]:
+    ids = list(next(iter(record.samples.values())))
+    methods = {}
+    for name, by_question in record.samples.items():
+        rows = [by_question[one] for one in ids]
+        methods[name] = {
+            "correct": "".join("1" if row.correct else "0" for row in rows),
+            "tokens": {stage: " ".join(str(row.tokens[stage]) for row in rows) for stage in record.stages},
+            "latency_s": " ".join("-" if row.latency_s is None else f"{row.latency_s:.5g}" for row in rows),
+        }
+    return {"ids": "\n".join(ids), "methods": methods}
+
+
+def _unpack(packed: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
+    ids = packed["ids"].split("\n")
+    samples = {}
+    for name, columns in packed["methods"].items():
+        tokens = {stage: [int(count) for count in column.split()] for stage, column in columns["tokens"].items()}
+        seconds = [None if value == "-" else float(value) for value in columns["latency_s"].split()]
+        rows = zip(ids, columns["correct"], zip(*tokens.values(), strict=True), seconds, strict=True)
+        samples[name] = {
+            one: Sample(right == "1", dict(zip(tokens, counts, strict=True)), latency_s)
+            for one, right, counts, latency_s in rows
+        }
+    return samples
