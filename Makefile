@@ -11,7 +11,7 @@ export LITESTAGE_DATA ?= $(abspath $(SHARED)/data)
 export LITESTAGE_TOKENIZERS ?= $(abspath $(SHARED)/tokenizers)
 endif
 
-.PHONY: demo test lint clean install
+.PHONY: report-menagerie demo test lint clean install
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Everything beside full depth on the embedded task; about a quarter of an hour on two quiet cores.
+report-menagerie: $(STAMP)
+	$(BIN)/litestage compare --config menagerie
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -132,8 +132,8 @@ STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
 
 
-def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfig:
-    """The configuration with ``overrides``, over ``conf/<preset>.yaml`` where one is named.
+def load_config(overrides: Sequence[str], preset: str | Path | None = None) -> RunConfig:
+    """The configuration with ``overrides``, over ``conf/<preset>.yaml`` or a file where one is named.
 
     Raises:
         LiteStageError: an override that does not fit, or a value outside its range.
@@ -141,9 +141,9 @@ def load_config(overrides: Sequence[str], preset: str | None = None) -> RunConfi
     return load_schema(RunConfig, overrides, preset)
 
 
-def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | None = None) -> Config:
+def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Path | None = None) -> Config:
     """The same for a schema that adds options to :class:`RunConfig`."""
-    layers: list[Path] = [folder("conf") / f"{preset}.yaml"] if preset else []
+    layers = [preset if isinstance(preset, Path) else folder("conf") / f"{preset}.yaml"] if preset else []
     config = configure(schema, layers, overrides, GROUPS)
     if any(override.startswith("model.pretrained=") for override in overrides) and not any(
         override.startswith(("model=", "model.name=")) for override in overrides

@@ -40,6 +40,21 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
         print_json({"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
 
 
+def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
+    """Prints the file of the fastest plan within the drop."""
+    from litestage.search.record import best_within
+
+    path, entry = best_within(folder, max_accuracy_drop)
+    budgets = " / ".join(f"{stage} {budget}" for stage, budget in entry["budgets"].items())
+    print(
+        f"{path}: skips {budgets}; predicted {entry['latency_s'] * 1000:.1f} ms, "
+        f"{entry['accuracy_drop'] * 100:+.1f} points on the calibration questions "
+        f"(90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f})."
+    )
+    if as_json:
+        print_json({"plan": str(path), **entry})
+
+
 def _print(plan: Plan) -> None:
     rows = []
     for name, stage in plan.stages.items():

@@ -1,0 +1,165 @@
+"""Racing, one budget for all, finalists, and reading the frontier: on questions whose answers are written down."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from types import SimpleNamespace
+
+import pytest
+
+from litestage.errors import LiteStageError
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.profile import StepCosts
+from litestage.search.finalists import by_the_clock, surely_faster
+from litestage.search.one_budget import one_budget_search
+from litestage.search.problem import Candidate, SearchProblem, SearchResult
+from litestage.search.record import best_within, write_search
+from litestage.stages import Question, load_pipeline
+from litestage.trace import StageTrace, Trace
+
+STAGES = ("recall", "analyze", "summarize")
+PIPELINE = load_pipeline("recall_analyze_summarize")
+COSTS = StepCosts(12, (0.0, 0, 1e-3, 0, 0, 1e-3, 0), (0.0, 0, 1e-3, 0, 0, 1e-3, 0), 0.0)
+
+
+@dataclass
+class WrittenDown:
+    """A session that gets wrong what it is told to, by how many sub-layers the plan skips in all."""
+
+    wrong: dict[int, set[int]]
+    seconds: dict[int, float] = field(default_factory=dict)
+    asked: list[tuple[int, list[str]]] = field(default_factory=list)
+    engine: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="none"))
+
+    def run(self, questions, plans, pipeline, *, timed=False, journal=None):
+        return {name: [self._trace(question, plan, timed) for question in questions] for name, plan in plans.items()}
+
+    def signed(self, plan, pipeline):
+        return plan
+
+    def _trace(self, question, plan, timed):
+        skipped = sum(len(stage.skip) for stage in plan.stages.values())
+        self.asked.append((skipped, question.id))
+        stage_s = self.seconds.get(skipped, 0.3) / 3 if timed else None
+        stages = tuple(
+            StageTrace(name, (10,), 0, (5,), ("",), ("eos",), stage_s and stage_s / 2, stage_s and stage_s / 2)
+            for name in STAGES
+        )
+        return Trace(question.id, plan.hash, stages, "A", int(question.id) not in self.wrong.get(skipped, set()))
+
+    def count(self, skipped):
+        return sum(budget == skipped for budget, _ in self.asked)
+
+
+def problem(session, rungs=4, questions=200, bound=0.02, **options):
+    ladder = [StagePlan(skip=SkipSet(mhsa=tuple(range(rung)))) for rung in range(rungs)]
+    return SearchProblem(
+        session=session,
+        pipeline=PIPELINE,
+        questions=[Question(str(i), "?", ("a", "b"), "A") for i in range(questions)],
+        ladders=dict.fromkeys(STAGES, ladder),
+        costs=COSTS,
+        max_accuracy_drop=bound,
+        **options,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    monkeypatch.setattr(SearchProblem, "provenance", lambda self, strategy, chosen, full: {"strategy": strategy})
+
+
+def same(rung):
+    return dict.fromkeys(STAGES, rung)
+
+
+def test_a_plan_that_loses_what_others_lost_is_out_after_those_questions():
+    hard = set(range(150, 160))
+    session = WrittenDown({3: hard, 6: hard | {170}})
+    case = problem(session)
+    first, passed = case.race(same(1))
+    assert not passed
+    assert session.count(3) == 200  # nothing was known: the questions lost stand at the end
+    second, passed = case.race(same(2))
+    assert not passed
+    assert session.count(6) <= 24
+    # 10 of 200 are lost at best; that is what is reported, not the share of the hard questions
+    assert second.accuracy_drop == pytest.approx(10 / 200)
+    assert second.questions == session.count(6)
+
+
+def test_losing_hard_questions_does_not_count_twice():
+    """A plan that loses as much as the bound allows gets through, whatever it was asked first."""
+    session = WrittenDown({3: set(range(10)), 6: {0}})
+    case = problem(session)
+    assert not case.race(same(1))[1]
+    candidate, passed = case.race(same(2))
+    assert passed
+    assert candidate.accuracy_drop == pytest.approx(1 / 200)
+    assert candidate.questions == session.count(6) == 200
+
+
+def test_full_depths_own_mistakes_can_be_won_back():
+    session = WrittenDown({0: set(range(20)), 3: {100, 101, 102, 103}})
+    candidate, passed = problem(session).race(same(1))
+    assert passed
+    assert candidate.accuracy_drop == pytest.approx(-16 / 200)
+
+
+def test_one_budget_is_the_fastest_within_the_bound_not_the_last():
+    session = WrittenDown({3: set(), 6: set(range(30)), 9: {5}})
+    found = one_budget_search(problem(session))
+    assert found.chosen.budgets == same(3)  # three sub-layers in each stage: 9 in all
+    assert [c.verdict.split(":")[0] for c in found.candidates] == ["within the bound", "dropped", "chosen"]
+    nothing = one_budget_search(problem(WrittenDown(dict.fromkeys((3, 6, 9), set(range(50))))))
+    assert not nothing.met
+    assert nothing.chosen.budgets == same(0)
+
+
+def test_finalists_are_timed_and_prediction_stands_where_the_clock_does_not_contradict():
+    case = problem(WrittenDown({}, {0: 0.3, 3: 0.2, 6: 0.1}), finalists=2, timed_questions=6)
+    slow, fast, full = (case.evaluate(same(rung)) for rung in (1, 2, 0))
+    chosen = by_the_clock(case, [slow, fast], full)  # predicted the wrong way round
+    assert chosen[0].plan == fast.plan
+    assert (chosen[0].measured_s, chosen[0].measured_full_s) == pytest.approx((0.1, 0.3))
+    assert not surely_faster([1.0, 1.1, 0.9, 1.0], [1.0, 1.0, 1.0, 1.0])
+    assert surely_faster([0.9, 0.8, 0.9, 0.85], [1.0, 1.0, 1.0, 1.0])
+
+
+def test_a_rule_that_cuts_little_is_not_worth_trying():
+    from litestage.plan import ExitRule
+
+    session = WrittenDown({})
+    traced = session._trace
+
+    def unsure_at_the_end(question, plan, timed):
+        trace = traced(question, plan, timed)
+        confidences = ((0.9, 0.9, 0.9, 0.2, 0.2),)
+        return replace(trace, stages=tuple(replace(stage, confidences=confidences) for stage in trace.stages))
+
+    session._trace = unsure_at_the_end
+    case = problem(session)
+    assert case.cut_share(same(1), ExitRule(threshold=0.5, window=2)) == 0  # ends with the last token anyway
+    assert case.cut_share(same(1), ExitRule(threshold=0.6, window=2)) == pytest.approx(1 / 5)
+
+
+def candidate(plan, drop, upper, latency):
+    empty = dict.fromkeys(STAGES, 1)
+    return Candidate(empty, 1 - drop, drop, latency, {}, 1.0, 100, empty, plan.hash, accuracy_drop_upper=upper)
+
+
+def test_the_best_plan_within_any_drop_is_read_off_the_frontier(tmp_path):
+    plans = [Plan({"recall": StagePlan(skip=SkipSet(mhsa=tuple(range(n))))}) for n in (1, 2, 3)]
+    tried = [
+        candidate(plan, *figures)
+        for plan, figures in zip(plans, ((0.0, 0.005, 3.0), (0.01, 0.02, 2.0), (0.04, 0.06, 1.0)), strict=True)
+    ]
+    found = SearchResult(plans[1], tried[1], tried[0], tried, True, {plan.hash: plan for plan in plans})
+    write_search(found, tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text())["chosen"] == json.loads(json.dumps(asdict(tried[1])))
+    for allowed, expected in ((0.005, 0), (0.019, 0), (0.02, 1), (0.5, 2)):
+        path, entry = best_within(tmp_path, allowed)
+        assert path.stem == plans[expected].hash == entry["plan"]
+    with pytest.raises(LiteStageError, match=r"0\.4%.*the least is 0\.5%"):
+        best_within(tmp_path, 0.004)
+    with pytest.raises(LiteStageError, match=r"search\.json"):
+        best_within(tmp_path / "nowhere", 0.1)
