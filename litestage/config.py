@@ -29,7 +29,8 @@ class ModelConfig:
 class EngineConfig:
     """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured.
 
-    ``path`` is ``fast``, or ``plain``: the slower, simpler one that the fast one is tested against.
+    ``path`` is ``fast``; ``plain``, the slower, simpler one that the fast one is tested against; or ``static``, the
+    steps that ``fast`` takes on CUDA (:mod:`litestage.engine.static`).
     """
 
     device: str = "auto"

@@ -107,14 +107,21 @@ def test_sampling_draws_from_each_rows_own_stream():
 # --- work that nobody would read ---
 
 
+def counting(step, name, lengths):
+    def run(stream, attending):
+        lengths[name] = len(stream)
+        return step(stream, attending)
+
+    return run
+
+
 @pytest.mark.parametrize("skip", [SkipSet(), SkipSet(mhsa=(3,))], ids=["full depth", "without the last attention"])
 def test_behind_the_last_attention_only_what_is_read_goes_on(skip):
     """Of a prompt, the tokens from which each row's first one is chosen; a fan's rows share the others."""
     engine, lengths = Engine(tiny_model("llama"), Characters()), {}
     for name, step in engine._fast.lean.sublayers.items():
-        # the attention before the last feed-forward must be known for what it is: only feed-forwards are spied on
         if name[0] == "ffn":
-            engine._fast.lean.sublayers[name] = lambda x, a, n=name[1], s=step: lengths.setdefault(n, len(x)) and s(x, a)
+            engine._fast.lean.sublayers[name] = counting(step, name[1], lengths)
     run(engine, [Request((*PROMPTS[1], 9), 1), Request((*PROMPTS[1], 8), 1)], StagePlan(skip))
     behind = 3 if skip == SkipSet() else 2
     everything = len(PROMPTS[1]) + 2
@@ -123,16 +130,17 @@ def test_behind_the_last_attention_only_what_is_read_goes_on(skip):
 
 def test_most_tokens_cannot_end_a_stop_string_and_are_not_decoded_again():
     tokenizer = Session.open("reference", dtype="float32", device="cpu").loaded.tokenizer
-    tokens = tokenizer("Where do turtles live? Turtles, owls and eels (A) in rivers, é 日 \U0001f980 \n the end. ")["input_ids"]
+    written = "Where do turtles live? Turtles, owls and eels (A) in rivers, é 日 \U0001f980 \n the end. "
+    tokens = tokenizer(written)["input_ids"]
     text, decode, calls = tokenizer.decode(tokens), tokenizer.decode, []
-    counting = SimpleNamespace(decode=lambda ids, **options: calls.append(len(ids)) or decode(ids, **options))
+    spy = SimpleNamespace(decode=lambda ids, **options: calls.append(len(ids)) or decode(ids, **options))
     alone: dict[int, str] = {}
     for stop in (text[9:12], text[20:26], text[30:32], text[-6:-3], "\n", ". ", " ", "\U0001f980", "日 ", "nowhere"):
-        detokenise = Detokenise(counting, (stop,), alone)
+        detokenise = Detokenise(spy, (stop,), alone)
         first = next((n for n in range(1, len(tokens)) if stop in decode(tokens[:n])), None)
         assert next((n for n in range(1, len(tokens)) if detokenise.found(tokens[:n])), None) == first
     calls.clear()
-    assert not any(Detokenise(counting, ("qZ",), alone).found(tokens[:n]) for n in range(1, len(tokens)))
+    assert not any(Detokenise(spy, ("qZ",), alone).found(tokens[:n]) for n in range(1, len(tokens)))
     assert len(calls) < len(tokens) / 3
 
 

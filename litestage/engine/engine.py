@@ -46,14 +46,16 @@ class Engine:
     Args:
         model: a Hugging Face causal LM of a supported family, in evaluation mode.
         tokenizer: its tokenizer.
-        path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), or ``plain``.
+        path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), ``plain``, or
+            ``static``: ``fast`` as it is on CUDA, in static steps where they can (:meth:`stepwise_because`).
     """
 
     def __init__(self, model: Any, tokenizer: Any, path: str = "fast") -> None:
         self.decoder = Decoder(model)
         if path not in ENGINES:
             raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, ENGINES)}")
-        self.path, self.name = path, ENGINES[path]
+        self.path = "static" if path == "fast" and self.decoder.device.type == "cuda" else path
+        self.name = ENGINES[self.path]
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.eos = _eos_ids(model, tokenizer)
@@ -90,7 +92,7 @@ class Engine:
 
     @cached_property
     def _fast(self) -> FastPath:
-        return FastPath(self.decoder)
+        return FastPath(self.decoder, static=self.path == "static")
 
     @property
     def lean(self) -> LeanDecoder | None:
@@ -100,6 +102,11 @@ class Engine:
     def plain_because(self, plan: StagePlan) -> str | None:
         """Why the plain path runs this plan, or None where the fast path does."""
         return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)
+
+    def stepwise_because(self, plan: StagePlan) -> str | None:
+        """Why the host writes out this plan's decode steps, or None where they are static (CUDA graphs on CUDA)."""
+        static = None if self.plain_because(plan) else self._fast.static
+        return "engine.path is not static" if static is None else static.refuses(plan)
 
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
         # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches

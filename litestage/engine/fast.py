@@ -17,6 +17,7 @@ from litestage.engine.lanes import SHARED, Lanes, Pass, Token
 from litestage.engine.prefix import common_prefix
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.schedule import Course
+from litestage.engine.static import StaticDecoding
 from litestage.engine.verify import agreeing_draft
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
@@ -70,12 +71,17 @@ def bundles(rows: Sequence[Row]) -> list[Bundle]:
 class FastPath:
     """Runs rows under a plan.
 
+    Args:
+        static: decode in static steps where they can (:mod:`litestage.engine.static`): what a GPU needs.
+
     Attributes:
         lean: the decoder's sub-layers in lean form.
+        static: the static steps, or None.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, static: bool = False) -> None:
         self.decoder, self.lean = decoder, LeanDecoder(decoder)
+        self.static = StaticDecoding(self) if static else None
         self._attentions = {id(step) for (kind, _), step in self.lean.sublayers.items() if kind == "mhsa"}
 
     @staticmethod
@@ -116,8 +122,9 @@ class FastPath:
         course = Course(self.decoder, plan, self.path, self.lean.sublayers)
         # a schedule's rows keep step with those they were prefilled with: one lane
         most = 1 if course.splits else max(1, IN_FLIGHT // widest)
-        held: list[Bundle | None] = [None] * min(len(waiting), most)
-        lanes = Lanes(self.lean, len(held), max(_first_size(bundle) for bundle in waiting), self.decoder.device)
+        static = None if self.static is None or self.static.refuses(plan) else self.static
+        lanes = (static or self).lanes(min(len(waiting), most), max(_first_size(bundle) for bundle in waiting))
+        held: list[Bundle | None] = [None] * len(lanes.used)
         prefill = self.path(plan, "prefill")
         while True:
             free = [lane for lane, bundle in enumerate(held) if bundle is None]
@@ -130,9 +137,11 @@ class FastPath:
                     self._verify(held, new, lanes, course.path(new[next(iter(new))].rows, 1), sampler)
             else:
                 if not waiting and 4 * len(free) >= len(held) > 1 and len(free) < len(held):
-                    lanes.keep([lane for lane, bundle in enumerate(held) if bundle is not None])
-                    held = [bundle for bundle in held if bundle is not None]
-                self._step(held, lanes, course, sampler)
+                    lanes, held = (static or self).keep(lanes, held)
+                if static:
+                    static.advance(held, lanes, widest, plan, sampler)
+                else:
+                    self._step(held, lanes, course, sampler)
             held = [bundle if bundle is not None and bundle.going else None for bundle in held]
             if not waiting and not any(held):
                 break
@@ -154,6 +163,15 @@ class FastPath:
         logits = self._logits(lanes.enter(list(new), tokens, fresh=True), path, last)
         sampler.advance([row for bundle in new.values() for row in bundle.rows], logits)
         return new
+
+    def lanes(self, count: int, slots: int) -> Lanes:
+        """Empty lanes."""
+        return Lanes(self.lean, count, slots, self.decoder.device)
+
+    def keep(self, lanes: Lanes, held: list[Bundle | None]) -> tuple[Lanes, list[Bundle | None]]:
+        """Drops the lanes that hold nothing."""
+        lanes.keep([lane for lane, bundle in enumerate(held) if bundle is not None])
+        return lanes, [bundle for bundle in held if bundle is not None]
 
     def _step(self, held: Sequence[Bundle | None], lanes: Lanes, course: Course, sampler: Sampler) -> None:
         """One token for every row that is going; rows that a schedule has sent different ways run after each other."""

@@ -49,7 +49,7 @@ class Lanes:
         """
         queries = max(map(len, tokens))
         if fresh:
-            self._empty(lanes)
+            self.empty(lanes)
         needed = max(self.used[lane] + len(new) for lane, new in zip(lanes, tokens, strict=True))
         if needed >= self.slots:
             self._grow(needed)
@@ -99,9 +99,10 @@ class Lanes:
         self.positions, self.branches = self.positions[index], self.branches[index]
         self._held = {layer: Buffer(held.whole.index_select(2, index)) for layer, held in self._held.items()}
 
-    def _empty(self, lanes: Sequence[int]) -> None:
+    def empty(self, lanes: Sequence[int]) -> None:
+        """Forgets what these lanes hold."""
         self.alone = len(self.used) == 1
-        index = torch.tensor(lanes, device=self.device)
+        index = torch.tensor(list(lanes), device=self.device)
         self.positions.index_fill_(0, index, FREE)
         self.branches.index_fill_(0, index, SHARED)
         for lane in lanes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Row:
         self.limit = request.limit
         self.measures_confidence = confidences or exit_rule is not None
         self._keeps_confidences = confidences
-        self._exit, self._eos, self._detokenise = exit_rule, eos, detokenise
+        self.exit, self.eos, self._detokenise = exit_rule, eos, detokenise
 
     @property
     def sequence(self) -> list[int]:
@@ -59,12 +60,12 @@ class Row:
         if confidence is not None:
             self.confidences.append(confidence)
         self.tokens.append(token)
-        if token in self._eos:
+        if token in self.eos:
             self.stop = "eos"
         elif self._detokenise.found(self.tokens):
             self.stop = "stop_string"
-        elif self._exit is not None and stops(self._exit, self.confidences):
-            self.tokens[-1] = self._eos[0]
+        elif self.exit is not None and stops(self.exit, self.confidences):
+            self.tokens[-1] = self.eos[0]
             self.stop = "exit"
         elif len(self.tokens) >= self.limit:
             self.stop = "length"
@@ -101,14 +102,37 @@ class Sampler:
             if row.stop is None:
                 row.push(token, confidence)
 
+    @property
+    def key(self) -> Hashable:
+        """Equal where tokens are chosen alike, whatever is drawn."""
+        return replace(self._decoding, stop=(), seed=0)
+
+    def choose(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """Tokens [rows] from logits and, unless greedy, noise [rows, vocabulary]; nothing waits for the device."""
+        return logits.argmax(dim=-1) if noise is None else (self._probabilities(logits) / noise).argmax(dim=-1)
+
+    def noise(self, rows: Mapping[int, Row], into: Tensor, steps: int) -> None:
+        """Draws what :meth:`choose` needs for some steps, into [steps or more, columns, vocabulary].
+
+        Exponential noise from each row's own stream, on the CPU: the numbers that ``multinomial`` there draws.
+        """
+        drawn = torch.ones(into.shape)
+        for column, row in rows.items():
+            for step in range(steps):
+                drawn[step, column].exponential_(generator=self._stream(row.request.stream))
+        into.copy_(drawn)
+
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
-        for warper in self._warpers:
-            logits = warper(None, logits)
-        probabilities = logits.softmax(dim=-1).cpu()
+        probabilities = self._probabilities(logits).cpu()
         return [
             int(torch.multinomial(probabilities[index], 1, generator=self._stream(row.request.stream)))
             for index, row in enumerate(rows)
         ]
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        for warper in self._warpers:
+            logits = warper(None, logits)
+        return logits.softmax(dim=-1)
 
     def _stream(self, name: str) -> torch.Generator:
         if name not in self._streams:

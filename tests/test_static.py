@@ -1,0 +1,234 @@
+"""Static steps write what the plain path writes, are made once, and are the same operations every time.
+
+There is no CUDA graph on a CPU. What stands in for one here is a tape: it records the operations of one step and then
+only repeats those, with the same tensors in the same places, as a graph does.
+"""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from test_fast import QUICK, SUBLAYERS, fans, outcome
+from test_parity import PROMPTS, ragged, run
+from test_skip_parity import compensated
+from tiny import LAYERS, Characters, tiny_engine, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from litestage.engine import Decoding, Engine, Request, static
+from litestage.engine.step import StaticStep
+from litestage.plan import ExitRule, SkipSet, StagePlan
+
+WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "is_nonzero", "equal", "item")
+"""Operations whose results the host waits for."""
+
+
+class Tape(TorchDispatchMode):
+    """Records one run of a function, tensor operation by tensor operation; called, it repeats them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.calls = []
+        with self:
+            function()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(name in str(func) for name in WAITING), f"{func} waits for the device"
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    def __call__(self):
+        now = {}
+
+        def current(value):
+            return now.get(id(value), value) if isinstance(value, torch.Tensor) else value
+
+        for func, args, kwargs, recorded in self.calls:
+            out = func(*tree_map(current, args), **tree_map(current, kwargs))
+            before, after = (part if isinstance(part, (list, tuple)) else [part] for part in (recorded, out))
+            now.update({id(one): two for one, two in zip(before, after, strict=True)})
+
+
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch):
+    monkeypatch.setattr(static, "SMALLEST", 32)
+
+
+def static_engine(family="llama", taped=True):
+    engine = Engine(tiny_model(family), Characters(), "static")
+    if taped:
+        engine._fast.static.graphs.capture = Tape
+    return engine
+
+
+def both(engine, family, requests, plan, decoding):
+    ours = engine.generate(requests, plan, decoding, confidences=plan.exit is not None).generations
+    theirs = tiny_engine(family, "plain").generate(requests, plan, decoding, confidences=plan.exit is not None)
+    assert outcome(ours) == outcome(theirs.generations)
+    for one, two in zip(ours, theirs.generations, strict=True):
+        assert one.confidences == pytest.approx(two.confidences, abs=1e-4)
+    return ours
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_random_plans_write_what_the_plain_path_writes(family):
+    """One row and many; rows end by all that may end them; lanes are refilled, moved and used again."""
+    engine, rng, stops = static_engine(family), random.Random(family), set()
+    for requests in (fans(14), ragged(PROMPTS[:1]), fans(3, seed=4)):
+        for phase in ("both", "decode"):
+            skip = SkipSet.of(rng.sample(SUBLAYERS, rng.randrange(5)))
+            rule = rng.choice([None, ExitRule(threshold=rng.uniform(0.3, 0.7), window=rng.randrange(1, 4))])
+            plan = StagePlan(skip, phase=phase, exit=rule)
+            assert engine.stepwise_because(plan) is None
+            stops |= {row.stop for row in both(engine, family, requests, plan, Decoding(stop=("k", "Zq")))}
+    assert "length" in stops
+    assert len(stops) > 1
+
+
+@pytest.mark.parametrize("form", ["affine", "linear"])
+def test_compensated_plans(form):
+    skip, tensors, _ = compensated(form)
+    both(static_engine("qwen2"), "qwen2", fans(5), StagePlan(skip, compensation=form, tensors=tensors), Decoding())
+
+
+def test_drafts_are_verified_before_static_steps_go_on():
+    plain = run(tiny_engine("llama", "plain"), ragged(PROMPTS))
+    drafted = [Request(prompt, 16, draft=row.tokens[:5] * 2) for prompt, row in zip(PROMPTS, plain, strict=True)]
+    assert outcome(run(static_engine(), drafted)) == outcome(run(tiny_engine("llama", "plain"), drafted))
+
+
+def test_sampled_tokens_are_drawn_from_each_rows_own_stream():
+    requests = [replace(request, stream=str(row)) for row, request in enumerate(fans(4))]
+    decoding = Decoding(temperature=0.8, top_k=50, top_p=0.95, seed=5)
+    sampled = both(static_engine(), "llama", requests, StagePlan(), decoding)
+    assert outcome(sampled) != outcome(run(tiny_engine("llama"), requests))
+
+
+def test_the_device_ends_rows_where_the_host_does(monkeypatch):
+    """Every look finds no tokens left in exactly the columns whose rows end by what the device can see."""
+    seen, enter, written = [], StaticStep.enter, StaticStep.written
+
+    def entered(self, columns, rows, sampler, steps):
+        self.entered = rows
+        enter(self, columns, rows, sampler, steps)
+
+    def looked(self, steps):
+        seen.append((self.entered, self.state[6].tolist()))
+        return written(self, steps)
+
+    monkeypatch.setattr(StaticStep, "enter", entered)
+    monkeypatch.setattr(StaticStep, "written", looked)
+    advance, checked = static.StaticDecoding.advance, []
+
+    def advanced(self, *args):
+        advance(self, *args)
+        rows, left = seen[-1]
+        for column, row in rows.items():
+            checked.append(row.stop)
+            assert (left[column] == 0) == (row.stop is not None)
+            assert left[column] in (0, row.limit - len(row.tokens))
+
+    monkeypatch.setattr(static.StaticDecoding, "advance", advanced)
+    requests = [replace(request, limit=2 * request.limit) for request in fans(9)]
+    for threshold in (0.0, 0.3, 0.5):
+        for family in ("llama", "qwen2", "gemma2"):
+            plan = StagePlan(exit=ExitRule(threshold=threshold, window=3))
+            static_engine(family, taped=False).generate(requests, plan, Decoding())
+    assert set(checked) >= {None, "exit", "length", "eos"}
+
+
+# --- made once ---
+
+
+def test_a_step_is_made_once_for_a_skip_set_and_stays_where_it_is():
+    """Other questions, limits, stop strings and thresholds are entered; only another path or shape is made anew."""
+    engine, requests = static_engine(), ragged(PROMPTS[:3])
+    decoding, rule = engine._fast.static, ExitRule(threshold=0.5, window=3)
+    skipping = StagePlan(SkipSet(mhsa=(1,)), exit=rule)
+
+    def places():
+        lanes = decoding._lanes[4]
+        kept = [lanes.positions, lanes.branches, *(held.whole for held in lanes._held.values())]
+        kept += [tensor for step in lanes.steps.values() for tensor in step.tensors()]
+        return {tensor.data_ptr() for tensor in kept}
+
+    engine.generate(requests, skipping, Decoding())
+    made, where = decoding.made, places()
+    for threshold, limit, stop in ((0.1, 4, "q"), (0.9, 9, "k"), (0.4, 16, "x")):
+        asked = [replace(request, limit=limit) for request in requests]
+        engine.generate(asked, replace(skipping, exit=replace(rule, threshold=threshold)), Decoding((stop,)))
+    assert (decoding.made, places()) == (made, where)
+    engine.generate(requests, StagePlan(SkipSet(mhsa=(2,)), exit=rule), Decoding())
+    assert decoding.made > made
+    again = decoding.made
+    engine.generate(requests, skipping, Decoding())
+    assert decoding.made == again
+    assert where < places()
+
+
+@torch.inference_mode()
+def test_a_step_is_the_same_operations_every_time_and_what_it_keeps_lies_still():
+    """What it writes for later lies in the tensors made with it; all others it makes are gone when it ends."""
+    engine = static_engine(taped=False)
+    engine.generate(ragged(PROMPTS[:2]), StagePlan(), Decoding())
+    (step,) = engine._fast.static._lanes[2].steps.values()
+    step._at.zero_()  # at its end, as after every look
+    lanes, (first, second) = step._lanes, (Tape(step.run).calls for _ in range(2))
+    assert [(str(call[0]), tree_map(_shape, call[1])) for call in first] == [
+        (str(call[0]), tree_map(_shape, call[1])) for call in second
+    ]
+    kept = [*step.tensors(), lanes.positions, lanes.branches, *(held.whole for held in lanes._held.values())]
+    still = {tensor.untyped_storage().data_ptr() for tensor in kept}
+    written = [
+        {args[0].untyped_storage().data_ptr() for func, args, *_ in calls if func._schema.is_mutable}
+        for calls in (first, second)
+    ]
+    made = [
+        {out.untyped_storage().data_ptr() for *_, out in calls if isinstance(out, torch.Tensor)} - still
+        for calls in (first, second)
+    ]
+    assert written[0] - made[0] == written[1] - made[1]
+    assert written[0] - made[0] <= still
+    assert len(written[0] & still) == 4 + 1 + LAYERS  # state, tokens, place, positions; branches; keys and values
+
+
+def _shape(value):
+    return (tuple(value.shape), value.dtype) if isinstance(value, torch.Tensor) else value
+
+
+def test_longer_questions_move_the_lanes_and_shorter_ones_go_on_reading_few_slots():
+    engine = static_engine()
+    long = [Request(PROMPTS[0] * 12, 60, group=0)]
+    both(engine, "llama", [Request(PROMPTS[0], 60)], StagePlan(), Decoding())
+    both(engine, "llama", long, StagePlan(), Decoding())
+    both(engine, "llama", [Request(PROMPTS[0], 8)], StagePlan(), Decoding())
+    seen = sorted(step._seen for step in engine._fast.static._lanes[1].steps.values())
+    assert seen[0] == 32
+    assert seen[-1] >= len(long[0].prompt) + 60
+
+
+# --- what is left to the host's steps, and why ---
+
+
+def test_what_is_left_to_the_hosts_steps_is_said():
+    schedule = StagePlan(SkipSet(ffn=(1,)), schedule={"online": {"observe": 2, "threshold": 0.9}})
+    engine = static_engine()
+    assert "schedule" in engine.stepwise_because(schedule)
+    assert outcome(run(engine, ragged(PROMPTS[:2]), schedule)) == outcome(
+        run(tiny_engine("llama", "plain"), ragged(PROMPTS[:2]), schedule)
+    )
+    assert tiny_engine("llama").stepwise_because(StagePlan()) == "engine.path is not static"
+    assert "longrope" in static_engine("phi3_longrope", taped=False).plain_because(StagePlan())
+
+
+def test_where_no_graph_can_be_recorded_decoding_goes_on_step_by_step(monkeypatch):
+    engine = static_engine(taped=False)
+    graphs = engine._fast.static.graphs
+    graphs._memory = object()  # as on a GPU
+    monkeypatch.setattr(graphs, "_graph", lambda function: (_ for _ in ()).throw(RuntimeError("out of memory\nhere")))
+    for _ in range(2):
+        assert outcome(run(engine, ragged(PROMPTS))) == outcome(run(tiny_engine("llama", "plain"), ragged(PROMPTS)))
+    assert engine.stepwise_because(StagePlan()) == "a CUDA graph could not be captured: out of memory"
+    assert engine._fast.static.made == 1
