@@ -18,6 +18,11 @@ from litestage.report.palette import following_the_page
 WIDTH = 4.6
 """Inches; at 72 points each, about the 328 pixels that a phone of 360 leaves."""
 
+LONGEST_NAME = 24
+"""Characters of a name that a picture shows; longer ones would leave no room to draw in."""
+
+_LEGEND_WIDTH, _SWATCH, _LETTER = 230, 26, 4.6  # points; letters of 8 points are about so wide
+
 
 @contextmanager
 def plain_text() -> Iterator[None]:
@@ -82,6 +87,12 @@ class Picture:
         return buffer.getvalue()
 
 
+def short(name: str) -> str:
+    """A name as it fits into a picture."""
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+
+
 def panel(height: float = 3.2, rows: int = 1, width: float = WIDTH) -> tuple[Any, list[Any]]:
     """A Figure with ``rows`` axes over each other that share the horizontal one."""
     from matplotlib.figure import Figure
@@ -96,14 +107,15 @@ def panel(height: float = 3.2, rows: int = 1, width: float = WIDTH) -> tuple[Any
     return figure, axes
 
 
-def legend_above(axes: Any, columns: int = 3) -> None:
-    """The legend over the axes, where it hides nothing."""
+def legend_above(axes: Any) -> None:
+    """The legend over the axes, where it hides nothing: as many names in a row as there is room for."""
+    _, names = axes.get_legend_handles_labels()
     axes.legend(
         fontsize=8,
         frameon=False,
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=columns,
+        ncols=max(1, int(_LEGEND_WIDTH / (_SWATCH + _LETTER * max(map(len, names))))),
         columnspacing=1,
         handlelength=1.4,
     )

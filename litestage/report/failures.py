@@ -48,10 +48,10 @@ def _collapsed(n: int, full: Mapping[str, Any], method: Mapping[str, Any]) -> It
     if after <= before or fisher_exact([[after, n - after], [before, n - before]], alternative="greater")[1] > SURE:
         return
     stage, last = list(method["stages"].items())[-1]
-    limits = last["stops"].get("length", 0)
+    ends = ", ".join(f"{stop.replace('_', ' ')} {count}" for stop, count in last["stops"].items())
     yield (
         f"Summary collapse: {method['name']} leaves {after / n:.0%} of {n} questions without an answer that can be "
-        f"read, full depth {before / n:.0%}; its last stage, {stage}, runs into its limit of tokens {limits} times."
+        f"read, full depth {before / n:.0%}; its last stage, {stage}, ended by: {ends}."
     )
 
 

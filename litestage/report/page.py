@@ -28,7 +28,7 @@ from litestage.report.pictures import (
     search_pictures,
 )
 from litestage.report.runs import Run
-from litestage.report.sample import Asked, to_browse
+from litestage.report.sample import LONGEST_SAMPLE, Asked, to_browse
 from litestage.report.tables import Table, entropy_table, experiment_table, methods_table
 
 FIGURES = "figures"
@@ -74,7 +74,8 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
         The files that were written, figures apart.
     """
     with plain_text():
-        sections = [_section(f"run{at}", run, f"run{at}-" if len(runs) > 1 else "") for at, run in enumerate(runs, 1)]
+        many, room = len(runs) > 1, LONGEST_SAMPLE // max(1, len(runs))
+        sections = [_section(f"run{at}", run, f"run{at}-" if many else "", room) for at, run in enumerate(runs, 1)]
         title = sections[0].run.title if len(runs) == 1 else f"{len(runs)} runs"
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
         written = [folder / "report.html", folder / "report.md"]
@@ -110,7 +111,7 @@ def pictures(run: Run) -> list[Picture]:
         return _section("run", run).pictures
 
 
-def _section(key: str, run: Run, prefix: str = "") -> Section:
+def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -> Section:
     results, content = run.comparison, run.comparison or run.experiment or run.profile or {}
     scatter = accuracy_against_latency(results) if results else None
     importance = run.profile.get("importance") if run.profile else None
@@ -131,7 +132,7 @@ def _section(key: str, run: Run, prefix: str = "") -> Section:
         entropy=entropy_table(run.traces),
         rows=experiment_table(run.experiment) if run.experiment else None,
         plot=base64.b64encode(run.plot).decode() if run.plot else None,
-        asked=to_browse(run.traces),
+        asked=to_browse(run.traces, room),
         commands=[content["command"]] if "command" in content else [],
         environment=json.dumps(content.get("environment", {}), indent=2),
     )

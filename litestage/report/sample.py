@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+from markupsafe import escape
+
 LONGEST_TEXT = 6_000
 """Characters of one text that are shown; a model that rambles would fill the page alone."""
-LONGEST_SAMPLE = 900_000
-"""Characters of all texts of one run that are shown: the page stays far below 3 MB."""
+LONGEST_SAMPLE = 1_500_000
+"""Characters of all texts that a page shows, escaped as they are there: it stays below 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,9 @@ class Asked:
     others: Sequence[Answered]
 
 
-def to_browse(traces: Sequence[Mapping[str, Any]]) -> list[Asked]:
-    """The lines of traces.jsonl, as many as fit the page."""
+def to_browse(traces: Sequence[Mapping[str, Any]], room: int = LONGEST_SAMPLE) -> list[Asked]:
+    """The lines of traces.jsonl, as many as fit into ``room`` characters of a page."""
     asked: list[Asked] = []
-    room = LONGEST_SAMPLE
     for line in traces:
         made = _asked(line)
         room -= _length(made)
@@ -112,6 +113,8 @@ def _shortened(text: str) -> str:
 
 
 def _length(asked: Asked) -> int:
+    """Characters in the page, with what surrounds every text there."""
     stages = [rows or () for answered in (asked.full, *asked.others) for _, rows in answered.stages]
-    texts = [written.text for rows in stages for written in rows]
-    return len(asked.text) + sum(map(len, texts)) + 40 * len(texts) + sum(len(text) for _, text, _ in asked.options)
+    texts = [written.text + written.note for rows in stages for written in rows]
+    texts += [asked.text, *(text for _, text, _ in asked.options)]
+    return sum(len(escape(text)) + 60 for text in texts) + 200 * len(stages)

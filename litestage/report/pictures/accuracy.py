@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litestage.report.drawing import Picture, panel
+from litestage.report.drawing import Picture, panel, short
 from litestage.report.palette import GREY, OURS
 
 _AROUND = ((6, 3, "left"), (6, -9, "left"), (-6, 3, "right"), (-6, -9, "right"), (0, 11, "center"), (0, -17, "center"))
@@ -84,7 +84,7 @@ def _label(figure: Any, axes: Any, methods: Sequence[Mapping[str, Any]]) -> None
     points = [axes.transData.transform(_point(method)) * scale for method in methods]
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     for (x, y), method in zip(points, methods, strict=True):
-        width = 4.6 * len(method["name"])
+        width = 4.6 * len(short(method["name"]))
         boxes = {}
         for dx, dy, side in _AROUND:
             left = x + dx - {"left": 0, "center": width / 2, "right": width}[side]
@@ -92,7 +92,7 @@ def _label(figure: Any, axes: Any, methods: Sequence[Mapping[str, Any]]) -> None
         best = min(boxes, key=lambda place: sum(_overlap(boxes[place], other) for other in taken))
         taken.append(boxes[best])
         axes.annotate(
-            method["name"], _point(method), xytext=best[:2], textcoords="offset points", fontsize=8, ha=best[2]
+            short(method["name"]), _point(method), xytext=best[:2], textcoords="offset points", fontsize=8, ha=best[2]
         )
 
 

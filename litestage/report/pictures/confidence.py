@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from litestage.report.drawing import Picture, legend_above, panel
+from litestage.report.drawing import Picture, legend_above, panel, short
 from litestage.report.palette import GREY, OURS, SERIES
 
 MOST_METHODS = 6
@@ -20,18 +20,23 @@ def along_the_generation(traces: Rows) -> list[Picture]:
     """One picture per stage from the lines of traces.jsonl; none where no confidences were kept."""
     if not traces:
         return []
-    methods = _shown(list(traces[0]["traces"]))
+    methods = _shown(traces)
     stages = [stage["name"] for stage in traces[0]["traces"][methods[0]]["stages"]]
     made = [_of_stage(traces, methods, index, stage) for index, stage in enumerate(stages)]
     return [picture for picture in made if picture is not None]
 
 
-def _shown(methods: Sequence[str]) -> list[str]:
-    """Full depth, then what is ours, then what has an exit, then the others, as many as can be told apart."""
-    order = sorted(
-        methods, key=lambda name: (name != "full", not name.startswith("litestage"), not name.endswith("+exit"))
-    )
-    return order[:MOST_METHODS]
+def _shown(traces: Rows) -> list[str]:
+    """Full depth, what is ours, then the others, as many as can be told apart; not what only wrote another's text."""
+    methods = sorted(traces[0]["traces"], key=lambda name: (name != "full", not name.startswith("litestage")))
+    shown: list[str] = []
+    texts: list[Any] = []
+    for method in methods:
+        written = [[stage["texts"] for stage in trace["traces"][method]["stages"]] for trace in traces]
+        if written not in texts:
+            shown.append(method)
+            texts.append(written)
+    return shown[:MOST_METHODS]
 
 
 def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> Picture | None:
@@ -45,7 +50,7 @@ def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> P
         if not curve:
             continue
         colour = GREY if method == "full" else colours.pop(0)
-        axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1.4, label=method)
+        axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1.4, label=short(method))
         exits = [
             (len(row), row[-1])
             for at in found
@@ -59,6 +64,7 @@ def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> P
     if not said:
         return None
     axes.set_ylim(0, 1.04)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("new token", fontsize=9)
     axes.set_ylabel("confidence", fontsize=9)
     legend_above(axes)
@@ -66,7 +72,8 @@ def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> P
         f"confidence-stage-{index + 1}",
         f"Confidence in stage {stage}",
         f"Largest softmax probability at each new token, the mean of the rows that are still running (at least "
-        f"{LEAST_ROWS}), over the {len(traces)} sampled questions. A triangle is a row that the exit rule ended.",
+        f"{LEAST_ROWS}), over the {len(traces)} sampled questions. A triangle is a row that the exit rule ended. "
+        f"Methods that wrote the same texts as another here are not drawn twice.",
         f"Lines over {longest} tokens of {stage}. {'; '.join(said)}.",
         figure,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from litestage.report.drawing import Picture, panel
+from litestage.report.drawing import Picture, panel, short
 from litestage.report.palette import GREY, OURS, SERIES
 
 Candidate = Mapping[str, Any]
@@ -65,8 +65,8 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
         axes.axvline(budget, color=OURS, linestyle="--", linewidth=1)
         axes.margins(0.06, 0.14)
     above.set_ylabel("accuracy, %", fontsize=9)
-    below.set_ylabel(f"{stage}, ms", fontsize=9)
-    below.set_xlabel(f"sub-layers skipped in {stage}", fontsize=9)
+    below.set_ylabel(f"{short(stage)}, ms", fontsize=9)
+    below.set_xlabel(f"sub-layers skipped in {short(stage)}", fontsize=9)
     tried = sorted({candidate["budgets"][stage] for candidate in candidates})
     return Picture(
         f"search-stage-{index + 1}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from litestage.report.drawing import Picture, legend_above, panel
+from litestage.report.drawing import Picture, legend_above, panel, short
 from litestage.report.palette import SERIES
 
 
@@ -46,11 +46,13 @@ def _stacked(
     left = [0.0] * len(methods)
     for index, stage in enumerate(stages):
         widths = [value(method["stages"][stage]) if stage in method["stages"] else 0.0 for method in methods]
-        axes.barh(range(len(methods)), widths, left=left, color=SERIES[index % len(SERIES)], height=0.62, label=stage)
+        axes.barh(
+            range(len(methods)), widths, left=left, color=SERIES[index % len(SERIES)], height=0.62, label=short(stage)
+        )
         left = [sum(pair) for pair in zip(left, widths, strict=True)]
     for row, total in enumerate(left):
         axes.annotate(f"{total:.1f}", (total, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(methods)), [method["name"] for method in methods])
+    axes.set_yticks(range(len(methods)), [short(method["name"]) for method in methods])
     axes.invert_yaxis()
     axes.margins(x=0.14)
     axes.set_xlabel(unit, fontsize=9)

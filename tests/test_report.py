@@ -1,0 +1,473 @@
+"""The report: what it says is what the files say, it can be read by everybody, and nothing in it can act."""
+
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+
+import pytest
+
+from litestage.cli import main
+from litestage.report import read_run, write_report
+from litestage.report.answer import in_two_sentences
+from litestage.report.failures import failures
+from litestage.report.palette import HUES
+from litestage.report.pictures.accuracy import pareto_front
+from litestage.report.pictures.confidence import mean_by_step
+from litestage.report.tables import entropy_table, methods_table
+
+
+def stage(tokens, skipped=0, milliseconds=10.0, **stops):
+    return {
+        "tokens": tokens,
+        "skipped": {"mhsa": skipped, "ffn": skipped},
+        "stops": stops or {"eos": 100},
+        "prefill_s": milliseconds / 4000,
+        "decode_s": milliseconds * 3 / 4000,
+    }
+
+
+def method(name, accuracy, speedup, interval, *, skipped=0, tokens=10, failed=0, **more):
+    return {
+        "name": name,
+        "plan": "0123456789abcdef",
+        "accuracy": accuracy,
+        "accuracy_drop": 0.9 - accuracy,
+        "accuracy_drop_ci95": [0.9 - accuracy - 0.05, 0.9 - accuracy + 0.05],
+        "parse_failures": failed,
+        "too_long": 0,
+        "latency_s": {"mean": 0.1 / speedup, "median": 0.1 / speedup, "p95": 0.12 / speedup},
+        "latency_n": 20,
+        "speedup": speedup,
+        "speedup_ci95": interval,
+        "stages": {"think": stage(tokens, skipped), "answer": stage(4, skipped)},
+        **more,
+    }
+
+
+def results(*methods):
+    return {
+        "schema": "litestage.results/1",
+        "task": "mine_multistage",
+        "split": "test",
+        "n": 100,
+        "pipeline": {"name": "two", "hash": "feed"},
+        "model": {"name": "tiny", "fingerprint": "beef"},
+        "environment": {"hardware": "a laptop", "torch": "2.13.0"},
+        "latency_measured": "one question at a time",
+        "methods": list(methods),
+        "command": "litestage compare task=mine",
+    }
+
+
+FULL = method("full", 0.9, 1.0, [1.0, 1.0])
+OURS = method("litestage", 0.88, 1.5, [1.4, 1.6], skipped=3)
+SLOW = method("cosine", 0.4, 0.8, [0.7, 0.9], skipped=4, tokens=55, failed=40)
+
+
+def traced(answer, text="it is so", confidences=(1.0, 0.5, 0.25)):
+    row = {"texts": [text], "tokens": [3], "stops": ["eos"], "confidences": [list(confidences)]}
+    return {
+        "answer": answer,
+        "correct": answer == "A",
+        "plan": "0123456789abcdef",
+        "stages": [{"name": name, "prompt_tokens": [9], **row} for name in ("think", "answer")],
+    }
+
+
+def question(number=0, text="Why?", options=("because", "no reason"), **traces):
+    made = traces or {"full": traced("A"), "litestage": traced("B", "it is not"), "cosine": traced(None, "so so")}
+    return {"id": f"q{number}", "text": text, "options": list(options), "answer": "A", "why": "first", "traces": made}
+
+
+def candidate(think, answer, accuracy, questions=64, verdict=""):
+    return {
+        "budgets": {"think": think, "answer": answer},
+        "accuracy": accuracy,
+        "accuracy_drop": 0.9 - accuracy,
+        "latency_s": 0.1 - 0.004 * (think + answer),
+        "stage_latency_s": {"think": 0.06 - 0.004 * think, "answer": 0.04 - 0.004 * answer},
+        "tokens": 14.0,
+        "questions": questions,
+        "exit": None,
+        "verdict": verdict,
+    }
+
+
+SEARCH = {
+    "schema": "litestage.search/1",
+    "plan": "0123456789abcdef",
+    "met": True,
+    "full": candidate(0, 0, 0.9),
+    "chosen": candidate(4, 2, 0.89, verdict="chosen"),
+    "frontier": [],
+    "candidates": [candidate(4, 2, 0.89, verdict="chosen"), *(candidate(n, 0, 0.9 - n / 50, 16) for n in range(5))],
+}
+COSINE = {
+    name: {f"{kind}.{i}": 0.9 + i / 50 for kind in ("mhsa", "ffn") for i in range(4)} for name in ("think", "answer")
+}
+PROFILE = {"schema": "litestage.profile/1", "importance": {"cosine": COSINE, "norm_ratio": COSINE, "questions": 8}}
+EXPERIMENT = {
+    "schema": "litestage.experiment/1",
+    "experiment": "sensitivity",
+    "command": "litestage experiment sensitivity",
+    "task": "mine_multistage",
+    "n": 100,
+    "shows": ["Think loses first.", "Answer bears all."],
+    "model": {"name": "tiny", "fingerprint": "beef"},
+    "environment": {"hardware": "a laptop"},
+    "rows": [
+        {"stage": "think", "budget": 2, "accuracy_drop": 0.125, "accuracy_drop_ci95": [0.1, 0.15], "plan": "ab"},
+    ],
+}
+PLOT = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"><rect width="9" height="9"/></svg>'
+
+
+def compared(folder, *methods, lines=(), **more):
+    """A folder as ``litestage compare`` leaves it."""
+    folder.mkdir(exist_ok=True)
+    contents = {"results": results(*(methods or (FULL, OURS, SLOW))), "search": SEARCH, "profile": PROFILE, **more}
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "traces.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines or [question()]))
+    (folder / "plan.yaml").write_text("schema: litestage.plan/1\n")
+    (folder / "config.yaml").write_text("task: mine\n")
+    return folder
+
+
+def experimented(folder, plot=PLOT, **more):
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({**EXPERIMENT, **more}))
+    (folder / "plot.svg").write_text(plot)
+    return folder
+
+
+def page(folder):
+    write_report([read_run(folder)], folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every element's name and attributes, and the text between."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_answer_is_full_depth_and_the_fastest_searched_plan():
+    assert in_two_sentences(results(FULL, OURS, SLOW)) == (
+        "Full depth answers 90.0% of 100 questions right, in 100 ms each. litestage is 1.50 times as fast "
+        "(95 % interval 1.40 to 1.60) and loses 2.0 points of accuracy (95 % interval -3.0 to 7.0)."
+    )
+
+
+def test_without_a_search_the_answer_is_the_fastest_method_that_does_not_surely_lose():
+    early = method("early-exit", 0.5, 3.0, [2.9, 3.1], skipped=5)
+    even = method("uniform", 0.89, 1.2, [1.1, 1.3], skipped=1)
+    assert "uniform is 1.20 times as fast" in in_two_sentences(results(FULL, early, even))
+
+
+def test_the_two_failures_are_named(tmp_path):
+    found = failures(read_run(compared(tmp_path)))
+    assert [sentence.split(":")[0] for sentence in found] == ["Latency inversion", "Summary collapse"]
+    assert "cosine skips 16 sub-layers" in found[0]
+    assert "59 tokens a question instead of 14" in found[0]
+    assert "40% of 100 questions" in found[1]
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        method("cosine", 0.4, 1.1, [0.9, 1.3], skipped=4, failed=3),  # faster; 3 of 100 against 0 may be chance
+        method("full+exit", 0.9, 0.8, [0.7, 0.9]),  # slower, but nothing is skipped
+    ],
+)
+def test_neither_is_called_without_need(tmp_path, fine):
+    assert failures(read_run(compared(tmp_path, FULL, fine))) == []
+
+
+def test_a_slowdown_within_noise_is_not_called_certain(tmp_path):
+    (only,) = failures(read_run(compared(tmp_path, FULL, method("cosine", 0.9, 0.95, [0.8, 1.1], skipped=1))))
+    assert only.startswith("Perhaps a latency inversion")
+
+
+def test_the_front_holds_what_nothing_beats():
+    equal = method("slower, as accurate", 0.88, 1.4, [1.3, 1.5])
+    assert [m["name"] for m in pareto_front([FULL, SLOW, OURS, equal])] == ["litestage", "full"]
+
+
+def test_confidence_is_the_mean_of_the_rows_still_running():
+    assert mean_by_step([[1.0, 0.5, 0.2], [0.8, 0.1], [0.6, 0.9], [0.4, 0.5, 0.6]]) == pytest.approx([0.7, 0.5])
+
+
+def test_entropy_is_in_bits_of_the_largest_probability():
+    table = entropy_table([question(full=traced("A", confidences=(1.0, 0.5, 0.25)))])
+    assert table.rows == [["full", "1.000", "1.000"]]  # (0 + 1 + 2) / 3
+
+
+def test_the_table_leaves_out_what_nothing_was_measured_for():
+    untimed = {key: value for key, value in FULL.items() if not key.startswith(("latency", "speedup"))}
+    assert not any("ms" in column or "speed-up" in column for column in methods_table(results(untimed)).columns)
+    assert "p (Holm)" in methods_table(results(FULL, {**OURS, "mcnemar_p_holm": 0.02})).columns
+
+
+def test_the_page_holds_every_part_and_asks_nothing_of_the_network(tmp_path):
+    text = page(compared(tmp_path))
+    found = Elements(text)
+    assert [words for words in ("Pareto", "Tokens by stage", "The search in stage think", "Importance", "Confidence")
+            if words not in text] == []  # fmt: skip
+    assert "litestage compare task=mine" in text
+    assert "a laptop" in text
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in found.elements}
+    for tag, attributes in found.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_every_picture_says_what_one_would_see(tmp_path):
+    found = Elements(page(compared(tmp_path)))
+    pictures = [attributes for _, attributes in found.elements if attributes.get("role") == "img"]
+    assert len(pictures) == 3 + 3 + 1 + 2
+    assert "litestage: 88.0 % at 67 ms" in pictures[0]["aria-label"]
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_traces_stand_beside_full_depth_and_what_parts_from_it_is_marked(tmp_path):
+    found = Elements(
+        page(compared(tmp_path, lines=[question(full=traced("A"), litestage=traced("A"), cosine=traced("B"))]))
+    )
+    (shown,) = [attributes["class"] for tag, attributes in found.elements if tag == "details" and "question" in
+                attributes.get("class", "")]  # fmt: skip
+    assert shown.split() == ["question", "parts-1"]
+    assert [words for words in found.words if "the same as full depth" in words] == ["the same as full depth"] * 4
+
+
+def test_a_page_of_endless_texts_stays_below_3_mb(tmp_path):
+    ramble = {name: traced("A", f"{name} <&> " * 1_000) for name in ("full", "litestage", "cosine")}
+    page(compared(tmp_path, lines=[question(number, text="Why? " * 50, **ramble) for number in range(40)]))
+    assert 1_000_000 < (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_several_runs_make_one_page_and_one_results_file(tmp_path):
+    runs = [read_run(compared(tmp_path / "one")), read_run(experimented(tmp_path / "two"))]
+    write_report(runs, tmp_path / "both")
+    text = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert "Think loses first. Answer bears all." in text
+    assert "0.125 [0.1, 0.15]" in text
+    kept = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert [run["results"]["schema"] for run in kept["runs"]] == ["litestage.results/1", "litestage.experiment/1"]
+
+
+def test_the_markdown_twin_links_figures_that_are_there(tmp_path):
+    page(compared(tmp_path))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(links) == 9
+    assert all((tmp_path / link).is_file() for link in links)
+    assert "| litestage | 88.0% | +2.0 \\[-3.0, +7.0\\] |" in text
+
+
+def test_markdown_takes_texts_as_they_are(tmp_path):
+    text = "```\n# not a heading\n````\n<b>not bold</b>"
+    compared(tmp_path, FULL, {**OURS, "name": "a|b<i>"}, lines=[question(full=traced("A", text))])
+    page(tmp_path)
+    made = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"`````text\n{text}\n`````" in made
+    assert "| a\\|b\\<i\\> |" in made
+
+
+def test_a_search_or_a_profile_alone_is_a_report_too(tmp_path):
+    (tmp_path / "search.json").write_text(json.dumps(SEARCH))
+    assert "the chosen one skips 4 in think, 2 in answer" in page(tmp_path)
+    (tmp_path / "search.json").unlink()
+    (tmp_path / "profile.json").write_text(json.dumps(PROFILE))
+    assert "Over 8 calibration questions" in page(tmp_path)
+
+
+def luminance(colour):
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colours_can_be_told_from_the_page_in_light_and_dark(tmp_path):
+    """WCAG 2.1: 3 to 1 for graphics, 4.5 to 1 for text."""
+    style = page(compared(tmp_path)).split("</style>")[0]
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in re.findall(r":root \{([^}]*ink[^}]*)\}", style)
+    )
+    for colours, hues in ((light, HUES), (dark, HUES.values())):
+        assert min(contrast(hue, colours["paper"]) for hue in hues) >= 3
+        for text in ("ink", "quiet", "ours", "right", "wrong"):
+            assert min(contrast(colours[text], colours[under]) for under in ("paper", "card")) >= 4.5, text
+        assert contrast(colours["ink"], colours["warn"]) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({}, "There is no run"),
+        ({"results.json": "{"}, "is not JSON"),
+        ({"results.json": '{"schema": "other/1"}'}, "'other/1'"),
+        ({"results.json": "[]"}, "not a JSON object"),
+        ({"search.json": json.dumps(SEARCH), "traces.jsonl": "{}\n{"}, "is not JSON lines"),
+    ],
+)
+def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path, monkeypatch, capsys, files, named):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys, "argv", ["litestage", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+# What a browser makes of hostile strings.
+
+OWN = "document.documentElement.dataset.owned=1"
+PAYLOADS = (
+    f"<script>{OWN}</script>",
+    f"</title></style></pre></svg></textarea><script>{OWN}</script>",
+    f'"><img src=x onerror="{OWN}">',
+    f"'><svg onload='{OWN}'>",
+    f'" autofocus tabindex=1 onfocus="{OWN}" x="',
+    f"--></text><script>{OWN}</script><!--",
+    f"]]><script>{OWN}</script>",
+    "<img src=http://127.0.0.1:PORT/image><link rel=stylesheet href=http://127.0.0.1:PORT/style>",
+    "<style>@import 'http://127.0.0.1:PORT/import';</style>",
+    "{{ 7 * 7 }}{% raw %}$x$",
+)
+
+
+def hostile(folder, port):
+    """A run whose every name and text is an attack."""
+    attack = "".join(PAYLOADS).replace("PORT", str(port))
+    trace = traced("A", attack)
+    for at in trace["stages"]:
+        at["stops"] = [attack]
+    wrong = {**trace, "answer": attack, "correct": False}
+    evil = [
+        {**m, "name": f"{m['name']}{attack}", "stages": {attack: stage(9, 1, **{attack: 3}), f"b{attack}": stage(9)}}
+        for m in (FULL, OURS, SLOW)
+    ]
+    lines = [
+        {**question(0, attack, (attack, attack), full=trace, **{attack: wrong}), "id": attack, "why": attack},
+    ]
+    for line in lines:
+        for answered in line["traces"].values():
+            for number, at in enumerate(answered["stages"]):
+                at["name"] = f"{number}{attack}"
+    found = {**results(*evil), "task": attack, "command": attack, "environment": {"hardware": attack}}
+    found |= {"model": {"name": attack}, "latency_measured": attack}
+    cosine = {f"{name}{attack}": row for name, row in COSINE.items()}
+    search = json.loads(json.dumps(SEARCH).replace('"think"', json.dumps(attack)))
+    compared(
+        folder, lines=lines, results=found, search=search, profile={"importance": {"cosine": cosine, "questions": 1}}
+    )
+    (folder / "plan.yaml").write_text(attack)
+    (folder / "config.yaml").write_text(attack)
+    rows = [{"stage": attack, attack: 1}]
+    plot = PLOT.replace(
+        "<rect", f"<script>{OWN}</script><image href='http://127.0.0.1:{port}/plot'/><rect onload='{OWN}'"
+    )
+    experimented(folder / "more", plot, shows=[attack, attack], experiment=attack, command=attack, rows=rows)
+    write_report([read_run(folder), read_run(folder / "more")], folder / "out")
+    return (folder / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def asked_for():
+    """A web server on this machine: its port, and every path that was asked of it."""
+    paths = []
+
+    class Listening(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listening)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, paths
+    server.shutdown()
+    server.server_close()
+
+
+def opened(html, tmp_path):
+    """The page as Chromium has it once everything that could run has run."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here: hostile strings were only checked against the page's source")
+    file = tmp_path / "opened.html"
+    file.write_text(html, encoding="utf-8")
+    command = [
+        browser,
+        *[
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+        ],
+        *["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--virtual-time-budget=3000"],
+        f"--user-data-dir={tmp_path / 'browser'}",
+        "--dump-dom",
+        file.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "</html>" in done.stdout, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_hostile_strings_do_nothing_in_a_browser(tmp_path, asked_for):
+    port, paths = asked_for
+    html = hostile(tmp_path / "run", port)
+    policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+    assert len(policy.findall(html)) == 1
+    unguarded = policy.sub("", html)  # escaping has to hold without the policy
+    control = unguarded.replace("<main>", "<main>" + "".join(PAYLOADS[:4]) + PAYLOADS[7].replace("PORT", str(port)))
+    assert 'data-owned="1"' in opened(control, tmp_path)
+    assert "/image" in paths
+    paths.clear()
+    dom = opened(unguarded, tmp_path)
+    assert "data-owned" not in dom.split(">", 2)[1]
+    found = Elements(dom)
+    assert not {"script", "link"} & {tag for tag, _ in found.elements}
+    assert not [a for _, a in found.elements for name in a if name.startswith("on") or name == "autofocus"]
+    assert "<script>" in "".join(found.words)  # it is there, as text
+    assert "{{ 7 * 7 }}" in "".join(found.words)
+    assert paths == []
+
+
+@pytest.mark.slow
+def test_the_policy_alone_stops_what_escaping_would_let_through(tmp_path, asked_for):
+    port, paths = asked_for
+    attack = "".join(PAYLOADS).replace("PORT", str(port))
+    dom = opened(page(compared(tmp_path / "run")).replace("<main>", f"<main>{attack}"), tmp_path)
+    assert "data-owned" not in dom.split(">", 2)[1]
+    assert paths == []
