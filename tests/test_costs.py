@@ -149,7 +149,7 @@ def test_a_schedule_is_priced_step_by_step():
 
 def test_a_disturbed_measurement_is_made_again_and_warned_of_only_if_that_does_not_help(caplog):
     def disturbed_first(skip, asked):
-        return 3.0 if asked <= 6 * 6 * 4 and len(skip) not in (0, LAYERS // 2, LAYERS) else 1.0
+        return 3.0 if asked <= 6 * 4 * 4 and len(skip) not in (0, LAYERS // 2, LAYERS) else 1.0
 
     calm = MadeUpEngine()
     measure_step_costs(calm)

@@ -234,6 +234,7 @@ class FastPath:
     def _logits(self, attending: Pass, path: Path, picked: Sequence[int]) -> Tensor:
         """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
         stream = self.decoder.embed(attending.ids)
+        self.decoder.work.forwarded(len(attending.ids))
         behind = 1 + max((index for index, step in enumerate(path) if id(step) in self._attentions), default=-1)
         for step in path[:behind]:
             stream = step(stream, attending)  # type: ignore[arg-type]

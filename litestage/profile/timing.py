@@ -16,8 +16,8 @@ from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile.costs import StandIn, StepCosts, active, dot, features
 
-_STEPS = 12  # decode steps per measurement
-_PROMPTS = (24, 96, 224)  # tokens
+_STEPS = 8  # decode steps per measurement
+_PROMPTS = (24, 160)  # tokens
 _ROWS = (1, 4)
 _REPEATS = 3
 _ROUNDS = 3  # a measurement whose held-out error is too large is continued, twice at most
