@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, run, shape
+from litestage.bench import BenchOptions, gpu, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import reference_rows
 from litestage.bench.row import Row, compared, take_turns
@@ -16,10 +16,12 @@ from litestage.cli.commands import app
 from litestage.plan import SkipSet
 
 
-def test_the_ratio_is_of_medians_and_a_slow_moment_does_not_move_it():
+def test_the_ratio_is_of_pairs_and_a_slow_moment_does_not_move_it():
     row = compared("m", "what", "whom", ours=[1.0, 1.0, 1.0, 50.0, 1.0], theirs=[3.0, 3.0, 3.0, 3.0, 3.0], bar=2.5)
     assert (row.ours_s, row.theirs_s, row.ratio) == (1.0, 3.0, 3.0)
     assert row.ratio_ci95[0] <= 3.0 == row.ratio_ci95[1]
+    drifting = [1.0, 2.0, 4.0, 8.0, 16.0]
+    assert compared("m", "what", "whom", ours=drifting, theirs=[2 * seconds for seconds in drifting]).ratio == 2.0
 
 
 def test_runs_take_turns_and_warm_up_once():
@@ -66,9 +68,34 @@ def test_the_large_shapes_rows(small):
     whats = [row.what for row in rows]
     assert whats[:4] == ["three stages", "prefill of 128 tokens", "decode step, 1 row", "decode step, 4 rows"]
     assert all(row.ratio is not None and row.ours_s is not None for row in rows)
-    saved = [row for row in rows if "saved" in row.what]
-    assert [row.bar for row in saved] == [0.9, 0.9]
-    assert all(row.ratio == pytest.approx(row.ours_s / row.theirs_s) for row in saved)  # saved over what bytes promise
+    assert [row.bar for row in rows if "skipped" in row.what] == [0.9, 0.9]
+
+
+def test_skip_efficiency_is_the_time_saved_over_the_bytes_saved(small, monkeypatch):
+    """A step that takes a tenth for what has no bytes, and the rest by its bytes, on a machine that slows down."""
+    made, slower = shape.Shape.made(4, torch.bfloat16), [1.0]
+    whole = shape.step_bytes(made, SkipSet())
+
+    def step_s(asked_of, asked, skip):
+        slower[0] *= 1.01
+        return slower[0] * (0.1 + 0.9 * shape.step_bytes(asked_of, skip) / whole)
+
+    monkeypatch.setattr(shape, "_step_s", step_s)
+    rows = shape.skip_efficiency(made, repeats=2)
+    assert [row.ratio for row in rows] == pytest.approx([0.9, 0.9], abs=0.005)
+    assert all(row.ours_s < row.theirs_s for row in rows)
+
+
+def test_a_gpus_rows_are_those_that_stay_in_the_table_without_one(small, monkeypatch):
+    monkeypatch.setattr(gpu, "TINYLLAMA_SHAPE", {**gpu.TINYLLAMA_SHAPE, "hidden_size": 64, "num_hidden_layers": 2})
+    rows = gpu.gpu_rows(layers=2, repeats=2, device="cpu", steps=4)
+    assert all(row.ratio is not None and row.model.endswith(", cpu") for row in rows)
+    for missing in gpu.not_measured("no GPU here"):
+        assert missing.ratio is None
+        assert missing.note == "not measured: no GPU here"
+        here = {(row.model.split(" ")[0], row.what, row.against, row.bar) for row in rows}
+        asked = (missing.model.split(" ")[0], missing.what, missing.against, missing.bar)
+        assert asked in here or missing.what.startswith("search")
 
 
 @pytest.mark.slow
@@ -103,6 +130,6 @@ def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_measured_here_stays_in_the_table():
-    rows = run._not_measured()
-    assert {row.against for row in rows} >= {"llama.cpp", "vLLM"}
+    rows = run._rivals_not_measured()
+    assert {row.against for row in rows} == {"llama.cpp", "vLLM"}
     assert all(row.ratio is None and row.note.startswith("not measured") for row in rows)

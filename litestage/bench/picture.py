@@ -36,7 +36,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
     lines = [
         f"Measured with `litestage bench{' --quick' if content['quick'] else ''}` on {ran['hardware']}, "
         f"{ran['threads']} threads, torch {ran['torch']}, transformers {ran['transformers']}. Medians; the ratio is "
-        "theirs over ours, with the 95 % interval of a bootstrap over repeats that took turns.",
+        "the median of theirs over ours in repeats that took turns, with the 95 % interval of a bootstrap over them.",
         "",
         "| " + " | ".join(columns) + " |",
         "| " + " | ".join("---" for _ in columns) + " |",

@@ -8,13 +8,14 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison; seconds are medians and the ratio is theirs over ours (above 1: ours is faster).
+    """A comparison; seconds are medians, the ratio is of pairs: theirs over ours (above 1: ours is faster).
 
     Attributes:
         what, against: what was done, and what ours is beside.
@@ -57,11 +58,14 @@ def compared(
     bar: float | None = None,
     note: str = "",
 ) -> Row:
-    """The row of paired seconds: the ratio of medians, with the 95 % interval of a bootstrap over pairs."""
-    times = np.array([theirs, ours])
-    drawn = np.random.default_rng(0).integers(0, times.shape[1], (RESAMPLES, times.shape[1]))
-    medians = np.median(times[:, drawn], axis=2)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    of_theirs, of_ours = (float(value) for value in np.median(times, axis=1))
-    ratio = of_theirs / of_ours
-    return Row(model, what, against, of_ours, of_theirs, ratio, (float(low), float(high)), bar, note)
+    """The row of seconds that were taken in turns: each pair's ratio is of the same moment, loaded or not."""
+    ratio, interval = middle(np.array(theirs) / np.array(ours))
+    return Row(model, what, against, float(np.median(ours)), float(np.median(theirs)), ratio, interval, bar, note)
+
+
+def middle(ratios: ArrayLike) -> tuple[float, tuple[float, float]]:
+    """The median, and the 95 % interval of a bootstrap over the values."""
+    values = np.asarray(ratios, dtype=float)
+    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[drawn], axis=1), [2.5, 97.5])
+    return float(np.median(values)), (float(low), float(high))

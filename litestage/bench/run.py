@@ -31,7 +31,10 @@ class BenchOptions:
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:
-    """Runs everything on the CPU; returns the content of bench.json."""
+    """Runs everything on the CPU, and on a GPU what is asked of one; returns the content of bench.json."""
+    import torch
+
+    from litestage.bench.gpu import gpu_rows, not_measured
     from litestage.bench.reference import reference_rows
     from litestage.bench.shape import shape_rows
     from litestage.engine import Engine
@@ -40,7 +43,8 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
     rows = reference_rows(options.questions, options.repeats)
     rows += shape_rows(options.layers, options.repeats)
-    rows += _not_measured()
+    rows += gpu_rows(options.layers, options.repeats) if torch.cuda.is_available() else not_measured("no GPU here")
+    rows += _rivals_not_measured()
     session = Session.open("reference", dtype="float32", device="cpu")
     engine: Engine = session.engine
     return {
@@ -51,15 +55,10 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     }
 
 
-def _not_measured() -> list[Row]:
-    shape, chain = "Qwen2.5-0.5B shape, bfloat16", "three stages"
+def _rivals_not_measured() -> list[Row]:
     rows = []
     for package, name, bar in (("llama_cpp", "llama.cpp", 1.0), ("vllm", "vLLM", None)):
         here = "is installed, but not yet run by this version" if find_spec(package) else "is not installed"
-        rows.append(Row(shape, chain, name, bar=bar, note=f"not measured: {name} {here}"))
-    for what, against, of_h200 in (
-        ("decode, 1 row", "generate, eager", 10.0),
-        ("decode, 1 row", "generate, static cache and compile", 1.2),
-    ):
-        rows.append(Row(f"{shape}, H200", what, against, bar=of_h200, note="not measured: no CUDA graphs yet"))
+        note = f"not measured: {name} {here}"
+        rows.append(Row("Qwen2.5-0.5B shape, bfloat16", "three stages", name, bar=bar, note=note))
     return rows

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from litestage.bench.rivals import generate
-from litestage.bench.row import Row, compared, take_turns
+from litestage.bench.row import Row, compared, middle, take_turns
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 
@@ -20,6 +21,8 @@ SHAPE = {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "t
 HEADS = {"num_attention_heads": 14, "num_key_value_heads": 2}
 LAYERS = 24
 STEPS = 8  # of a decode measurement
+FEW_STEPS = 2  # where two measurements are subtracted
+ALTERNATIONS = 6  # of those, for every repeat of the others
 
 
 class NoText:
@@ -40,13 +43,21 @@ class Shape:
     engine: Engine
 
     @classmethod
-    def made(cls, layers: int, dtype: torch.dtype) -> Shape:
-        """Random weights, seed 0; nothing ends a generation but its length."""
-        from transformers import AutoModelForCausalLM, Qwen2Config
+    def made(cls, layers: int, dtype: torch.dtype, device: str = "cpu") -> Shape:
+        """Qwen2.5-0.5B's shape; see :meth:`of`."""
+        from transformers import Qwen2Config
 
         config = Qwen2Config(**SHAPE, **HEADS, num_hidden_layers=layers, eos_token_id=0, pad_token_id=0)
+        depth = "" if layers == LAYERS else f", {layers} of {LAYERS} layers"
+        return cls.of(config, f"Qwen2.5-0.5B shape{depth}", dtype, device)
+
+    @classmethod
+    def of(cls, config: Any, name: str, dtype: torch.dtype, device: str) -> Shape:
+        """Random weights, seed 0; nothing ends a generation but its length."""
+        from transformers import AutoModelForCausalLM
+
         torch.manual_seed(0)
-        rival = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        rival = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False).to(device)
         engine = Engine(copy.deepcopy(rival), NoText())
         # generate hands its head a slice; torch 2.13 answers by copying the whole bfloat16 head at every prefill (1.5 s
         # of 1.7): without this kindness to the rival every ratio here would be ten
@@ -54,8 +65,7 @@ class Shape:
             lambda _, inputs: (inputs[0].clone(memory_format=torch.contiguous_format),)
         )
         rival.generation_config.eos_token_id, engine.eos = None, (-1,)
-        depth = "" if layers == LAYERS else f", {layers} of {LAYERS} layers"
-        return cls(f"Qwen2.5-0.5B shape{depth}, {str(dtype).removeprefix('torch.')}", rival, engine)
+        return cls(f"{name}, {str(dtype).removeprefix('torch.')}", rival, engine)
 
     def ours(self, prompts: list[tuple[int, ...]], limit: int, skip: SkipSet | None = None) -> tuple[float, list]:  # type: ignore[type-arg]
         """Decode seconds and the tokens of each prompt."""
@@ -63,14 +73,14 @@ class Shape:
         batch = self.engine.generate([Request(prompt, limit) for prompt in prompts], plan, Decoding())
         return batch.decode_s, [row.tokens for row in batch.generations]
 
-    def theirs(self, prompts: list[tuple[int, ...]], limit: int) -> list[tuple[int, ...]]:
-        return generate(self.rival, prompts, limit, pad=0)
+    def theirs(self, prompts: list[tuple[int, ...]], limit: int, **options: Any) -> list[tuple[int, ...]]:
+        return generate(self.rival, prompts, limit, pad=0, **options)
 
 
 def prompts(length: int, shared: int, rows: int) -> list[tuple[int, ...]]:
     """Rows of token ids with a common beginning."""
     draw = torch.Generator().manual_seed(length)
-    ids = torch.randint(3, 50_000, (rows, length), generator=draw)
+    ids = torch.randint(3, 30_000, (rows, length), generator=draw)
     ids[:, :shared] = ids[0, :shared]
     return [tuple(row) for row in ids.tolist()]
 
@@ -100,53 +110,64 @@ def shape_rows(layers: int, repeats: int) -> list[Row]:
     seconds = take_turns({"ours": lambda: shape.ours(asked, 1), "theirs": lambda: shape.theirs(asked, 1)}, repeats)
     rows.append(compared(shape.name, "prefill of 128 tokens", "generate", seconds["ours"], seconds["theirs"]))
     rows += [_steps(shape, count, repeats) for count in (1, 4)]
-    return [*rows, *_skip_efficiency(shape, repeats), _ceiling(shape, repeats)]
+    return [*rows, *skip_efficiency(shape, repeats), ceiling(shape, repeats)]
 
 
 def _steps(shape: Shape, count: int, repeats: int) -> Row:
-    """A decode step of some rows; generate's is what more tokens take beyond the first."""
-    asked = prompts(32, 0, count)
-    ours, theirs = [], []
-    for repeat in range(repeats + 1):
-        decode_s = shape.ours(asked, STEPS)[0]
-        began = perf_counter()
-        shape.theirs(asked, 1)
-        prefilled = perf_counter()
-        shape.theirs(asked, STEPS)
-        ended = perf_counter()
-        if repeat:
-            ours.append(decode_s / (STEPS - 1))
-            theirs.append((ended - prefilled - (prefilled - began)) / (STEPS - 1))
+    ours, theirs = steps_s(shape, count, repeats, STEPS)
     return compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "generate", ours, theirs)
 
 
-def _skip_efficiency(shape: Shape, repeats: int) -> list[Row]:
-    """Seconds a mask saves in decoding over those its bytes would, at the seconds per byte of full depth."""
-    asked, layers = prompts(32, 0, 1), shape.engine.decoder.layers
+def steps_s(shape: Shape, count: int, repeats: int, steps: int, **options: Any) -> tuple[list[float], list[float]]:
+    """Seconds of a decode step of some rows, in turns; generate's is what more tokens take beyond the first."""
+    asked = prompts(32, 0, count)
+    ours, theirs = [], []
+    for repeat in range(repeats + 1):
+        decode_s = shape.ours(asked, steps)[0]
+        began = perf_counter()
+        shape.theirs(asked, 1, **options)
+        prefilled = perf_counter()
+        shape.theirs(asked, steps, **options)
+        ended = perf_counter()
+        if repeat:
+            ours.append(decode_s / (steps - 1))
+            theirs.append((ended - prefilled - (prefilled - began)) / (steps - 1))
+    return ours, theirs
+
+
+def skip_efficiency(shape: Shape, repeats: int) -> list[Row]:
+    """The share of a step's time that a mask saves, over the share of its bytes.
+
+    A difference of two times is noisier than they are: few steps at a time, many times in turn, and each beside what
+    full depth took right before and after it.
+    """
+    asked, layers = prompts(8, 0, 1), shape.engine.decoder.layers
     every = [(kind, layer) for layer in range(layers) for kind in ("mhsa", "ffn")]
     masks = {
-        "full": SkipSet(),
         "25 %": SkipSet.of(every[::8] + every[5::8]),  # as many attentions as feed-forwards
         "50 %": SkipSet.of(every[::4] + every[3::4]),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in masks}
-    for repeat in range(repeats + 1):
+    full, seconds = [_step_s(shape, asked, SkipSet())], {name: [_step_s(shape, asked, masks[name])] for name in masks}
+    for _ in range(ALTERNATIONS * max(4, repeats)):
+        full.append(_step_s(shape, asked, SkipSet()))
         for name, skip in masks.items():
-            decode_s = shape.ours(asked, STEPS, skip)[0]
-            if repeat:
-                seconds[name].append(decode_s)
-    whole = step_bytes(shape, masks["full"])
-    rows = []
-    for name in ("25 %", "50 %"):
-        share = 1 - step_bytes(shape, masks[name]) / whole
-        saved = [full - less for full, less in zip(seconds["full"], seconds[name], strict=True)]
-        ideal = [full * share for full in seconds["full"]]
-        what = f"seconds saved in {STEPS - 1} steps, {name} of sub-layers skipped"
-        note = f"{share:.0%} of a step's bytes; the ratio is the skip efficiency"
-        # saved over ideal: the roles of ours and theirs are changed, so that more is better here too
-        turned = compared(shape.name, what, "their share of the bytes", ideal, saved, 0.9, note)
-        rows.append(Row(**{**turned.to_dict(), "ours_s": turned.theirs_s, "theirs_s": turned.ours_s}))
+            seconds[name].append(_step_s(shape, asked, skip))
+            full.append(_step_s(shape, asked, SkipSet()))
+    whole, rows = step_bytes(shape, SkipSet()), []
+    for at, (name, skip) in enumerate(masks.items()):
+        share = 1 - step_bytes(shape, skip) / whole
+        less = np.array(seconds[name][1:])  # the first warms up
+        around = (np.array(full[1 + at :: 3][: len(less)]) + np.array(full[2 + at :: 3][: len(less)])) / 2
+        ratio, interval = middle((1 - less / around) / share)
+        what = f"decode step, {name} of sub-layers skipped"
+        note = f"the ratio is the skip efficiency: the share of time saved over that of bytes, {share:.0%}"
+        of_less, of_full = float(np.median(less)), float(np.median(around))
+        rows.append(Row(shape.name, what, "full depth", of_less, of_full, ratio, interval, 0.9, note))
     return rows
+
+
+def _step_s(shape: Shape, asked: list[tuple[int, ...]], skip: SkipSet) -> float:
+    return shape.ours(asked, 1 + FEW_STEPS, skip)[0] / FEW_STEPS
 
 
 def step_bytes(shape: Shape, skip: SkipSet) -> int:
@@ -161,18 +182,19 @@ def step_bytes(shape: Shape, skip: SkipSet) -> int:
     return sum(p.nbytes for part in [*parts, shape.rival.lm_head] for p in part.parameters())
 
 
-def _ceiling(shape: Shape, repeats: int) -> Row:
-    """A decode step beside reading its weights once, at the bandwidth that a sum over 256 MiB reaches now."""
-    block = torch.ones(64 * 2**20)
-    asked, full = prompts(32, 0, 1), step_bytes(shape, SkipSet())
+def ceiling(shape: Shape, repeats: int, steps: int = STEPS, bar: float | None = None) -> Row:
+    """A decode step beside reading its weights once, at the bandwidth that a sum over much memory reaches now."""
+    device = shape.engine.decoder.device
+    elements = 64 * 2**20 if device.type == "cpu" else 2**30  # beyond any cache
+    block, asked, full = torch.ones(elements, device=device), prompts(32, 0, 1), step_bytes(shape, SkipSet())
     ours, ideal = [], []
     for repeat in range(repeats + 1):
-        decode_s = shape.ours(asked, STEPS)[0]
+        decode_s = shape.ours(asked, steps)[0]
         began = perf_counter()
-        block.sum()
+        block.sum().item()
         reading = perf_counter() - began
         if repeat:
-            ours.append(decode_s / (STEPS - 1))
+            ours.append(decode_s / (steps - 1))
             ideal.append(reading * full / block.nbytes)
     note = f"{full / 1e9:.2f} GB a step; the ratio is the share of the ceiling"
-    return compared(shape.name, "decode step, 1 row", "reading the weights once", ours, ideal, None, note)
+    return compared(shape.name, "decode step, 1 row", "reading the weights once", ours, ideal, bar, note)
