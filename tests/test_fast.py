@@ -12,7 +12,7 @@ from test_skip_parity import compensated
 from tiny import FAMILIES, LAYERS, Characters, random_model, random_prompts, tiny_engine, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litestage.decoder import lean
+from litestage.decoder import lean, native
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine import fast as fast_path
 from litestage.engine.lanes import Lanes, Pass
@@ -102,6 +102,36 @@ def test_sampling_draws_from_each_rows_own_stream():
         for path in ("fast", "plain")
     ]
     assert outcome(drawn[0]) == outcome(drawn[1])
+
+
+# --- a few tokens in C ---
+
+
+@families
+def test_without_a_compiler_pytorch_runs_the_same_sublayers(family, monkeypatch):
+    requests, plan = [Request(PROMPTS[1] + (9 + row,), 12) for row in range(3)], StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
+    in_c, few = Engine(tiny_model(family), Characters()), []
+    with monkeypatch.context() as patch:
+        patch.setattr(Lanes, "_few", lambda *asked, made=Lanes._few: few.append(1) or made(*asked))
+        ours = in_c.generate(requests, plan, Decoding(), confidences=True).generations
+    assert bool(few) == (in_c.plain_because(plan) is None)
+    monkeypatch.setattr(native, "library", lambda: None)
+    theirs = Engine(tiny_model(family), Characters()).generate(requests, plan, Decoding(), confidences=True).generations
+    assert outcome(ours) == outcome(theirs)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.confidences == pytest.approx(two.confidences, abs=1e-5)
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/cc", "false"])
+def test_a_compiler_that_fails_is_done_without(compiler, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    assert native.library.__wrapped__() is None
+
+
+def test_loading_it_leaves_tiny_numbers_as_they_are():
+    """Linked with -ffast-math it would have the whole process round them to zero."""
+    assert native.library.__wrapped__() is not None
+    assert torch.tensor([1e-39]).mul(0.5).item() > 0
 
 
 # --- work that nobody would read ---
@@ -211,13 +241,16 @@ def per_token(engine, rows, plan=None):
     return [(late - early) / 4 for early, late in zip(*counts, strict=True)]
 
 
+@pytest.mark.parametrize("in_c", [True, False], ids=["in C", "in PyTorch"])
 @pytest.mark.parametrize("rows", [1, 4])
-def test_a_decode_step_is_few_operations(rows):
-    engine = tiny_engine("llama")
+def test_a_decode_step_is_few_operations(rows, in_c, monkeypatch):
+    if not in_c:
+        monkeypatch.setattr(native, "library", lambda: None)
+    engine = Engine(tiny_model("llama"), Characters())
     work, _ = per_token(engine, rows)
     skipped, _ = per_token(engine, rows, StagePlan(SkipSet(mhsa=(0, 1), ffn=(2, 3))))
     plain, _ = per_token(tiny_engine("llama", "plain"), rows)
-    mhsa, ffn = 8, 7
+    mhsa, ffn = (2, 2) if in_c else (8, 7)  # in C: room to work in, and the result
     assert work <= (mhsa + ffn) * LAYERS + (17 if rows == 1 else 25)
     assert work - skipped == 2 * mhsa + 2 * ffn  # what is skipped costs nothing
     assert work <= plain / 2

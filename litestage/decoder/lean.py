@@ -5,7 +5,8 @@ A stream is [tokens, width]: rows lie side by side, and only the attention knows
 
 Two makes of each sub-layer, of one form. *Fused*, for small float32 models, copies the weights: the norm's weight is
 multiplied into the projections behind it, queries, keys and values are one product, and their channels are
-interleaved so that the rotary embedding is one complex multiplication. *Shared* copies nothing and uses the modules'
+interleaved so that the rotary embedding is one complex multiplication. A few tokens of it run in C where there is a
+compiler (:mod:`litestage.decoder.native`). *Shared* copies nothing and uses the modules'
 own weights, packed where that is faster (:mod:`litestage.decoder.packed`).
 """
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from litestage.decoder import native
 from litestage.decoder.decoder import Decoder, Step
 from litestage.decoder.families import Family
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
@@ -48,6 +50,9 @@ class Attends(Protocol):
 
     turns: Tensor
     """Complex rotations: [tokens, 1, half the head width]; fused, [tokens, all heads' halves], ones for values."""
+
+    few: native.Few | None
+    """What the sub-layers in C need of a pass of a few tokens; None where PyTorch's are to run."""
 
     def attend(self, heads: Heads, made: Tensor) -> Tensor:
         """From queries, keys and values side by side [tokens, all], the heads' outputs [tokens, queries * width]."""
@@ -139,7 +144,7 @@ def norm(module: Any, weighted: bool = True) -> Map:
     """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
     if module is None:
         return lambda stream: stream
-    weight, eps = norm_weight(module), float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+    weight, eps = norm_weight(module), _epsilon(module)
     width = len(weight)
     if weight.dtype == torch.float32:
         # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
@@ -152,6 +157,10 @@ def norm(module: Any, weighted: bool = True) -> Map:
         )
     scale = norm_weight(module, torch.float32)
     return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
+
+
+def _epsilon(module: Any) -> float:
+    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
 
 
 def norm_weight(module: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -169,11 +178,17 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     turned = bool(getattr(attention, "use_rope", True))
     order = lean.interleaving() if turned else list(range(heads.width))
     project = _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre)
+    matrix = _plain_matrix(attention.o_proj, post, lean.fused)
     normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
     turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
-    finish = _finish(attention.o_proj, post)
+    finish = _finish(attention.o_proj, post, matrix)
+    few = None
+    if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu":
+        few = native.mhsa(project, normalise, heads, turned, matrix)
 
     def mhsa(stream: Tensor, attending: Any) -> Tensor:
+        if few is not None and attending.few is not None:
+            return few(stream, attending)
         made = project(stream)
         if normalise is not None:
             normalise(made.view(len(made), -1, heads.width))
@@ -223,7 +238,7 @@ def _fused_projections(attention: Any, pre: Any, heads: Heads, order: list[int])
     turned = (heads.queries + heads.keys) * heads.width
     rows = torch.arange(len(weight)).view(-1, heads.width)
     rows = torch.cat([rows[: heads.queries + heads.keys, order].flatten(), torch.arange(turned, len(weight))])
-    return _fused([(weight[rows], None if bias is None else bias[rows])], pre)
+    return Fused([(weight[rows], None if bias is None else bias[rows])], pre)
 
 
 def _query_key_norms(attention: Any, heads: Heads, order: list[int]) -> Callable[[Tensor], None] | None:
@@ -258,16 +273,22 @@ def _ffn(layer: Any, family: Family, fused: bool) -> Step:
     pre, post = _named(layer, family.ffn_norm), _named(layer, family.ffn_post_norm)
     merged = hasattr(mlp, "gate_up_proj")
     activation = _activation(mlp)
-    finish = _finish(mlp.down_proj, post)
+    matrix = _plain_matrix(mlp.down_proj, post, fused)
+    finish = _finish(mlp.down_proj, post, matrix)
+    few = None
     if fused or merged:
         parts = [mlp.gate_up_proj] if merged else [mlp.gate_proj, mlp.up_proj]
         if fused:
-            project = _fused([(part.weight, part.bias) for part in parts], pre)
+            project: Map = Fused([(part.weight, part.bias) for part in parts], pre)
+            if matrix is not None and activation is F.silu and matrix.device.type == "cpu":
+                few = native.feed_forward(project, matrix)  # type: ignore[arg-type]
         else:
             before, whole = norm(pre), linear(parts[0])
             project = lambda stream: whole(before(stream))  # noqa: E731
 
         def ffn(stream: Tensor, attending: Any) -> Tensor:
+            if few is not None and attending.few is not None:
+                return few(stream, attending)
             made = project(stream)  # gate and up side by side; as_strided is the cheapest view
             tokens, half = made.shape[0], made.shape[1] // 2
             gate, up = (made.as_strided((tokens, half), (2 * half, 1), start) for start in (0, half))
@@ -291,27 +312,47 @@ def _activation(mlp: Any) -> Map:
 # --- projections ---
 
 
-def _fused(parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> Map:
-    """One product for several maps of the normalised stream, the norm's weight multiplied into theirs."""
-    weight = torch.cat([part for part, _ in parts]).double()
-    if pre is not None:
-        weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(weight.shape[1]))
-    matrix, unit = weight.float().T.contiguous(), norm(pre, weighted=False)
-    if parts[0][1] is None:
-        return lambda stream: torch.mm(unit(stream), matrix)
-    bias = torch.cat([bias for _, bias in parts if bias is not None])
-    return lambda stream: torch.addmm(bias, unit(stream), matrix)
+class Fused:
+    """One product for several maps of the normalised stream, the norm's weight multiplied into theirs.
+
+    Attributes:
+        matrix: [in, out].
+        bias: [out] or None.
+        floor: the epsilon's share of the norm; None without a norm.
+    """
+
+    def __init__(self, parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> None:
+        weight = torch.cat([part for part, _ in parts]).double()
+        width = weight.shape[1]
+        self.floor: float | None = None
+        if pre is not None:
+            weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(width))
+            self.floor = math.sqrt(width * _epsilon(pre))
+        self.matrix, self._unit = weight.float().T.contiguous(), norm(pre, weighted=False)
+        biases = [bias for _, bias in parts if bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def __call__(self, stream: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.mm(self._unit(stream), self.matrix)
+        return torch.addmm(self.bias, self._unit(stream), self.matrix)
 
 
-def _finish(module: Any, post: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def _plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:
+    """An output projection's matrix [in, out], if it is all that there is to do."""
+    if post is not None or module.bias is not None or type(module) is not torch.nn.Linear:
+        return None
+    return module.weight.T.contiguous() if copied else module.weight.T
+
+
+def _finish(module: Any, post: Any, matrix: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
     """Adds an output projection, normalised where the family does, to the stream."""
+    if matrix is not None:
+        return lambda stream, inner: torch.addmm(stream, inner, matrix)
     whole = linear(module)
     if post is not None:
         after = norm(post)
         return lambda stream, inner: stream + after(whole(inner))
-    if module.bias is None and type(module) is torch.nn.Linear:
-        matrix = module.weight.T
-        return lambda stream, inner: torch.addmm(stream, inner, matrix)
     return lambda stream, inner: stream + whole(inner)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litestage.decoder.lean import Heads, LeanDecoder
+from litestage.decoder.native import FEW, Few
 
 FREE = 1 << 40
 """Position of a slot that holds nothing: later than any query, so never seen."""
@@ -75,7 +76,16 @@ class Lanes:
         info = torch.tensor([ids, positions, branches, slots, kept], device=self.device)
         # slots read: a few too many, so that the views of one step serve the next ones
         seen = queries if fresh else min(self.slots - 1, -(-max(self.used) // BUCKET) * BUCKET)
-        return Pass(self, info, seen, max(positions), fresh)
+        attending = Pass(self, info, seen, max(positions), fresh)
+        if not fresh and len(ids) <= FEW and self.lean.fused and self.device.type == "cpu":
+            attending.few = self._few(info, seen)
+        return attending
+
+    def _few(self, new: Tensor, seen: int) -> Few:
+        rows = [new.data_ptr() + row * new[0].nbytes for row in range(1, 4)]
+        branches = None if self.alone else self.branches.data_ptr()
+        tokens, lanes = new.shape[1], len(self.used)
+        return Few(tokens, tokens // lanes, self.slots, lanes, seen, self.positions.data_ptr(), branches, *rows)
 
     def buffer(self, heads: Heads, dtype: torch.dtype) -> Buffer:
         """Where a layer's keys and values are kept; made when it is first asked for."""
@@ -152,8 +162,14 @@ class Pass:
         lanes.positions.view(-1).index_copy_(0, self._slots, self._kept)
         if not lanes.alone:
             lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
+        self._new = new  # the addresses in few are of its rows
+        self.few: Few | None = None
         self._masks: dict[int | None, Tensor] = {}
         self.turns = lanes.lean.turns(self._positions, most)
+
+    def place(self, heads: Heads, dtype: torch.dtype) -> int:
+        """Where in memory a layer's keys and values begin."""
+        return self._lanes.buffer(heads, dtype).whole.data_ptr()
 
     def attend(self, heads: Heads, made: Tensor) -> Tensor:
         """Attention of the queries in ``made`` over their lanes' slots: [tokens, query heads * width].
