@@ -11,7 +11,7 @@ export LITESTAGE_DATA ?= $(abspath $(SHARED)/data)
 export LITESTAGE_TOKENIZERS ?= $(abspath $(SHARED)/tokenizers)
 endif
 
-.PHONY: report-menagerie demo test lint clean install
+.PHONY: report-menagerie demo test gate lint clean install
 
 install: $(STAMP)
 
@@ -33,6 +33,13 @@ test: $(STAMP)
 # Everything beside full depth on the embedded task; about a quarter of an hour on two quiet cores.
 report-menagerie: $(STAMP)
 	$(BIN)/litestage compare --config menagerie
+
+# A small comparison held to the committed baseline; after a change that is meant:
+# litestage gate runs/gate/results.json --update
+gate: $(STAMP)
+	rm -rf runs/gate
+	$(BIN)/litestage compare --config gate
+	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
