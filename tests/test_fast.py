@@ -66,6 +66,20 @@ def test_both_makes_of_a_sublayer_write_the_same(family, fused_bytes, monkeypatc
     assert outcome(ours) == outcome(run(tiny_engine(family, "plain"), ragged(PROMPTS), plan))
 
 
+@families
+def test_weights_side_by_side_as_on_a_gpu_are_held_once_and_write_the_same(family, monkeypatch):
+    monkeypatch.setattr(lean, "FUSED_BYTES", 0)
+    monkeypatch.setattr(lean.LeanDecoder, "joins", property(lambda self: True, lambda self, value: None), raising=False)
+    model, plan = copy.deepcopy(tiny_model(family)), StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
+    before = sum(parameter.nbytes for parameter in model.parameters())
+    theirs = run(tiny_engine(family, "plain"), ragged(PROMPTS), plan)
+    assert outcome(run(Engine(model, Characters()), ragged(PROMPTS), plan)) == outcome(theirs)
+    storages = {parameter.untyped_storage().data_ptr(): parameter.untyped_storage() for parameter in model.parameters()}
+    assert sum(storage.nbytes() for storage in storages.values()) == before
+    # the plain path goes on with the same weights
+    assert outcome(run(Engine(model, Characters(), "plain"), ragged(PROMPTS), plan)) == outcome(theirs)
+
+
 @pytest.mark.parametrize("form", ["affine", "linear"])
 def test_compensated_rows_that_share_a_lane(form):
     skip, tensors, _ = compensated(form)

@@ -7,7 +7,8 @@ Two makes of each sub-layer, of one form. *Fused*, for small float32 models, cop
 multiplied into the projections behind it, queries, keys and values are one product, and their channels are
 interleaved so that the rotary embedding is one complex multiplication. A few tokens of it run in C where there is a
 compiler (:mod:`litestage.decoder.native`). *Shared* copies nothing and uses the modules'
-own weights, packed where that is faster (:mod:`litestage.decoder.packed`).
+own weights: packed where that is faster (:mod:`litestage.decoder.packed`); on a GPU, where each kernel costs more than
+its bytes, those of one input are put side by side in memory, and multiplied as one.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class LeanDecoder:
             pack(body.layers)
             if packs(decoder.head.weight):
                 decoder.head = PackedLinear(decoder.head.weight, decoder.head.bias)
+        self.joins = not self.fused and decoder.device.type == "cuda"
         self.device = decoder.device
         self._decoder = decoder
         self._table = torch.empty(0, 0)
@@ -83,7 +85,7 @@ class LeanDecoder:
         for index, layer in enumerate(body.layers):
             heads = _heads(layer.self_attn, decoder, index)
             self.sublayers["mhsa", index] = _mhsa(layer, decoder.family, heads, self)
-            self.sublayers["ffn", index] = _ffn(layer, decoder.family, self.fused)
+            self.sublayers["ffn", index] = _ffn(layer, decoder.family, self)
         self.heads = _heads(body.layers[0].self_attn, decoder, 0)
         self._norm, self._head = norm(body.norm), linear(decoder.head)
         self._cap = getattr(decoder.config, "final_logit_softcapping", None)
@@ -146,6 +148,8 @@ def norm(module: Any, weighted: bool = True) -> Map:
         return lambda stream: stream
     weight, eps = norm_weight(module), _epsilon(module)
     width = len(weight)
+    if weight.device.type == "cuda" and weighted and weight is module.weight:  # there it is one kernel
+        return lambda stream: F.rms_norm(stream, (width,), weight, eps)
     if weight.dtype == torch.float32:
         # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
         floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
@@ -177,7 +181,9 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     pre, post = _named(layer, family.mhsa_norm), _named(layer, family.mhsa_post_norm)
     turned = bool(getattr(attention, "use_rope", True))
     order = lean.interleaving() if turned else list(range(heads.width))
-    project = _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre)
+    project = (
+        _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre, lean.joins)
+    )
     matrix = _plain_matrix(attention.o_proj, post, lean.fused)
     normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
     turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
@@ -216,12 +222,16 @@ def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable
     return turn
 
 
-def _projections(attention: Any, pre: Any) -> Map:
+def _projections(attention: Any, pre: Any, joins: bool) -> Map:
     before = norm(pre)
     if hasattr(attention, "qkv_proj"):
         whole = linear(attention.qkv_proj)
         return lambda stream: whole(before(stream))
-    query, key, value = (linear(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj"))
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+    if joins:
+        joined = _joined(parts)
+        return lambda stream: joined(before(stream))
+    query, key, value = map(linear, parts)
 
     def project(stream: Tensor) -> Tensor:
         inputs = before(stream)
@@ -268,22 +278,22 @@ def _query_key_norms(attention: Any, heads: Heads, order: list[int]) -> Callable
 # --- feed-forward ---
 
 
-def _ffn(layer: Any, family: Family, fused: bool) -> Step:
-    mlp = layer.mlp
+def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
+    mlp, fused = layer.mlp, lean.fused
     pre, post = _named(layer, family.ffn_norm), _named(layer, family.ffn_post_norm)
     merged = hasattr(mlp, "gate_up_proj")
     activation = _activation(mlp)
     matrix = _plain_matrix(mlp.down_proj, post, fused)
     finish = _finish(mlp.down_proj, post, matrix)
     few = None
-    if fused or merged:
+    if fused or merged or lean.joins:
         parts = [mlp.gate_up_proj] if merged else [mlp.gate_proj, mlp.up_proj]
         if fused:
             project: Map = Fused([(part.weight, part.bias) for part in parts], pre)
             if matrix is not None and activation is F.silu and matrix.device.type == "cpu":
                 few = native.feed_forward(project, matrix)  # type: ignore[arg-type]
         else:
-            before, whole = norm(pre), linear(parts[0])
+            before, whole = norm(pre), linear(parts[0]) if merged else _joined(parts)
             project = lambda stream: whole(before(stream))  # noqa: E731
 
         def ffn(stream: Tensor, attending: Any) -> Tensor:
@@ -336,6 +346,16 @@ class Fused:
         if self.bias is None:
             return torch.mm(self._unit(stream), self.matrix)
         return torch.addmm(self.bias, self._unit(stream), self.matrix)
+
+
+def _joined(parts: list[Any]) -> Map:
+    """One product for several linear modules, whose own weights become views of the whole: nothing is held twice."""
+    weight = torch.cat([part.weight for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    sizes = [part.out_features for part in parts]
+    for part, piece in zip(parts, torch.split_with_sizes(weight, sizes), strict=True):
+        part.weight = torch.nn.Parameter(piece, requires_grad=False)
+    return lambda stream: F.linear(stream, weight, bias)
 
 
 def _plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:

@@ -122,7 +122,7 @@ class StaticDecoding:
         for column, row in columns.items():
             for token, confidence in zip(tokens[column], confidences[column], strict=True):
                 if row.stop is None:
-                    row.push(token, confidence if row.measures_confidence else None)
+                    row.push(token, confidence)
 
     def _pool(self, count: int, slots: int) -> StaticLanes:
         count = 1 << (count - 1).bit_length()

@@ -102,9 +102,12 @@ class StaticStep:
         if self._noise is not None:
             sampler.noise(rows, self._noise, steps)
 
-    def written(self, steps: int) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and confidences of the last steps, by column; waits for the device."""
-        return self._tokens[:steps].T.tolist(), self._confidences[:steps].T.tolist()
+    def written(self, steps: int) -> tuple[list[list[int]], list[list[float | None]]]:
+        """Tokens and confidences (None where none are kept) of the last steps, by column; waits for the device."""
+        tokens = self._tokens[:steps].T.tolist()
+        return tokens, self._confidences[:steps].T.tolist() if self._ends.confidences else [[None] * steps] * len(
+            tokens
+        )
 
     def _run(self) -> None:
         ids, positions, _, slots, kept, stride, left = self.state.unbind(0)
