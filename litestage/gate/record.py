@@ -87,12 +87,15 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         for part, key in _NEEDED:
             content[part][key] if key else content[part]
+        stages = content["methods"][0]["stages"]
         for method in content["methods"]:
-            for key in _NEEDED_OF_METHOD:
+            for key in (*_NEEDED_OF_METHOD, *(("speedup_ci95",) if "speedup" in method else ())):
                 method[key]
-        content["methods"][0]["stages"]
+            for stage in stages:
+                method["stages"][stage]["tokens"]
     except (KeyError, IndexError, TypeError) as error:
-        raise LiteStageError(f"{str(path)!r} is not whole: {error} is missing; run litestage compare again.") from None
+        part = repr(error.args[0]) if isinstance(error, KeyError) else "a method"
+        raise LiteStageError(f"{str(path)!r} is not whole: {part} is missing; run litestage compare again.") from None
     return dict(content)
 
 
@@ -107,10 +110,17 @@ def _read_lines(path: Path) -> dict[str, dict[str, Sample]]:
 
 
 def write_baseline(record: Record, path: Path) -> None:
-    """Writes a run as a baseline: one file, every column of the samples one line, so that it can be committed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a run as a baseline: one file, every column of the samples one line, so that it can be committed.
+
+    Raises:
+        LiteStageError: the file cannot be written.
+    """
     content = {**record.results, **({"samples": _pack(record)} if record.samples else {})}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LiteStageError(f"{str(path)!r} can't be written: {error.strerror}; choose another file.") from None
 
 
 def _pack(record: Record) -> dict[str, Any]:
