@@ -106,6 +106,7 @@ class RunConfig:
         latency_questions: how many of them are also run one at a time, by the clock.
         store: file of the result store.
         output: folder for the results.
+        tracking: ``wandb`` also logs the run to Weights & Biases, whose own variables (``WANDB_PROJECT``, ...) apply.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -126,9 +127,11 @@ class RunConfig:
     latency_questions: int = 60
     store: str | None = None
     output: str | None = None
+    tracking: str = "none"
 
 
 Config = TypeVar("Config", bound=RunConfig)
+TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
 
@@ -150,6 +153,8 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         override.startswith(("model=", "model.name=")) for override in overrides
     ):
         config.model.name = config.model.pretrained
+    if config.tracking not in TRACKERS:
+        raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
     _check_search(config.search, "search")
     for name in config.variants:
         _check_search(variant(config, name), f"variants.{name}")

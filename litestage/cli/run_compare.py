@@ -23,6 +23,7 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: s
     from litestage.results import write_results
     from litestage.samples import write_samples
     from litestage.search.record import write_search
+    from litestage.tracking import track
     from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
@@ -41,6 +42,7 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: s
         write_report([run], folder)
     print_results(results)
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
+    track(config.tracking, run, command)
     if as_json:
         print_json(results)
 

@@ -11,6 +11,8 @@ from litestage.config import load_schema
 def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Runs an experiment, prints its table and two sentences, and writes results.json and plot.svg."""
     from litestage.experiment import find_experiment, write_findings
+    from litestage.report import read_run
+    from litestage.tracking import track
     from litestage.workbench import Workbench
 
     experiment = find_experiment(name)
@@ -23,5 +25,6 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     print_table(found.columns, found.table, title=title)
     print("\n".join(found.shows))
     print(f"Written to {folder}/: results.json, plot.svg")
+    track(config.tracking, read_run(folder), f"experiment-{name}")
     if as_json:
         print_json(content)

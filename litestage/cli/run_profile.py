@@ -19,6 +19,8 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
     from litestage.plan import SkipSet
+    from litestage.report import read_run
+    from litestage.tracking import track
     from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
@@ -56,6 +58,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     }
     (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"Written to {folder}/: profile.json")
+    track(config.tracking, read_run(folder), "profile")
     if as_json:
         print_json(content)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from litestage.cli.output import print_json
+from litestage.errors import LiteStageError
 
 
 def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> None:
@@ -15,6 +16,8 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
 
     runs = read_runs(folders)
     folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
+    if len(runs) > 1 and any(folder.resolve() == run.folder.resolve() for run in runs):
+        raise LiteStageError(f"{folder} is one of the runs, whose results.json must stay; give another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     written = write_report(runs, folder)
     print(f"Written to {folder}/: {', '.join(path.name for path in written)}, figures/")

@@ -12,7 +12,9 @@ from litestage.config import load_config
 def run_search(overrides: Sequence[str], as_json: bool) -> None:
     """Searches a plan, prints what was tried and writes plan.yaml and search.json."""
     config = load_config(overrides)
+    from litestage.report import read_run
     from litestage.search.record import write_search
+    from litestage.tracking import track
     from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
@@ -39,6 +41,7 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     reusing = bench.session.reusing
     print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
+    track(config.tracking, read_run(folder), "search")
     if as_json:
         print_json(
             {
