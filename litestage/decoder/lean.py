@@ -26,11 +26,10 @@ from litestage.decoder import native
 from litestage.decoder.decoder import Decoder, Step
 from litestage.decoder.families import Family
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
+from litestage.decoder.products import Fused, Map, finish, joined, norm, norm_weight, plain_matrix
 
 FUSED_BYTES = 64 * 2**20
 """Models up to this size, in bytes of float32 weights, are copied into fused form."""
-
-Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -139,40 +138,6 @@ def _heads(attention: Any, decoder: Decoder, index: int) -> Heads:
     )
 
 
-# --- norms ---
-
-
-def norm(module: Any, weighted: bool = True) -> Map:
-    """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
-    if module is None:
-        return lambda stream: stream
-    weight, eps = norm_weight(module), _epsilon(module)
-    width = len(weight)
-    if weight.device.type == "cuda" and weighted and weight is module.weight:  # there it is one kernel
-        return lambda stream: F.rms_norm(stream, (width,), weight, eps)
-    if weight.dtype == torch.float32:
-        # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
-        floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
-        scale = weight * math.sqrt(width)
-        if not weighted:
-            return lambda stream: stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor)
-        return lambda stream: (
-            stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor) * scale
-        )
-    scale = norm_weight(module, torch.float32)
-    return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
-
-
-def _epsilon(module: Any) -> float:
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
-
-
-def norm_weight(module: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """What a norm multiplies by. Gemma stores it less one."""
-    weight = module.weight if dtype is None else module.weight.to(dtype)
-    return weight + 1 if type(module).__name__.startswith("Gemma") else weight
-
-
 # --- attention ---
 
 
@@ -184,10 +149,10 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     project = (
         _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre, lean.joins)
     )
-    matrix = _plain_matrix(attention.o_proj, post, lean.fused)
+    matrix = plain_matrix(attention.o_proj, post, lean.fused)
     normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
     turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
-    finish = _finish(attention.o_proj, post, matrix)
+    add = finish(attention.o_proj, post, matrix)
     few = None
     if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu":
         few = native.mhsa(project, normalise, heads, turned, matrix)
@@ -200,7 +165,7 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
             normalise(made.view(len(made), -1, heads.width))
         if turned:
             made = turn(made, attending.turns)
-        return finish(stream, attending.attend(heads, made))
+        return add(stream, attending.attend(heads, made))
 
     return mhsa
 
@@ -229,8 +194,8 @@ def _projections(attention: Any, pre: Any, joins: bool) -> Map:
         return lambda stream: whole(before(stream))
     parts = [attention.q_proj, attention.k_proj, attention.v_proj]
     if joins:
-        joined = _joined(parts)
-        return lambda stream: joined(before(stream))
+        together = joined(parts)
+        return lambda stream: together(before(stream))
     query, key, value = map(linear, parts)
 
     def project(stream: Tensor) -> Tensor:
@@ -283,8 +248,8 @@ def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
     pre, post = _named(layer, family.ffn_norm), _named(layer, family.ffn_post_norm)
     merged = hasattr(mlp, "gate_up_proj")
     activation = _activation(mlp)
-    matrix = _plain_matrix(mlp.down_proj, post, fused)
-    finish = _finish(mlp.down_proj, post, matrix)
+    matrix = plain_matrix(mlp.down_proj, post, fused)
+    add = finish(mlp.down_proj, post, matrix)
     few = None
     if fused or merged or lean.joins:
         parts = [mlp.gate_up_proj] if merged else [mlp.gate_proj, mlp.up_proj]
@@ -293,7 +258,7 @@ def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
             if matrix is not None and activation is F.silu and matrix.device.type == "cpu":
                 few = native.feed_forward(project, matrix)  # type: ignore[arg-type]
         else:
-            before, whole = norm(pre), linear(parts[0]) if merged else _joined(parts)
+            before, whole = norm(pre), linear(parts[0]) if merged else joined(parts)
             project = lambda stream: whole(before(stream))  # noqa: E731
 
         def ffn(stream: Tensor, attending: Any) -> Tensor:
@@ -302,14 +267,14 @@ def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
             made = project(stream)  # gate and up side by side; as_strided is the cheapest view
             tokens, half = made.shape[0], made.shape[1] // 2
             gate, up = (made.as_strided((tokens, half), (2 * half, 1), start) for start in (0, half))
-            return finish(stream, activation(gate).mul_(up))
+            return add(stream, activation(gate).mul_(up))
 
         return ffn
     normalise, of_gate, of_up = norm(pre), linear(mlp.gate_proj), linear(mlp.up_proj)
 
     def separate(stream: Tensor, attending: Any) -> Tensor:
         inputs = normalise(stream)
-        return finish(stream, activation(of_gate(inputs)).mul_(of_up(inputs)))
+        return add(stream, activation(of_gate(inputs)).mul_(of_up(inputs)))
 
     return separate
 
@@ -317,63 +282,6 @@ def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
 def _activation(mlp: Any) -> Map:
     module = getattr(mlp, "act_fn", None) or mlp.activation_fn
     return F.silu if type(module).__name__ in ("SiLU", "SiLUActivation") else module
-
-
-# --- projections ---
-
-
-class Fused:
-    """One product for several maps of the normalised stream, the norm's weight multiplied into theirs.
-
-    Attributes:
-        matrix: [in, out].
-        bias: [out] or None.
-        floor: the epsilon's share of the norm; None without a norm.
-    """
-
-    def __init__(self, parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> None:
-        weight = torch.cat([part for part, _ in parts]).double()
-        width = weight.shape[1]
-        self.floor: float | None = None
-        if pre is not None:
-            weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(width))
-            self.floor = math.sqrt(width * _epsilon(pre))
-        self.matrix, self._unit = weight.float().T.contiguous(), norm(pre, weighted=False)
-        biases = [bias for _, bias in parts if bias is not None]
-        self.bias = torch.cat(biases) if biases else None
-
-    def __call__(self, stream: Tensor) -> Tensor:
-        if self.bias is None:
-            return torch.mm(self._unit(stream), self.matrix)
-        return torch.addmm(self.bias, self._unit(stream), self.matrix)
-
-
-def _joined(parts: list[Any]) -> Map:
-    """One product for several linear modules, whose own weights become views of the whole: nothing is held twice."""
-    weight = torch.cat([part.weight for part in parts])
-    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-    sizes = [part.out_features for part in parts]
-    for part, piece in zip(parts, torch.split_with_sizes(weight, sizes), strict=True):
-        part.weight = torch.nn.Parameter(piece, requires_grad=False)
-    return lambda stream: F.linear(stream, weight, bias)
-
-
-def _plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:
-    """An output projection's matrix [in, out], if it is all that there is to do."""
-    if post is not None or module.bias is not None or type(module) is not torch.nn.Linear:
-        return None
-    return module.weight.T.contiguous() if copied else module.weight.T
-
-
-def _finish(module: Any, post: Any, matrix: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds an output projection, normalised where the family does, to the stream."""
-    if matrix is not None:
-        return lambda stream, inner: torch.addmm(stream, inner, matrix)
-    whole = linear(module)
-    if post is not None:
-        after = norm(post)
-        return lambda stream, inner: stream + after(whole(inner))
-    return lambda stream, inner: stream + whole(inner)
 
 
 def _named(layer: Any, name: str | None) -> Any:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from litestage.decoder.decoder import Decoder, Path, Step
 from litestage.decoder.lean import LeanDecoder
-from litestage.engine.lanes import SHARED, Lanes, Pass, Token
-from litestage.engine.prefix import common_prefix
+from litestage.engine.bundle import Bundle, bundles
+from litestage.engine.lanes import Lanes, Pass, Token
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.schedule import Course
 from litestage.engine.static import StaticDecoding
@@ -26,46 +26,6 @@ IN_FLIGHT = 64
 """Rows that are decoded together at most."""
 PREFILLED = 2048
 """Prompt tokens, padding included, that are prefilled together at most."""
-
-
-class Bundle:
-    """Rows that share a lane: their prompts as one tree, and which branch each row is."""
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
-        self.branch = {row: branch if len(self.rows) > 1 else SHARED for branch, row in enumerate(self.rows)}
-        prefix: Sequence[int] = ()
-        if len(self.rows) > 1:
-            prefixes, _ = common_prefix([row.sequence for row in self.rows], [0] * len(self.rows))
-            prefix = prefixes[0] if prefixes else ()
-        self.prompt: list[Token] = [(token, position, SHARED) for position, token in enumerate(prefix)]
-        self.last: list[int] = []  # where in the prompt each row's last token is
-        for row in self.rows:
-            sequence, branch = row.sequence, self.branch[row]
-            self.prompt += [(sequence[at], at, branch) for at in range(len(prefix), len(sequence))]
-            self.last.append(len(self.prompt) - 1)
-
-    @property
-    def going(self) -> list[Row]:
-        return [row for row in self.rows if row.stop is None]
-
-    @property
-    def slots(self) -> int:
-        """Slots the lane takes at most."""
-        return len(self.prompt) + sum(row.limit for row in self.rows)
-
-
-def bundles(rows: Sequence[Row]) -> list[Bundle]:
-    """Rows of one group share a lane, unless reading the others' slots costs more than the shared prefill saves."""
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.request.group, []).append(row)
-    made: list[Bundle] = []
-    for group in groups.values():
-        together = Bundle(group)
-        longest = max(row.length + row.limit for row in group)
-        made += [together] if together.slots <= 4 * longest else [Bundle([row]) for row in group]
-    return made
 
 
 class FastPath:
@@ -123,7 +83,7 @@ class FastPath:
         # a schedule's rows keep step with those they were prefilled with: one lane
         most = 1 if course.splits else max(1, IN_FLIGHT // widest)
         static = None if self.static is None or self.static.refuses(plan) else self.static
-        lanes = (static or self).lanes(min(len(waiting), most), max(_first_size(bundle) for bundle in waiting))
+        lanes = (static or self).lanes(min(len(waiting), most), max(bundle.first_slots for bundle in waiting))
         held: list[Bundle | None] = [None] * len(lanes.used)
         prefill = self.path(plan, "prefill")
         while True:
@@ -243,8 +203,3 @@ class FastPath:
         for step in path[behind:]:
             stream = step(stream, attending)  # type: ignore[arg-type]
         return self.lean.logits(stream)
-
-
-def _first_size(bundle: Bundle) -> int:
-    """Slots to begin with: few generations come near their limit."""
-    return min(bundle.slots, len(bundle.prompt) + 64 * len(bundle.rows))

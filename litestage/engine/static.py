@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from litestage.decoder.lean import LeanDecoder
+from litestage.engine.bundle import Bundle
 from litestage.engine.graphs import Graphs
 from litestage.engine.lanes import FREE, SHARED, Buffer, Lanes
 from litestage.engine.rows import Row, Sampler
@@ -26,7 +27,7 @@ from litestage.engine.step import Column, Ends, StaticStep
 from litestage.plan import StagePlan
 
 if TYPE_CHECKING:
-    from litestage.engine.fast import Bundle, FastPath
+    from litestage.engine.fast import FastPath
 
 POLL = 8
 """Steps between two looks of the host."""

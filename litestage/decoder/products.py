@@ -1,0 +1,106 @@
+"""What lean sub-layers are made of: norms, and products of the normalised stream with one matrix or with several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from litestage.decoder.packed import linear
+
+Map = Callable[[Tensor], Tensor]
+
+
+# --- norms ---
+
+
+def norm(module: Any, weighted: bool = True) -> Map:
+    """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
+    if module is None:
+        return lambda stream: stream
+    weight, eps = norm_weight(module), _epsilon(module)
+    width = len(weight)
+    if weight.device.type == "cuda" and weighted and weight is module.weight:  # there it is one kernel
+        return lambda stream: F.rms_norm(stream, (width,), weight, eps)
+    if weight.dtype == torch.float32:
+        # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
+        floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
+        scale = weight * math.sqrt(width)
+        if not weighted:
+            return lambda stream: stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor)
+        return lambda stream: (
+            stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor) * scale
+        )
+    scale = norm_weight(module, torch.float32)
+    return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
+
+
+def _epsilon(module: Any) -> float:
+    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+
+
+def norm_weight(module: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """What a norm multiplies by. Gemma stores it less one."""
+    weight = module.weight if dtype is None else module.weight.to(dtype)
+    return weight + 1 if type(module).__name__.startswith("Gemma") else weight
+
+
+# --- projections ---
+
+
+class Fused:
+    """One product for several maps of the normalised stream, the norm's weight multiplied into theirs.
+
+    Attributes:
+        matrix: [in, out].
+        bias: [out] or None.
+        floor: the epsilon's share of the norm; None without a norm.
+    """
+
+    def __init__(self, parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> None:
+        weight = torch.cat([part for part, _ in parts]).double()
+        width = weight.shape[1]
+        self.floor: float | None = None
+        if pre is not None:
+            weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(width))
+            self.floor = math.sqrt(width * _epsilon(pre))
+        self.matrix, self._unit = weight.float().T.contiguous(), norm(pre, weighted=False)
+        biases = [bias for _, bias in parts if bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+
+    def __call__(self, stream: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.mm(self._unit(stream), self.matrix)
+        return torch.addmm(self.bias, self._unit(stream), self.matrix)
+
+
+def joined(parts: list[Any]) -> Map:
+    """One product for several linear modules, whose own weights become views of the whole: nothing is held twice."""
+    weight = torch.cat([part.weight for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    sizes = [part.out_features for part in parts]
+    for part, piece in zip(parts, torch.split_with_sizes(weight, sizes), strict=True):
+        part.weight = torch.nn.Parameter(piece, requires_grad=False)
+    return lambda stream: F.linear(stream, weight, bias)
+
+
+def plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:
+    """An output projection's matrix [in, out], if it is all that there is to do."""
+    if post is not None or module.bias is not None or type(module) is not torch.nn.Linear:
+        return None
+    return module.weight.T.contiguous() if copied else module.weight.T
+
+
+def finish(module: Any, post: Any, matrix: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds an output projection, normalised where the family does, to the stream."""
+    if matrix is not None:
+        return lambda stream, inner: torch.addmm(stream, inner, matrix)
+    whole = linear(module)
+    if post is not None:
+        after = norm(post)
+        return lambda stream, inner: stream + after(whole(inner))
+    return lambda stream, inner: stream + whole(inner)
