@@ -1,6 +1,7 @@
 """The command line: what works says where it wrote; what is wrong is one clear sentence and exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -187,9 +188,7 @@ def test_compare_writes_results_that_hold_what_it_printed(litestage, tmp_path):
     assert yaml.safe_load((tmp_path / "here" / "config.yaml").read_text())["search"]["calibration"] == 4
     page = (tmp_path / "here" / "report.html").read_text()
     assert "litestage+exit" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    ).replace("https://matplotlib.org", "")
+    assert "://" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)  # names of XML's vocabularies, which nobody fetches
     plan = litestage("plan", "validate", "here/plan.yaml")
     assert plan[0] == 0
     assert "fits reference" in plan[1]
