@@ -71,7 +71,7 @@ def pareto_search(
         key=lambda candidate: candidate.latency_s,
     )
     passed = by_the_clock(problem, passed, full)
-    chosen = passed[0] if passed else full
+    chosen = replace(passed[0] if passed else full, verdict="chosen")
     candidates = [_judged(candidate, chosen, passed) for candidate, _ in raced.values()]
     plan = replace(
         problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
@@ -137,8 +137,9 @@ def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candida
 
 
 def _judged(candidate: Candidate, chosen: Candidate, passed: Sequence[Candidate]) -> Candidate:
-    timed = next((c for c in passed if c.plan == candidate.plan), candidate)
-    return replace(timed, verdict="chosen") if candidate.plan == chosen.plan else timed
+    if candidate.plan == chosen.plan:
+        return chosen
+    return next((c for c in passed if c.plan == candidate.plan), candidate)
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:

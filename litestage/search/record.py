@@ -15,7 +15,7 @@ FRONTIER = "frontier"
 """Folder of the frontier's plans, each named by its hash."""
 
 
-def write_search(found: SearchResult, folder: Path) -> None:
+def write_search(found: SearchResult, folder: Path, command: str | None = None) -> None:
     """Writes plan.yaml and search.json; the frontier tells the fastest plan at any accuracy one is ready to lose."""
     save_plan(found.plan, folder / "plan.yaml")
     for name, plan in found.plans.items():
@@ -24,6 +24,7 @@ def write_search(found: SearchResult, folder: Path) -> None:
         "schema": "litestage.search/1",
         "plan": found.plan.hash,
         "met": found.met,
+        **({"command": command} if command else {}),
         "full": asdict(found.full),
         "chosen": asdict(found.chosen),
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],

@@ -1,0 +1,89 @@
+"""The pareto search as a command runs it, with everything on; best budgets and variants beside it."""
+
+import json
+
+import pytest
+
+from litestage.compare import compare
+from litestage.config import load_config, variant
+from litestage.errors import LiteStageError
+from litestage.plan import load_plan
+from litestage.search.record import FRONTIER, best_within, write_search
+from litestage.workbench import Workbench
+
+SMALL = ("search.calibration=16", "search.max_budget=6", "search.max_accuracy_drop=0.3", "search.timed_questions=2")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return f"store={tmp_path_factory.mktemp('store') / 'store.sqlite'}"
+
+
+@pytest.mark.slow
+def test_it_chooses_compensation_with_the_skip_sets_and_leaves_plans_that_load(tmp_path, store):
+    options = [*SMALL, store, "search.strategy=pareto", "search.compensation=block", "search.finalists=2"]
+    bench = Workbench.open(load_config(options))
+    found = bench.search()
+    assert found.met
+    assert found.chosen.latency_s < found.full.latency_s
+    assert found.chosen.accuracy_drop <= found.chosen.accuracy_drop_upper <= 0.3
+    timed = [candidate for candidate in found.candidates if candidate.measured_s]
+    assert 1 <= len(timed) <= 2
+    assert found.chosen.plan in {candidate.plan for candidate in timed}
+    assert any(form == "block" for candidate in found.candidates for form in candidate.compensation.values())
+    write_search(found, tmp_path)
+    assert load_plan(tmp_path / "plan.yaml").hash == found.plan.hash
+    record = json.loads((tmp_path / "search.json").read_text())
+    for entry in record["frontier"]:
+        if entry["plan"] in found.plans:
+            assert load_plan(tmp_path / FRONTIER / f"{entry['plan']}.yaml").hash == entry["plan"]
+    path, entry = best_within(tmp_path, 0.3)
+    assert entry["latency_s"] <= found.chosen.latency_s
+    assert load_plan(path).hash == entry["plan"]
+
+
+@pytest.mark.slow
+def test_a_baseline_is_compared_at_its_best_budget_and_a_variant_beside_it(store):
+    options = [
+        *SMALL,
+        store,
+        "questions=6",
+        "latency_questions=0",
+        "methods=[cosine:best,shortgpt:best,paper,paper+exit]",
+        "variants.paper.strategy=greedy",
+        "variants.paper.calibration=8",
+    ]
+    found = compare(Workbench.open(load_config(options)))
+    assert list(found.plans) == ["full", "cosine", "shortgpt", "paper", "paper+exit"]
+    assert set(found.searches) == {"cosine", "shortgpt", "paper", "paper+exit"}
+    cosine = found.searches["cosine"]
+    passed = [c for c in cosine.candidates if c.verdict.startswith(("within", "chosen"))]
+    assert cosine.chosen.latency_s == min(c.latency_s for c in [*passed, cosine.full])
+    assert {len(stage.skip) % 2 for stage in found.plans["shortgpt"].stages.values()} == {0}  # whole layers only
+    assert found.searches["paper"].chosen.questions == 8
+    assert all(stage.exit for stage in found.plans["paper+exit"].stages.values())
+    notes = {method["name"]: method.get("note", "") for method in found.results["methods"]}
+    assert "sub-layers skipped" in notes["paper"] or "full depth" in notes["paper"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["variants.mine.strategi=greedy"], ["variants.mine", "strategi"]),
+        (["variants.mine.strategy=gredy"], ["variants.mine.strategy", "gredy", "greedy"]),
+        (["variants.mine.calibration=0"], ["variants.mine.calibration", "0"]),
+        (["search.compensation=linar"], ["search.compensation", "linar", "block"]),
+        (["search.finalists=-1"], ["search.finalists", "-1"]),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_told_before_anything_is_loaded(options, named):
+    with pytest.raises(LiteStageError) as error:
+        load_config(options)
+    assert all(word in str(error.value) for word in named)
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else():
+    config = load_config(["search.calibration=99", "variants.mine.strategy=pareto"])
+    assert variant(config, "mine").strategy == "pareto"
+    assert variant(config, "mine").calibration == 99
+    assert config.search.strategy == "greedy"
