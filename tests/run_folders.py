@@ -84,6 +84,7 @@ SEARCH = {
     "schema": "litestage.search/1",
     "plan": "0123456789abcdef",
     "met": True,
+    "command": "litestage search task=mine",
     "full": candidate(0, 0, 0.9),
     "chosen": candidate(4, 2, 0.89, verdict="chosen"),
     "frontier": [],

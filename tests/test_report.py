@@ -184,6 +184,7 @@ def test_markdown_takes_texts_as_they_are(tmp_path):
 def test_a_search_or_a_profile_alone_is_a_report_too(tmp_path):
     (tmp_path / "search.json").write_text(json.dumps(SEARCH))
     assert "the chosen one skips 4 in think, 2 in answer" in page(tmp_path)
+    assert "litestage search task=mine" in page(tmp_path)
     (tmp_path / "search.json").unlink()
     (tmp_path / "profile.json").write_text(json.dumps(PROFILE))
     assert "Over 8 calibration questions" in page(tmp_path)

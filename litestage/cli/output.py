@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 def print_json(content: Mapping[str, Any]) -> None:
     """One line, last."""
     print(json.dumps(content, separators=(",", ":")))
+
+
+def command_line(*words: str) -> str:
+    """The command as one would type it again, quoted where a shell would read something else."""
+    return shlex.join(["litestage", *words])
 
 
 def output_folder(config: RunConfig, command: str) -> Path:

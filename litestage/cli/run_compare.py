@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from litestage.cli.output import output_folder, print_json, print_table
+from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.conf import available, find
 from litestage.config import load_config
 from litestage.errors import LiteStageError, did_you_mean
@@ -29,8 +29,8 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: s
     bench = Workbench.open(config)
     folder = output_folder(config, command)
     found = compare(bench, journal=folder / "journal")
-    command_line = " ".join(["litestage", command, *(["--config", preset] if preset else []), *overrides])
-    results = {**found.results, "command": command_line}
+    typed = command_line(command, *(["--config", preset] if preset else []), *overrides)
+    results = {**found.results, "command": typed}
     write_results(results, folder / "results.json")
     write_samples(found.questions, found.measured, folder)
     if found.search:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litestage.cli.output import output_folder, print_json, print_table
+from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_schema
 
 
@@ -20,7 +20,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     bench = Workbench.open(config)
     folder = output_folder(config, name)
     found = experiment.run(bench, config)
-    content = write_findings(found, bench, name, " ".join(["litestage", "experiment", name, *overrides]), folder)
+    content = write_findings(found, bench, name, command_line("experiment", name, *overrides), folder)
     title = f"{content['task']}, {found.questions} questions of the {found.split} split, latency predicted"
     print_table(found.columns, found.table, title=title)
     print("\n".join(found.shows))

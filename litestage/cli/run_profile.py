@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litestage.cli.output import output_folder, print_json, print_table
+from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     content = {
         **_of(bench, importance),
         "step_costs": costs.to_dict(),
-        "command": " ".join(["litestage", "profile", *overrides]),
+        "command": command_line("profile", *overrides),
     }
     (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"Written to {folder}/: profile.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from litestage.cli.output import output_folder, print_json, print_table
+from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
 
 
@@ -20,7 +20,7 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     bench = Workbench.open(config)
     folder = output_folder(config, "search")
     found = bench.search()
-    write_search(found, folder)
+    write_search(found, folder, command_line("search", *overrides))
     stages = bench.pipeline.stage_names
     rows = [
         [

@@ -112,7 +112,7 @@ def pictures(run: Run) -> list[Picture]:
 
 
 def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -> Section:
-    results, content = run.comparison, run.comparison or run.experiment or run.profile or {}
+    results, content = run.comparison, run.comparison or run.experiment or run.search or run.profile or {}
     scatter = accuracy_against_latency(results) if results else None
     importance = run.profile.get("importance") if run.profile else None
 
