@@ -8,7 +8,7 @@ import pytest
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile import StepCosts
 from litestage.search.ladders import Estimate
-from litestage.search.pareto import pareto_search
+from litestage.search.pareto import WORTHWHILE, pareto_search
 from litestage.search.problem import Candidate, SearchProblem, frontier
 from litestage.search.race import Standing, looks
 from litestage.session import Session
@@ -76,7 +76,7 @@ def best_by_trying_all(case):
 def test_it_finds_what_trying_all_would_and_tries_few(session, bound):
     case = problem(session, bound)
     found = pareto_search(case, estimates(LOSS))  # here the estimated harm ranks the rungs rightly
-    assert found.chosen.latency_s == pytest.approx(best_by_trying_all(case).latency_s)
+    assert found.chosen.latency_s <= best_by_trying_all(case).latency_s * (1 + WORTHWHILE)
     assert len(case.raced) < 30
     assert len(case.raced) == len(set(case.raced))
 
@@ -109,9 +109,9 @@ def test_the_frontier_holds_what_nothing_beats():
     assert [(c.accuracy, c.latency_s) for c in kept] == [(0.9, 1.0), (0.95, 3.0)]
 
 
-def test_looks_double_and_end_at_all():
-    assert looks(256) == [32, 64, 128, 256]
-    assert looks(100) == [32, 64, 100]
+def test_looks_grow_and_end_at_all():
+    assert looks(256) == [48, 144, 256]
+    assert looks(100) == [48, 100]
     assert looks(8) == [8]
 
 

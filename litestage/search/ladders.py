@@ -22,9 +22,9 @@ Ladder = Sequence[StagePlan]
 Order = Sequence[SubLayerName]
 """Sub-layers, first skipped first."""
 
-RANKED_TOKENS = 1500
+RANKED_TOKENS = 1000
 """How many tokens a ranking looks at: some 80 partial passes over them for 24 sub-layers."""
-CHECKED_TOKENS = 3500
+CHECKED_TOKENS = 2500
 """How many tokens, others, a rung's harm is measured on."""
 DRAWS = 2
 """Rankings made of each stage, on different prompts: a greedy order is sensitive to them, and the better one counts."""

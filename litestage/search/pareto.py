@@ -29,7 +29,8 @@ Estimates = Mapping[str, Sequence[Estimate]]
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 WINDOWS = (3, 5, 10, 20)
 WORTHWHILE = 0.01
-"""An exit rule must be predicted to save this share of the time: it costs the confidence of every step."""
+"""A neighbour or an exit rule must be predicted to save this share of the time: step costs are not more exact, and an
+exit rule costs the confidence of every step."""
 
 
 def pareto_search(
@@ -104,7 +105,10 @@ def _path(nothing: Rungs, estimates: Estimates) -> list[dict[str, int]]:
 
 
 def _faster_neighbours(best: Rungs, estimates: Estimates) -> Iterator[dict[str, int]]:
-    """One stage up; or one stage up and another down where that saves time; the largest saving first."""
+    """One stage up; or one stage up and another down where that saves time; the largest saving first.
+
+    What saves less than step costs can tell is left out.
+    """
     moves: list[tuple[float, dict[str, int]]] = []
     for up, ladder in estimates.items():
         for step in (2, 1):
@@ -116,8 +120,9 @@ def _faster_neighbours(best: Rungs, estimates: Estimates) -> Iterator[dict[str, 
                 if down != up and best[down] > 0:
                     net = saved - (other[best[down] - 1].seconds - other[best[down]].seconds)
                     moves.append((net, {**best, up: best[up] + step, down: best[down] - 1}))
+    whole = sum(ladder[best[stage]].seconds for stage, ladder in estimates.items())
     for net, rungs in sorted(moves, key=lambda move: -move[0]):
-        if net > 0:
+        if net > WORTHWHILE * whole:
             yield rungs
 
 

@@ -57,10 +57,10 @@ class Standing:
         return (lost - won) / n - _Z * spread > bound
 
 
-def looks(questions: int, first: int = 32) -> list[int]:
-    """How many questions are tried before each look: 32, 64, 128, ... and all."""
+def looks(questions: int, first: int = 48) -> list[int]:
+    """How many questions are tried before each look: 48, 144, 432, ... and all."""
     counts = []
     while first < questions:
         counts.append(first)
-        first *= 2
+        first *= 3
     return [*counts, questions]
