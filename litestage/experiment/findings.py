@@ -28,6 +28,7 @@ class Findings:
         shows: two sentences computed from the rows.
         figure: the plot, a matplotlib Figure.
         more: other entries of results.json.
+        latency: where the table's latencies come from.
     """
 
     split: str
@@ -38,6 +39,7 @@ class Findings:
     shows: tuple[str, str]
     figure: Any
     more: Mapping[str, Any]
+    latency: str = "predicted: token counts times step costs measured on this machine"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         "shows": list(found.shows),
         "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
-        "latency": "predicted: token counts times step costs measured on this machine",
+        "latency": found.latency,
         "environment": environment(bench.session.engine),
         "memory": peak_memory(),
         "config": asdict(bench.config),

@@ -83,6 +83,7 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
         shows=(_cost(rows), _quality(rows)),
         figure=_figure(rows),
         more={"latency_questions": len(seconds["full"]), "calibration": config.search.calibration},
+        latency="by the clock, one question at a time, interleaved; what is predicted says so",
     )
 
 
