@@ -9,6 +9,8 @@ from tiny import FAMILIES, PIPELINE, Characters, random_model, random_prompts, s
 
 from litestage.config import load_config
 from litestage.engine import Engine
+from litestage.engine.cache import KVCache
+from litestage.engine.prefix import padded
 from litestage.errors import LiteStageError
 from litestage.methods import METHODS, finercut, sleb, unifiedskip, unifiedskip_port
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
@@ -218,7 +220,10 @@ def test_the_divergence_is_jensen_shannons():
 def test_every_stage_gives_as_many_sequences_from_all_over():
     stages = {"a": [([i], [1]) for i in range(100)], "b": [([i], [1] if i % 2 else []) for i in range(8)]}
     chosen = [prompt[0] for prompt, _ in pooled(stages, 5)]
-    assert chosen == [0, 20, 40, 60, 80, 1, 3, 5, 7]
+    assert chosen == [prompt[0] for prompt, _ in pooled(stages, 5)]
+    assert len(chosen[:-4]) == len(set(chosen[:-4])) == 5
+    assert max(chosen[:-4]) - min(chosen[:-4]) > 40
+    assert sorted(chosen[-4:]) == [1, 3, 5, 7]  # what has no output is left out
 
 
 # --- models whose answer is known ---
@@ -236,15 +241,18 @@ def model_with(dead=(), faint=(), layers=6):
     return model
 
 
-def forced_on(model):
-    engine = Engine(model, Characters())
+def sequences_on(model):
     prompts = random_prompts((9, 14, 11))
     with torch.inference_mode():
         outputs = [
             model.generate(torch.tensor([p]), attention_mask=torch.ones(1, len(p)), max_new_tokens=8, do_sample=False)
             for p in prompts
         ]
-        return TeacherForced(engine, [(p, o[0, len(p) :].tolist()) for p, o in zip(prompts, outputs, strict=True)])
+        return [(p, o[0, len(p) :].tolist()) for p, o in zip(prompts, outputs, strict=True)]
+
+
+def forced_on(model):
+    return TeacherForced(Engine(model, Characters()), sequences_on(model))
 
 
 def test_sleb_drops_the_dead_layer_then_the_faint_one_and_keeps_the_ends():
@@ -290,14 +298,16 @@ def test_a_map_brings_the_stream_nearer_to_full_depths(method):
     )
     plan = stage_of(f"{method}:4", 6, measurements)
     assert len(plan.skip) == 4
-    forced, decoder = forced_on(model), Engine(model, Characters()).decoder
+    forced, engine = forced_on(model), Engine(model, Characters())
+    rows = [[*prompt, *output[:-1]] for prompt, output in sequences_on(model)]
+    ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
     last = max(plan.skip.mhsa)  # the stream after the last layer left out
 
     def error(stage_plan):
-        stream = forced.streams[0]
-        path = decoder.path(stage_plan, "prefill")
+        stream, attending = engine.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
+        path = engine.decoder.path(stage_plan, "prefill")
         for step in path[: len(path) - 2 * (5 - last)]:
-            stream = step(stream, forced._attending)
+            stream = step(stream, attending)
         return float((stream - forced.streams[2 * last + 2])[forced.valid].square().mean())
 
     with torch.inference_mode():

@@ -34,6 +34,7 @@ class TeacherForced:
         streams: the residual stream before every sub-layer, and after the last, of the run that was last kept.
     """
 
+    @torch.inference_mode()
     def __init__(self, engine: Engine, sequences: Sequence[Sequenced]) -> None:
         decoder = self.decoder = engine.decoder
         rows = [[*prompt, *output[:-1]] for prompt, output in sequences]
@@ -88,6 +89,7 @@ class TeacherForced:
             > 0
         )
 
+    @torch.inference_mode()
     def after(self, skip: SkipSet, start: int = 0) -> list[Tensor]:
         """Streams from before sub-layer ``start`` (as kept) to the end, with ``skip`` left out."""
         streams = [self.streams[start]]
