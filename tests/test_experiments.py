@@ -18,6 +18,7 @@ SMALL = {
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
     "noise": ["repeats=2", "search.max_budget=2"],
+    "search-cost": ["latency_questions=2", "search.max_budget=2"],
 }
 HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
 
