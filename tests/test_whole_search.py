@@ -8,7 +8,9 @@ from litestage.compare import compare
 from litestage.config import load_config, variant
 from litestage.errors import LiteStageError
 from litestage.plan import load_plan
+from litestage.profile import StepCosts
 from litestage.search.record import FRONTIER, best_within, write_search
+from litestage.session import Session
 from litestage.workbench import Workbench
 
 SMALL = ("search.calibration=16", "search.max_budget=6", "search.max_accuracy_drop=0.3", "search.timed_questions=2")
@@ -19,8 +21,15 @@ def store(tmp_path_factory):
     return f"store={tmp_path_factory.mktemp('store') / 'store.sqlite'}"
 
 
+FREE_STAND_INS = StepCosts(
+    12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0, {"block": ((0, 0), (0, 0))}
+)
+"""Written down, so that the choice does not hang on this machine's clock."""
+
+
 @pytest.mark.slow
-def test_it_chooses_compensation_with_the_skip_sets_and_leaves_plans_that_load(tmp_path, store):
+def test_it_chooses_compensation_with_the_skip_sets_and_leaves_plans_that_load(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): FREE_STAND_INS)
     options = [*SMALL, store, "search.strategy=pareto", "search.compensation=block", "search.finalists=2"]
     bench = Workbench.open(load_config(options))
     found = bench.search()
