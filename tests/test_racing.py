@@ -87,6 +87,19 @@ def test_a_plan_that_loses_what_others_lost_is_out_after_those_questions():
     assert second.questions == session.count(6)
 
 
+def test_what_full_depth_gets_wrong_too_is_not_asked_first():
+    """A model that is often wrong: its own mistakes say nothing of a plan, and must not crowd out what plans lost."""
+    own, lost = set(range(100)), set(range(150, 160))
+    session = WrittenDown({0: own, 3: own | lost, 6: own | lost})
+    case = problem(session)
+    case.evaluate(same(0))
+    case.race(same(1))
+    assert {int(name) for name in case.lost} == lost
+    session.asked.clear()
+    case.race(same(2))
+    assert {int(name) for _, name in session.asked[:10]} == lost
+
+
 def test_losing_hard_questions_does_not_count_twice():
     """A plan that loses as much as the bound allows gets through, whatever it was asked first."""
     session = WrittenDown({3: set(range(10)), 6: {0}})

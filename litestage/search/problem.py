@@ -227,8 +227,13 @@ class SearchProblem:
         if more:
             for trace in self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]:
                 known[trace.question_id] = trace
-                self.lost[trace.question_id] += not trace.correct
+                if not trace.correct and self._full_was_right(trace.question_id):
+                    self.lost[trace.question_id] += 1
         return [known[question.id] for question in asked]
+
+    def _full_was_right(self, name: str) -> bool:
+        trace = self.traced.get(self.plan(self.nothing).hash, {}).get(name)
+        return trace is not None and bool(trace.correct)
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         by_stage: dict[str, list[float]] = {name: [] for name in self.pipeline.stage_names}
