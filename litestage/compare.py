@@ -58,6 +58,7 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
     specs = ["full", *[name for name in config.methods if name != "full"]]
+    _check_rows(specs)
     found = bench.search() if any(_searched(spec) == "litestage" for spec in specs) else None
     entrants: dict[str, Entrant] = {}
     for spec in specs:
@@ -112,6 +113,18 @@ def _row_name(spec: str) -> str:
     return (
         body.split(":")[0] + plus + suffix if not body.endswith((".yaml", ".yml")) else Path(body).stem + plus + suffix
     )
+
+
+def _check_rows(specs: Sequence[str]) -> None:
+    """Raises LiteStageError when two methods would stand in the same row."""
+    rows: dict[str, str] = {}
+    for spec in specs:
+        other = rows.setdefault(_row_name(spec), spec)
+        if other != spec:
+            raise LiteStageError(
+                f"The methods {other!r} and {spec!r} would both be reported as {_row_name(spec)!r}; "
+                "compare one budget of a method at a time, or save the other's plan and give its file."
+            )
 
 
 def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:

@@ -75,6 +75,12 @@ def test_a_baseline_is_compared_at_its_best_budget_and_a_variant_beside_it(store
     assert "sub-layers skipped" in notes["paper"] or "full depth" in notes["paper"]
 
 
+def test_two_budgets_of_one_method_are_not_silently_made_one(store):
+    bench = Workbench.open(load_config([store, "methods=[cosine:2,cosine:4]"]))
+    with pytest.raises(LiteStageError, match=r"'cosine:2' and 'cosine:4'.*'cosine'"):
+        compare(bench)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
