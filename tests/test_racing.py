@@ -87,6 +87,17 @@ def test_a_plan_that_loses_what_others_lost_is_out_after_those_questions():
     assert second.questions == session.count(6)
 
 
+@pytest.mark.parametrize(("bound", "advice"), [(0.02, "search.calibration to 65 or more, or "), (0.0, "")])
+def test_too_few_questions_for_the_bound_end_with_full_depth_and_are_said_to_be_too_few(caplog, bound, advice):
+    case = problem(WrittenDown({}), questions=8, bound=bound)
+    found = one_budget_search(case)
+    assert not found.met
+    assert found.plan.hash == case.plan(case.nothing).hash
+    assert {candidate.questions for candidate in found.candidates} == {8}  # each was asked something
+    assert "8 calibration questions cannot show" in caplog.text
+    assert f"Raise {advice}search.max_accuracy_drop." in caplog.text
+
+
 def test_what_full_depth_gets_wrong_too_is_not_asked_first():
     """A model that is often wrong: its own mistakes say nothing of a plan, and must not crowd out what plans lost."""
     own, lost = set(range(100)), set(range(150, 160))

@@ -14,6 +14,7 @@ from litestage.search.problem import SearchProblem, SearchResult
 
 def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Races the same rung of every stage's ladder, for all rungs; ``advance`` is told of each."""
+    problem.warn_if_too_few()
     full = problem.evaluate(problem.nothing)
     candidates, passed = [], []
     for rung in range(1, min(map(len, problem.ladders.values()))):

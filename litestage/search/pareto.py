@@ -38,6 +38,7 @@ def pareto_search(
 ) -> SearchResult:
     """Runs the search. ``advance`` is told of every plan raced, with a line that says what became of it."""
     raced: dict[tuple[object, ...], tuple[Candidate, bool]] = {}
+    problem.warn_if_too_few()
     full = problem.evaluate(problem.nothing)
 
     def within(rungs: Rungs, rule: ExitRule | None = problem.exit) -> bool:

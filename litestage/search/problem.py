@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from logging import getLogger
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +14,7 @@ from litestage.engine.exit import exit_step
 from litestage.plan import ExitRule, Plan
 from litestage.profile import StepCosts
 from litestage.search.ladders import Ladder
-from litestage.search.race import Standing, looks
+from litestage.search.race import Standing, fewest, looks
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.trace import Trace
@@ -126,6 +127,17 @@ class SearchProblem:
     traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
 
+    def warn_if_too_few(self) -> None:
+        """Says so where no plan can pass a race, however well it does: there are too few questions for the bound."""
+        bound, needed = self.max_accuracy_drop, fewest(self.max_accuracy_drop)
+        if len(self.questions) < needed:
+            more = f"search.calibration to {needed} or more, or " if bound > 0 else ""
+            getLogger(__name__).warning(
+                "%d calibration questions cannot show that a plan loses at most %g points, not even one that loses "
+                "none: full depth will be chosen. Raise %ssearch.max_accuracy_drop.",
+                *(len(self.questions), bound * 100, more),
+            )
+
     @property
     def nothing(self) -> dict[str, int]:
         """The rungs of full depth."""
@@ -150,7 +162,7 @@ class SearchProblem:
         """
         hardest = {name for name, _ in self.lost.most_common(HARDEST)}
         hard = [question for question in self.questions if question.id in hardest]
-        for count in (0, *looks(len(self.questions))):
+        for count in (*([0] if hard else []), *looks(len(self.questions))):
             asked = self.questions[:count] if count else hard
             standing = self._standing(rungs, rule, asked)
             best = self._best_case(rungs, rule)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 ERROR_LEVEL = 0.05
 _Z = 1.6449  # one-sided 5 %
@@ -64,3 +64,8 @@ def looks(questions: int, first: int = 48) -> list[int]:
         counts.append(first)
         first *= 3
     return [*counts, questions]
+
+
+def fewest(bound: float) -> float:
+    """How many questions it takes until a plan that loses none is within ``bound``; infinite for a bound of 0."""
+    return ceil(_Z_WITHIN / bound) if bound > 0 else float("inf")
