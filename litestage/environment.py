@@ -29,9 +29,18 @@ def environment(engine: Any) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    """The processor's name with its family and model, since a virtual machine's name alone covers several, and the
+    instructions that PyTorch uses on it: both decide the last digit of a sum."""
+    import torch
+
+    about = _first_processor(Path("/proc/cpuinfo"))
+    name = about.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {about[key]}" for key in ("cpu family", "model") if key in about]
+    return ", ".join([name, *numbers, torch.backends.cpu.get_cpu_capability()])
+
+
+def _first_processor(cpuinfo: Path) -> dict[str, str]:
+    if not cpuinfo.is_file():
+        return {}
+    lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
