@@ -7,6 +7,7 @@ import yaml
 
 from litestage.config import load_config
 from litestage.data import load_task
+from litestage.profile import StepCosts
 from litestage.session import Session
 from litestage.stages import Question
 from litestage.workbench import Workbench
@@ -54,21 +55,20 @@ def task(folder, calibration, test):
     return folder / "task.yaml"
 
 
-@pytest.fixture(scope="module")
-def costs():
-    return Session.open("reference").step_costs()
+COSTS = StepCosts(12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0)
+"""Written down, so that the choice does not hang on this machine's clock."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_plan_does_not_depend_on_the_test_rows(tmp_path, monkeypatch, costs, strategy):
-    monkeypatch.setattr(Session, "step_costs", lambda self, *forms: costs)
+def test_the_plan_does_not_depend_on_the_test_rows(tmp_path, monkeypatch, strategy):
+    monkeypatch.setattr(Session, "step_costs", lambda self, *forms: COSTS)
 
     def plan_of(name, calibration, test):
         path = task(tmp_path / name, calibration, test)
-        options = ["search.calibration=16", "search.max_accuracy_drop=0.1", f"store={tmp_path / name}.sqlite"]
+        options = ["search.calibration=16", "search.max_accuracy_drop=0.1", f"store={tmp_path}/store.sqlite"]
         return Workbench.open(load_config([f"task={path}", *STRATEGIES[strategy], *options])).search().plan
 
-    plan = plan_of("honest", honest, honest)
+    plan = plan_of("honest", honest, honest)  # its texts serve the others, where they ask the same
     assert plan_of("poisoned", honest, poisoned).hash == plan.hash
     assert plan_of("control", wrong, honest).hash != plan.hash  # answers that are looked at do matter
