@@ -47,7 +47,7 @@ def as_markdown(content: Mapping[str, Any]) -> str:
 
 def as_svg(content: Mapping[str, Any]) -> str:
     """Every measured ratio with its interval, and the bar where there is one."""
-    from litestage.report.drawing import Picture, panel
+    from litestage.report.drawing import panel, svg_file
 
     rows = [row for row in content["rows"] if row["ratio"] is not None]
     figure, (axes,) = panel(0.6 + 0.42 * len(rows), width=7.2)
@@ -60,4 +60,4 @@ def as_svg(content: Mapping[str, Any]) -> str:
     axes.set_yticks(range(len(rows)), [f"{row['model'].split(',')[0]}: {row['what']}" for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times as fast (or share); a stroke marks the bar")
-    return Picture("bench", "", "", "", figure).on_white
+    return svg_file(figure, "bench")

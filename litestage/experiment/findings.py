@@ -11,6 +11,7 @@ from typing import Any, Generic
 from litestage.config import Config
 from litestage.environment import environment
 from litestage.memory import peak_memory
+from litestage.report.drawing import svg_file
 from litestage.workbench import Workbench
 
 SCHEMA = "litestage.experiment/1"
@@ -70,5 +71,5 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         "rows": list(found.rows),
     }
     (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    found.figure.savefig(folder / "plot.svg", bbox_inches="tight", metadata={"Date": None})
+    (folder / "plot.svg").write_text(svg_file(found.figure, name), encoding="utf-8")
     return content

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litestage.report.palette import following_the_page
+from litestage.report.palette import following_the_page, following_the_reader
 
 WIDTH = 4.6
 """Inches; at 72 points each, about the 328 pixels that a phone of 360 leaves."""
@@ -54,37 +54,43 @@ class Picture:
     @property
     def svg(self) -> str:
         """An SVG element for an HTML page: its width is the page's, its colours follow the page's."""
-        svg = self._drawn("svg", transparent=True).decode()
+        svg = _svg(self.figure, self.name)
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
         svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
         svg = re.sub(r'<svg ([^>]*?)height="[\d.]+pt" ', r'<svg \1 aria-hidden="true" ', svg, count=1)
-        svg = re.sub(r'width="[\d.]+pt"', 'width="100%"', svg, count=1)
-        return following_the_page(re.sub(r"<text ", '<text fill="currentColor" ', svg))
-
-    @property
-    def on_white(self) -> str:
-        """An SVG file's text: on white, since in a file of its own nothing follows the reader's colours."""
-        return self._drawn("svg", facecolor="white").decode()
+        return following_the_page(re.sub(r'width="[\d.]+pt"', 'width="100%"', svg, count=1))
 
     def write_svg(self, folder: Path) -> Path:
         path = folder / f"{self.name}.svg"
-        path.write_text(self.on_white, encoding="utf-8")
+        path.write_text(svg_file(self.figure, self.name), encoding="utf-8")
         return path
 
     def write_png(self, folder: Path) -> Path:
         path = folder / f"{self.name}.png"
-        path.write_bytes(self._drawn("png", facecolor="white", dpi=160))
+        path.write_bytes(_drawn(self.figure, "png", facecolor="white", dpi=160))
         return path
 
-    def _drawn(self, form: str, **options: Any) -> bytes:
-        import matplotlib
 
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if form == "svg" else {}
-        with plain_text(), matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(buffer, format=form, bbox_inches="tight", metadata=metadata, **options)
-        return buffer.getvalue()
+def svg_file(figure: Any, name: str) -> str:
+    """A matplotlib figure as the text of an SVG file that is light or dark as its reader likes pages."""
+    return following_the_reader(_svg(figure, name))
+
+
+def _svg(figure: Any, name: str) -> str:
+    """The same figure and name give the same text. Letters have no colour of their own but the surroundings'."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        svg = _drawn(figure, "svg", transparent=True, metadata={"Date": None}).decode()
+    return re.sub(r"<text ", '<text fill="currentColor" ', svg)
+
+
+def _drawn(figure: Any, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with plain_text():
+        figure.savefig(buffer, format=form, bbox_inches="tight", **options)
+    return buffer.getvalue()
 
 
 def short(name: str) -> str:
