@@ -34,6 +34,7 @@ class Measured:
     """A method's plan with its traces: all questions for accuracy, some of them one at a time for latency.
 
     ``peak_cuda_mb`` is what torch had allocated at most while a question was answered alone; None without CUDA.
+    ``model`` is the model's name where it is another than the comparison's.
     """
 
     plan: Plan
@@ -41,6 +42,7 @@ class Measured:
     latency: Sequence[Trace]
     note: str = ""
     peak_cuda_mb: float | None = None
+    model: str | None = None
 
     @property
     def correct(self) -> list[bool]:
@@ -108,6 +110,8 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
     entry["stages"] = {
         name: _stage(measured, index) for index, name in enumerate(stage.name for stage in measured.accuracy[0].stages)
     }
+    if measured.model:
+        entry["model"] = measured.model
     if measured.note:
         entry["note"] = measured.note
     return entry
