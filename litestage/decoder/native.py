@@ -48,27 +48,34 @@ class _Heads(ctypes.Structure):
     ]
 
 
-@cache
-def library() -> Any | None:
-    """The compiled functions, or None where they cannot be had."""
+def compiled(source: Path, *flags: str) -> Any | None:
+    """A C file's functions, compiled for this processor, or None where they cannot be had."""
     compiler = shlex.split(os.environ.get("CC", "")) or list(filter(which, COMPILERS))[:1]
     if not compiler:
         return None
     with TemporaryDirectory() as folder:
-        source, made, loaded = str(Path(__file__).with_suffix(".c")), f"{folder}/native.o", f"{folder}/native.so"
+        made, loaded = f"{folder}/{source.stem}.o", f"{folder}/{source.stem}.so"
         # linked by itself: with -ffast-math there, loading it would set the whole process's rounding of tiny numbers
         steps = (
-            [*compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", "-c", source, "-o", made],
-            [*compiler, "-shared", made, "-o", loaded, "-lm"],
+            [*compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", *flags, "-c", str(source), "-o", made],
+            [*compiler, "-shared", *flags, made, "-o", loaded, "-lm"],
         )
         try:
             for step in steps:
                 subprocess.run(step, check=True, capture_output=True, text=True, timeout=60)
-            functions = ctypes.CDLL(loaded)
+            return ctypes.CDLL(loaded)
         except (OSError, subprocess.SubprocessError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip()
             getLogger(__name__).info("sub-layers stay in PyTorch: %s", said)
             return None
+
+
+@cache
+def library() -> Any | None:
+    """The functions of native.c, or None where they cannot be had."""
+    functions = compiled(Path(__file__).with_suffix(".c"))
+    if functions is None:
+        return None
     functions.project.argtypes = [LONG, LONG, LONG, FLOAT, *[PLACE] * 5]
     functions.feed_forward.argtypes = [LONG, LONG, LONG, FLOAT, *[PLACE] * 6]
     functions.attend.argtypes = [PLACE, PLACE, LONG, *[PLACE] * 8]
