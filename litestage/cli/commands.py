@@ -19,6 +19,8 @@ plan_app = typer.Typer(no_args_is_help=True, help="Look at a plan, or check one 
 app.add_typer(plan_app, name="plan")
 store_app = typer.Typer(no_args_is_help=True, help="Look at the store of generations, or make it smaller.")
 app.add_typer(store_app, name="store")
+data_app = typer.Typer(no_args_is_help=True, help="Make training data for a model of your own.")
+app.add_typer(data_app, name="data")
 
 Overrides = Annotated[
     list[str] | None,
@@ -84,7 +86,7 @@ def search(overrides: Overrides = None, json: Json = False) -> None:
 
 @app.command()
 def experiment(
-    name: Annotated[str, typer.Argument(help="sensitivity, threshold, heuristics or noise.")],
+    name: Annotated[str, typer.Argument(help="sensitivity, threshold, heuristics, noise, search-cost or paper.")],
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -186,3 +188,11 @@ def store_prune(overrides: Overrides = None, json: Json = False) -> None:
     from litestage.cli.run_store import prune
 
     prune(overrides or [], json)
+
+
+@data_app.command("build")
+def data_build(overrides: Overrides = None, json: Json = False) -> None:
+    """Write staged training rows (recall, analyze, summarize) of task=obqa, csqa or strategyqa as JSONL."""
+    from litestage.cli.run_data import build
+
+    build(overrides or [], json)

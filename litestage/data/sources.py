@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from litestage.data.rows import FORMATS, read_jsonl, to_questions
+from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.menagerie import VARIANTS, load_split
 from litestage.stages import Question
@@ -55,18 +55,25 @@ class Hub:
         return ("train", "validation", "test")
 
     def questions(self, name: str) -> list[Question]:
-        root = os.environ.get(DATA)
-        if not root:
-            return to_questions(self._from_hub(name), self.format, f"{self.path} ({name})", prefix=name)
-        path = Path(root).expanduser() / self.folder / f"{name}.jsonl"
-        if not path.is_file():
-            raise LiteStageError(
-                f"{DATA} is {root!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or unset it "
-                "to use the hub."
-            )
-        return to_questions(read_jsonl(path), self.format, str(path), prefix=name)
+        where = str(self.file(name)) if os.environ.get(DATA) else f"{self.path} ({name})"
+        return to_questions(self.rows(name), self.format, where, prefix=name)
 
-    def _from_hub(self, split: str) -> list[tuple[int, dict[str, Any]]]:
+    def rows(self, name: str) -> list[tuple[int, Row]]:
+        """A split's rows as they are published, numbered from 1. Raises LiteStageError when they cannot be reached."""
+        if not os.environ.get(DATA):
+            return self._from_hub(name)
+        if not (path := self.file(name)).is_file():
+            raise LiteStageError(
+                f"{DATA} is {os.environ[DATA]!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or "
+                "unset it to use the hub."
+            )
+        return read_jsonl(path)
+
+    def file(self, name: str) -> Path:
+        """Where a split's rows are in the folder that `DATA` names."""
+        return Path(os.environ[DATA]).expanduser() / self.folder / f"{name}.jsonl"
+
+    def _from_hub(self, split: str) -> list[tuple[int, Row]]:
         import datasets
 
         try:

@@ -43,14 +43,17 @@ class TrainingConfig:
     Attributes:
         output: folder that receives the model, the tokenizer and this configuration.
         pipeline: the stages whose prompts and completions are trained.
-        rows: per stage, how many prompts each optimiser step trains on.
+        rows: per stage, how many prompts go through the model at once.
+        accumulate: how many times that many make one optimiser step.
         token_weights: loss weights of some completion tokens; all others count once.
         earlier_weight: what the texts of earlier stages count where a later prompt repeats them; 0 trains on
             completions only.
-        learning_rate: the highest; it rises over ``warmup_steps``, holds, and falls to 0 over the last ``decay`` (a
-            fraction) of the steps, linearly both times.
+        learning_rate: the highest; it rises linearly over ``warmup_steps``, then follows ``schedule``.
+        schedule: ``linear`` holds it, and lets it fall to 0 over the last ``decay`` (a fraction) of the steps;
+            ``cosine`` lets it fall to 0 along half a cosine (TinyThinker's); ``constant`` holds it.
+        precision: Lightning's: ``32-true``, or ``bf16-mixed`` (weights and optimiser in 32 bits) on a GPU that has it.
         save_dtype: what the weights are rounded to when saved.
-        save_every: optimiser steps between saves on the way (0: only at the end).
+        save_every: optimiser steps between checkpoints; the same command goes on from the last (0: there are none).
         threads: CPU threads (0: torch's choice).
     """
 
@@ -60,10 +63,12 @@ class TrainingConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     rows: dict[str, int] = field(default_factory=lambda: {"recall": 64, "analyze": 32, "summarize": 16})
     token_weights: list[TokenWeight] = field(default_factory=list)
+    accumulate: int = 1
     earlier_weight: float = 0.0
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    schedule: str = "linear"
     decay: float = 0.4
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
@@ -73,6 +78,13 @@ class TrainingConfig:
     save_every: int = 0
     accelerator: str = "auto"
     threads: int = 0
+
+
+_KNOWN = {
+    "schedule": ("linear", "cosine", "constant"),
+    "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
+    "save_dtype": ("float32", "bfloat16", "float16"),
+}
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -94,8 +106,10 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
         raise LiteStageError("The training data is empty; set data.menagerie=[menagerie] or data.files=[rows.jsonl].")
     if bool(config.model.pretrained) == bool(config.model.architecture):
         raise LiteStageError("Give one of model.pretrained (to fine-tune) and model.architecture (from scratch).")
-    if config.steps < 1:
-        raise LiteStageError(f"steps={config.steps} trains nothing; give at least 1.")
-    if config.save_dtype not in ("float32", "bfloat16", "float16"):
-        raise LiteStageError(f"save_dtype={config.save_dtype!r} is unknown; choose float32, bfloat16 or float16.")
+    for name, number in (("steps", config.steps), ("accumulate", config.accumulate)):
+        if number < 1:
+            raise LiteStageError(f"{name}={number} trains nothing; give at least 1.")
+    for name, known in _KNOWN.items():
+        if getattr(config, name) not in known:
+            raise LiteStageError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(known)}.")
     return config

@@ -13,6 +13,8 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -86,6 +88,12 @@ class StagedBatches(IterableDataset[list[Batch]]):
         rows: by stage, how many examples a step takes. Every example is used once before any is used again.
         token_weights: see `litestage.training.config.TokenWeight`.
         earlier_weight: what the texts of earlier stages in a prompt count in the loss.
+
+    Attributes:
+        start: how many lists to pass over, for a run that goes on.
+
+    Raises:
+        LiteStageError: rows for a stage that is not there, or a tokenizer without an end of text.
     """
 
     def __init__(
@@ -100,15 +108,20 @@ class StagedBatches(IterableDataset[list[Batch]]):
         for stage in rows:
             if stage not in examples:
                 raise LiteStageError(f"rows names the stage {stage!r}; {did_you_mean(stage, examples)}")
+        if tokenizer.eos_token_id is None:
+            raise LiteStageError("The tokenizer has no end-of-text token; set eos_token in its tokenizer_config.json.")
         self.examples, self.tokenizer, self.rows, self.seed = examples, tokenizer, rows, seed
+        self.start = 0
         self.earlier_weight = earlier_weight
         self.token_weights = [(re.compile(each.pattern), each.weight) for each in token_weights]
 
     def __iter__(self) -> Iterator[list[Batch]]:
         draw = random.Random(self.seed)
-        streams = {stage: _shuffled_forever(self.examples[stage], draw) for stage, count in self.rows.items() if count}
-        while True:
-            yield [self._batch([next(stream) for _ in range(self.rows[stage])]) for stage, stream in streams.items()]
+        streams = {stage: _shuffled_forever(self.examples[stage], draw) for stage, each in self.rows.items() if each}
+        for number in count():
+            drawn = [[next(stream) for _ in range(self.rows[stage])] for stage, stream in streams.items()]
+            if number >= self.start:
+                yield [self._batch(each) for each in drawn]
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         rows = [self._tokens(example) for example in examples]
@@ -126,15 +139,22 @@ class StagedBatches(IterableDataset[list[Batch]]):
             self.earlier_weight if any(first <= start < end <= last for first, last in example.earlier) else 0.0
             for start, end in prompt["offset_mapping"]
         ]
-        completion = self.tokenizer(example.completion, add_special_tokens=False, return_offsets_mapping=True)
+        text = example.completion.lstrip() if self._adds_space else example.completion
+        completion = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         weights = [1.0] * len(completion["input_ids"])
         for pattern, weight in self.token_weights:
-            for match in pattern.finditer(example.completion):
+            for match in pattern.finditer(text):
                 for index, (start, end) in enumerate(completion["offset_mapping"]):
                     if start < match.end() and end > match.start():
                         weights[index] = weight
         ids = [*prompt["input_ids"], *completion["input_ids"], self.tokenizer.eos_token_id]
         return ids, [*context, *weights, 1.0]
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before any text by itself, as SentencePiece's do."""
+        spaced, bare = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" a", "a"))
+        return len(spaced) > len(bare)
 
 
 def _shuffled_forever(examples: Sequence[Example], draw: random.Random) -> Iterator[Example]:

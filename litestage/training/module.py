@@ -1,7 +1,8 @@
-"""The Lightning module: next-token loss on what stages write, AdamW, a rate that warms up, holds and decays."""
+"""The Lightning module: next-token loss on what stages write, AdamW, a rate that warms up and falls."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -48,10 +49,16 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
             betas=(0.9, 0.95),
         )
 
-        def rate(step: int) -> float:
-            warm_up = (step + 1) / max(1, config.warmup_steps)
-            decay = (config.steps - step) / max(1.0, config.decay * config.steps)
-            return min(1.0, warm_up, decay)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(config: TrainingConfig, step: int) -> float:
+    """The learning rate at a step, from 0, as a share of the highest."""
+    warm_up = (step + 1) / max(1, config.warmup_steps)
+    if config.schedule == "constant":
+        return min(1.0, warm_up)
+    if config.schedule == "cosine":
+        done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return min(warm_up, (1 + math.cos(math.pi * min(1.0, max(0.0, done)))) / 2)
+    return min(1.0, warm_up, (config.steps - step) / max(1.0, config.decay * config.steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning
 import torch
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from litestage.errors import LiteStageError
 from litestage.menagerie import StagedRow, load_split, read_staged
 from litestage.stages import load_pipeline
+from litestage.training.checkpoint import Checkpoints
 from litestage.training.examples import Example, StagedBatches, stage_examples
 from litestage.training.module import StagedTraining
 from litestage.training.tokenizer import train_tokenizer
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 def train(config: TrainingConfig) -> Path:
     """Trains, saves model, tokenizer and configuration in ``config.output``, and returns that folder.
 
+    A run that was killed goes on from its last checkpoint, and ends with the weights it would have had.
+
     Raises:
-        LiteStageError: data, model or pipeline that cannot be used.
+        LiteStageError: data, model or pipeline that cannot be used, or a checkpoint of a run with other options.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -36,22 +39,25 @@ def train(config: TrainingConfig) -> Path:
     examples = stage_examples(_rows(config), load_pipeline(config.pipeline))
     model, tokenizer = _model_and_tokenizer(config.model, examples)
     batches = StagedBatches(examples, tokenizer, config.rows, config.token_weights, config.earlier_weight, config.seed)
-    output = Path(config.output)
+    checkpoints = Checkpoints(config, batches)
     trainer = lightning.Trainer(
         max_steps=config.steps,
         accelerator=config.accelerator,
         devices=1,
         precision=config.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.gradient_clip,
-        callbacks=[TQDMProgressBar(refresh_rate=10), _Saves(output, config, tokenizer)],
+        accumulate_grad_batches=config.accumulate,
+        callbacks=[TQDMProgressBar(refresh_rate=10), checkpoints],
         logger=False,
-        enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=10,
     )
     loader = torch.utils.data.DataLoader(batches, batch_size=None)
-    trainer.fit(StagedTraining(model, config), loader)
+    last = checkpoints.file if checkpoints.file.is_file() else None
+    trainer.fit(StagedTraining(model, config), loader, ckpt_path=last, weights_only=True)
+    output = Path(config.output)
     save(model, tokenizer, config, output)
+    checkpoints.file.unlink(missing_ok=True)
     return output
 
 
@@ -61,17 +67,6 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: Tra
     rounded.save_pretrained(output)
     tokenizer.save_pretrained(output)
     OmegaConf.save(OmegaConf.structured(config), output / "training.yaml")
-
-
-class _Saves(lightning.Callback):  # type: ignore[misc]
-    """Saves on the way, so that a stopped run leaves a model that can be tried."""
-
-    def __init__(self, output: Path, config: TrainingConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.output, self.config, self.tokenizer = output, config, tokenizer
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.config.save_every and (batch_idx + 1) % self.config.save_every == 0:
-            save(module.model, self.tokenizer, self.config, self.output)
 
 
 def _rows(config: TrainingConfig) -> list[StagedRow]:

@@ -1,0 +1,62 @@
+"""``litestage data build``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from litestage.cli.output import print_json, print_table
+from litestage.errors import LiteStageError
+from litestage.overrides import configure
+
+
+@dataclass
+class DataConfig:
+    """Options of ``litestage data build``.
+
+    Attributes:
+        task: obqa, csqa or strategyqa, or one's own task over the same data sets.
+        output: the JSONL file; ``runs/data/<task>.jsonl`` unless given.
+        questions: at most so many.
+    """
+
+    task: str = "obqa"
+    output: str | None = None
+    questions: int | None = None
+
+
+def build(overrides: Sequence[str], as_json: bool) -> None:
+    """Writes staged training rows and says how many, and what was left out and why."""
+    config = configure(DataConfig, [], overrides)
+    if config.questions is not None and config.questions < 1:
+        raise LiteStageError(f"questions is {config.questions}; give at least 1.")
+    from litestage.data import load_task
+    from litestage.data.build import build
+    from litestage.menagerie import write_staged
+
+    task = load_task(config.task)
+    output = Path(config.output or f"runs/data/{task.name}.jsonl")
+    if output.suffix != ".jsonl":
+        raise LiteStageError(f"output is {config.output!r}; give a file that ends in .jsonl.")
+    built = build(task, config.questions)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_staged(built.rows, output)
+    rows = {
+        stage: sum(len(row.gold[stage]) if isinstance(row.gold[stage], list) else 1 for row in built.rows)
+        for stage in built.rows[0].gold
+    }
+    print_table(["stage", "rows"], [[stage, str(count)] for stage, count in rows.items()])
+    for reason, count in built.left_out.items():
+        print(f"Left out: {count} ({reason}).")
+    print(f"{task.name}: {len(built.rows)} questions of the training split, written to {output}")
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "questions": len(built.rows),
+                "rows": rows,
+                "left_out": dict(built.left_out),
+                "alike": built.alike,
+            }
+        )

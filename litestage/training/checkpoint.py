@@ -1,0 +1,50 @@
+"""A killed run goes on from its last checkpoint, with the rows that were to come, in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Checkpoint
+
+from litestage.errors import LiteStageError
+
+if TYPE_CHECKING:
+    from litestage.training.config import TrainingConfig
+    from litestage.training.examples import StagedBatches
+
+_OPTIONS = "litestage_training"
+
+
+class Checkpoints(Checkpoint):  # type: ignore[misc]
+    """Has Lightning save everything (weights, optimiser, schedule, step) every ``save_every`` steps, in one file.
+
+    The file is replaced in one move, so that a kill at any moment leaves a whole one.
+    """
+
+    def __init__(self, config: TrainingConfig, batches: StagedBatches) -> None:
+        self.config, self.batches = config, batches
+        self.file = Path(config.output) / "checkpoint.ckpt"
+        self._saved = 0
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step  # with ``accumulate``, several batches are one step
+        if self.config.save_every and step % self.config.save_every == 0 and step not in (0, self._saved):
+            self._saved = step
+            trainer.save_checkpoint(self.file)
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_OPTIONS] = asdict(self.config)
+
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Passes over the rows that were trained on. Raises LiteStageError when the options were other ones."""
+        options = asdict(self.config)
+        other = [name for name, value in checkpoint[_OPTIONS].items() if options.get(name) != value]
+        if other:
+            was = ", ".join(f"{name}={checkpoint[_OPTIONS][name]}" for name in other)
+            raise LiteStageError(
+                f"{self.file} is from a run with other options ({was}); give those again, or remove the file."
+            )
+        self._saved = checkpoint["global_step"]
+        self.batches.start = self._saved * self.config.accumulate
