@@ -99,6 +99,26 @@ def test_the_front_holds_what_nothing_beats():
     assert [m["name"] for m in pareto_front([FULL, SLOW, OURS, equal])] == ["litestage", "full"]
 
 
+def test_a_retrained_model_is_no_part_of_the_front():
+    half = method("full-half", 0.9, 2.0, [1.9, 2.1], model="reference-half")
+    assert [m["name"] for m in pareto_front([FULL, SLOW, OURS, half])] == ["litestage", "full"]
+
+
+def test_among_many_methods_only_the_front_is_named_at_its_point(tmp_path):
+    others = [method(f"other{at}", 0.5, 0.9 + at / 100, [0.8, 1.1]) for at in range(9)]
+    write_report([read_run(compared(tmp_path, FULL, OURS, *others))], tmp_path)
+    drawn = (tmp_path / "figures" / "accuracy.svg").read_text(encoding="utf-8")
+    words = re.findall(r"<text [^>]*>([^<]*)</text>", drawn)
+    assert {"full", "litestage", "1", "9", "1 other0", "9 other8"} <= {" ".join(word.split()) for word in words}
+
+
+def test_pictures_in_files_are_dark_where_the_reader_likes_dark_pages(tmp_path):
+    page(compared(tmp_path))
+    drawn = (tmp_path / "figures" / "tokens.svg").read_text(encoding="utf-8")
+    assert "@media (prefers-color-scheme: dark)" in drawn
+    assert not re.search(r"(?:fill|stroke): #(?!b0b0b0)", drawn)  # but the grid's grey, which is seen on both
+
+
 def test_confidence_is_the_mean_of_the_rows_still_running():
     assert mean_by_step([[1.0, 0.5, 0.2], [0.8, 0.1], [0.6, 0.9], [0.4, 0.5, 0.6]]) == pytest.approx([0.7, 0.5])
 

@@ -1,6 +1,6 @@
 """Two failures that a mean can hide, looked for by name.
 
-*Latency inversion*: a plan that skips sub-layers and yet is slower, because the text it leads to is longer.
+*Latency inversion*: a plan that skips sub-layers and yet is slower, mostly because the text it leads to is longer.
 *Summary collapse*: the last stage no longer ends in an answer that can be read.
 """
 
@@ -11,6 +11,8 @@ from typing import Any
 
 from litestage.report.runs import Run
 
+LONGER = 1.02
+"""How many times full depth's tokens count as a longer text."""
 SURE = 0.01
 """At which p the last stage's parse failures count as more than full depth's (Fisher's exact test)."""
 
@@ -36,8 +38,8 @@ def _inverted(full: Mapping[str, Any], method: Mapping[str, Any]) -> Iterator[st
     named, sure = ("Latency inversion", "is slower") if high < 1 else ("Perhaps a latency inversion", "is no faster")
     yield (
         f"{named}: {method['name']} skips {skipped:g} sub-layers over the stages and yet {sure} than "
-        f"full depth ({method['speedup']:.2f} times as fast, 95 % interval {low:.2f} to {high:.2f}); it writes "
-        f"{_tokens(method):.0f} tokens a question instead of {_tokens(full):.0f}."
+        f"full depth ({method['speedup']:.2f} times as fast, 95 % interval {low:.2f} to {high:.2f}); "
+        f"{_written(full, method)}"
     )
 
 
@@ -63,6 +65,14 @@ def _predicted_slower(experiment: Mapping[str, Any]) -> Iterator[str]:
             f"Latency inversion: {len(slower)} of {len(rows)} plans of {experiment['experiment']} are predicted slower "
             f"than full depth."
         )
+
+
+def _written(full: Mapping[str, Any], method: Mapping[str, Any]) -> str:
+    """Whether longer texts can be the reason."""
+    ours, theirs = _tokens(method), _tokens(full)
+    if ours > LONGER * theirs:
+        return f"it writes {ours:.0f} tokens a question instead of {theirs:.0f}."
+    return f"its texts are not longer ({ours:.0f} tokens a question, full depth {theirs:.0f})."
 
 
 def _tokens(method: Mapping[str, Any]) -> float:

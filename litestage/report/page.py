@@ -62,6 +62,20 @@ class Section:
         return [*self.results, *self.search, *self.importance, *self.confidence]
 
     @property
+    def parts(self) -> list[tuple[str, str]]:
+        """What there is to jump to: the end of its id, and its name."""
+        there = {
+            ("methods", "methods"): self.methods,
+            ("results", "accuracy, tokens, time"): self.results,
+            ("search", "search"): self.search,
+            ("importance", "sub-layers"): self.importance,
+            ("confidence", "confidence"): self.confidence or self.entropy,
+            ("asked", "what was written"): self.asked,
+            ("again", "run it again"): self.commands,
+        }
+        return [part for part, content in there.items() if content]
+
+    @property
     def compared(self) -> list[str]:
         """The methods beside full depth of which there are traces."""
         return [answered.method for answered in self.asked[0].others] if self.asked else []
@@ -140,11 +154,11 @@ def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -
 
 def _html(title: str, sections: Sequence[Section]) -> str:
     light, dark = css_variables()
-    template = _templates(autoescape=True).get_template("template.html")
+    template = jinja(autoescape=True).get_template("template.html")
     return template.render(
         title=title,
         sections=sections,
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         light=Markup(light),
         dark=Markup(dark),
         most_compared=max((len(section.compared) for section in sections), default=0),
@@ -152,19 +166,19 @@ def _html(title: str, sections: Sequence[Section]) -> str:
 
 
 def _markdown(title: str, sections: Sequence[Section], links: dict[str, str]) -> str:
-    templates = _templates(autoescape=False)
-    templates.filters |= {"plain": _plain_markdown, "fenced": _fenced}
+    templates = jinja(autoescape=False)
+    templates.filters |= {"plain": plain_markdown, "fenced": _fenced}
     return templates.get_template("template.md").render(
         title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS
     )
 
 
-_HERE = Path(__file__).parent
+HERE = Path(__file__).parent
 
 
-def _templates(autoescape: bool) -> jinja2.Environment:
+def jinja(autoescape: bool) -> jinja2.Environment:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -174,7 +188,7 @@ def _templates(autoescape: bool) -> jinja2.Environment:
     return templates
 
 
-def _plain_markdown(text: object) -> str:
+def plain_markdown(text: object) -> str:
     """Text that Markdown takes as it is, in a sentence or a table's cell."""
     marked = "".join(f"\\{sign}" if sign in "\\`*_[]<>|#~" else sign for sign in str(text))
     return " ".join(marked.split())

@@ -49,9 +49,9 @@ class Run:
         """What was done, on what, by which model."""
         content = self.comparison or self.experiment
         if content is not None:
-            what = self.experiment["experiment"] if self.experiment else "comparison"
-            return f"{what}: {content['task'].removesuffix('_multistage')}, {content['model']['name']}"
-        return f"{'search' if self.search else 'profile'}: {self.name}"
+            what = self.experiment["experiment"] if self.experiment else "methods compared"
+            return f"{what} on {content['task'].removesuffix('_multistage')}, model {content['model']['name']}"
+        return f"{'search' if self.search else 'profile'}, {self.name}"
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

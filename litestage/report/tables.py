@@ -8,16 +8,22 @@ from math import log2
 from statistics import fmean
 from typing import Any
 
+KINDS = ("mhsa", "ffn")
+
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text; the first column names the row. ``ours`` are the rows to point out."""
+    """Columns and rows of text; the first column names the row. ``ours`` are the rows to point out.
+
+    ``note`` is a sentence or two that everybody should read, ``remarks`` what some will want to know.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     ours: frozenset[int] = frozenset()
     note: str = ""
+    remarks: Sequence[str] = ()
 
 
 def methods_table(results: Mapping[str, Any]) -> Table:
@@ -34,7 +40,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
         "speed-up [95 %]": [_times(m["speedup"], m["speedup_ci95"]) if "speedup" in m else "" for m in methods],
         f"tokens: {stages}": [" / ".join(f"{s['tokens']:.1f}" for s in m["stages"].values()) for m in methods],
         f"skipped, MHSA+FFN: {stages}": [
-            " / ".join(f"{s['skipped']['mhsa']:g}+{s['skipped']['ffn']:g}" for s in m["stages"].values())
+            " / ".join("+".join(f"{round(s['skipped'][kind], 1):g}" for kind in KINDS) for s in m["stages"].values())
             for m in methods
         ],
         "no answer": [str(method["parse_failures"]) for method in methods],
@@ -42,27 +48,40 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
     ours = frozenset(i for i, method in enumerate(methods) if method["name"].startswith("litestage"))
-    return Table("Methods", list(shown), list(zip(*shown.values(), strict=True)), ours, _methods_note(results))
+    rows = list(zip(*shown.values(), strict=True))
+    return Table("Methods", list(shown), rows, ours, _methods_note(results), _methods_remarks(results))
 
 
 def _methods_note(results: Mapping[str, Any]) -> str:
-    """How the figures were come by."""
-    parts = [
-        f"Drop: full depth minus the method, over the same {results['n']} questions of the {results['split']} split. "
-        f"Speed-up: the sum of full depth's times over the method's. Brackets: 95 % intervals, paired over questions. "
-        f"Latency: {results['latency_measured']}."
+    """What the figures are of."""
+    note = (
+        f"The same {results['n']} questions of the {results['split']} split; brackets are 95 % intervals, paired over "
+    )
+    note += f"questions. Latency: {results['latency_measured']}."
+    if memory := results.get("memory"):
+        note += f" Peak memory: {memory['peak_resident_mb']:.0f} MB resident, {memory['covers']}."
+    return note
+
+
+def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
+    """How to read the columns, and what rows have to say of themselves, the same only once."""
+    remarks = [
+        "drop: full depth's accuracy minus the method's. An interval that holds 0 leaves open whether there is any.",
+        "speed-up: the sum of full depth's times over the sum of the method's, on the same questions.",
+        "tokens: new tokens per question, all rows of a stage together. skipped: sub-layers a token does without.",
     ]
     if any("mcnemar_p_holm" in method for method in results["methods"]):
-        parts.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
+        remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
     if detectable := results.get("minimum_detectable_drop"):
-        parts.append(
+        remarks.append(
             f"A drop of {detectable['drop'] * 100:.1f} points is the least that this test would find with "
             f"{detectable['power']:.0%} certainty on so many questions."
         )
-    if memory := results.get("memory"):
-        parts.append(f"Peak memory: {memory['peak_resident_mb']:.0f} MB resident, {memory['covers']}.")
-    parts += [f"{method['name']}: {method['note']}." for method in results["methods"] if "note" in method]
-    return " ".join(parts)
+    noted: dict[str, list[str]] = {}
+    for method in results["methods"]:
+        if "note" in method:
+            noted.setdefault(method["note"], []).append(method["name"])
+    return [*remarks, *(f"{', '.join(names)}: {note}." for note, names in noted.items())]
 
 
 def entropy_table(traces: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor
 from statistics import fmean
 from typing import Any
 
@@ -27,22 +28,22 @@ def along_the_generation(traces: Rows) -> list[Picture]:
 
 
 def _shown(traces: Rows) -> list[str]:
-    """Full depth, what is ours, then the others, as many as can be told apart; not what only wrote another's text."""
+    """Full depth, what is ours, then the others, as many as can be told apart; not what would be drawn over another."""
     methods = sorted(traces[0]["traces"], key=lambda name: (name != "full", not name.startswith("litestage")))
     shown: list[str] = []
-    texts: list[Any] = []
+    known: list[Any] = []
     for method in methods:
-        written = [[stage["texts"] for stage in trace["traces"][method]["stages"]] for trace in traces]
-        if written not in texts:
+        drawn = [[stage.get("confidences") for stage in trace["traces"][method]["stages"]] for trace in traces]
+        if drawn not in known:
             shown.append(method)
-            texts.append(written)
+            known.append(drawn)
     return shown[:MOST_METHODS]
 
 
 def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> Picture | None:
     figure, (axes,) = panel(3.0)
     colours = [OURS, *SERIES[1:]]
-    said, longest = [], 0
+    said, longest, lowest = [], 0, 1.0
     for method in methods:
         found = [trace["traces"][method]["stages"][index] for trace in traces]
         rows = [row for at in found for row in at.get("confidences") or ()]
@@ -60,10 +61,12 @@ def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> P
         if exits:
             axes.plot(*zip(*exits, strict=True), "v", color=colour, markersize=5)
         longest = max(longest, len(curve))
+        lowest = min([lowest, *curve, *(height for _, height in exits)])
         said.append(f"{method}: mean {fmean(value for row in rows for value in row):.2f}, {len(exits)} rows cut")
     if not said:
         return None
-    axes.set_ylim(0, 1.04)
+    bottom = max(0.0, floor(lowest * 10 - 1) / 10)
+    axes.set_ylim(bottom, 1 + 0.04 * (1 - bottom))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("new token", fontsize=9)
     axes.set_ylabel("confidence", fontsize=9)
@@ -73,7 +76,9 @@ def _of_stage(traces: Rows, methods: Sequence[str], index: int, stage: str) -> P
         f"Confidence in stage {stage}",
         f"Largest softmax probability at each new token, the mean of the rows that are still running (at least "
         f"{LEAST_ROWS}), over the {len(traces)} sampled questions. A triangle is a row that the exit rule ended. "
-        f"Methods that wrote the same texts as another here are not drawn twice.",
+        f"Methods with the same confidences as another are not drawn twice."
+        if index == 0
+        else "Read as in the first stage's picture.",
         f"Lines over {longest} tokens of {stage}. {'; '.join(said)}.",
         figure,
     )

@@ -15,6 +15,7 @@ LEAST = 1e-6
 def importance_by_layer(importance: Mapping[str, Any]) -> Picture:
     """From a profile's ``importance`` entry: cosine before and after each sub-layer, MHSA and FFN, stage by stage."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     cosine = importance["cosine"]
     stages = list(cosine)
@@ -36,6 +37,8 @@ def importance_by_layer(importance: Mapping[str, Any]) -> Picture:
     axes[-1].set_xlabel("layer", fontsize=9)
     bar = figure.colorbar(mesh, ax=axes, aspect=24)
     bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would be mathematics
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.set_label("1 - cosine, log scale", fontsize=8)
     most = sorted(((value, stage, name) for stage, row in cosine.items() for name, value in row.items()), reverse=True)
     named = ", ".join(f"{_named(name)} in {stage} ({value:.3f})" for value, stage, name in most[:3])

@@ -72,7 +72,7 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
         f"search-stage-{index + 1}",
         f"The search in stage {stage}",
         f"Accuracy of the whole answer, and the stage's own predicted time, against how many of its sub-layers are "
-        f"skipped; {budget} were chosen.",
+        f"skipped; {budget} were chosen (star). A line joins plans that differ in nothing else.",
         f"Two scatter plots over budgets {tried[0]} to {tried[-1]} of {stage}; chosen {budget}, predicted "
         f"{chosen['stage_latency_s'][stage] * 1000:.1f} ms instead of "
         f"{search['full']['stage_latency_s'][stage] * 1000:.1f} ms.",

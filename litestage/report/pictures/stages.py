@@ -54,7 +54,7 @@ def _stacked(
         axes.annotate(f"{total:.1f}", (total, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(methods)), [short(method["name"]) for method in methods])
     axes.invert_yaxis()
-    axes.margins(x=0.14)
+    axes.margins(x=0.14, y=0.4 / len(methods))
     axes.set_xlabel(unit, fontsize=9)
     axes.grid(axis="y", visible=False)
     legend_above(axes)
