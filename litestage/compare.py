@@ -47,11 +47,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method that takes part: what answers, what its row says, and the search behind it, if there was one."""
+    """A method that takes part: what answers, what its row says, the search behind it, and another model's name."""
 
     contestant: Contestant
     note: str = ""
     search: SearchResult | None = None
+    model: str | None = None
 
 
 def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
@@ -75,7 +76,9 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     latency = run(timed, contestants, timed=True, journal=journal, progress="latency, one at a time") if timed else {}
     peaks = from_rank_zero(lambda: {name: _peak_mb(contestants[name], timed[:1]) for name in contestants})
     measured = {
-        name: Measured(entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note, peaks[name])
+        name: Measured(
+            entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note, peaks[name], entrant.model
+        )
         for name, entrant in entrants.items()
     }
     results = {
@@ -108,11 +111,10 @@ def _searched(spec: str) -> str:
 
 
 def _row_name(spec: str) -> str:
-    """The method's name without its budget: ``adaskip:8+exit`` is reported as ``adaskip+exit``."""
+    """The method's name without its budget or folder: ``adaskip:8+exit`` is reported as ``adaskip+exit``."""
     body, plus, suffix = spec.partition("+")
-    return (
-        body.split(":")[0] + plus + suffix if not body.endswith((".yaml", ".yml")) else Path(body).stem + plus + suffix
-    )
+    name = body if body.endswith((".yaml", ".yml")) else body.split(":")[0]
+    return (Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name) + plus + suffix
 
 
 def _check_rows(specs: Sequence[str]) -> None:
@@ -148,14 +150,15 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
                 f"{bench.config.model.name!r}."
             )
         session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
-        return Entrant(session.contestant(pipeline, Plan.full(pipeline.stage_names)), "retrained at half the depth")
+        half = session.contestant(pipeline, Plan.full(pipeline.stage_names))
+        return Entrant(half, "retrained at half the depth", model=RETRAINED[body])
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = search.plan.with_exit(bench.exit_rule, pipeline.stage_names) if spec != body else search.plan
         return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
-    return Entrant(session.contestant(pipeline, session.plan(spec, bench.task, pipeline, bench.exit_rule)))
+    return Entrant(session.contestant(pipeline, bench.plan(spec)))
 
 
 def _search_behind(

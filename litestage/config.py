@@ -89,6 +89,27 @@ class ExitConfig:
 
 
 @dataclass
+class GridConfig:
+    """Comparisons that ``compare`` makes in one command: every model with every task and every seed.
+
+    An empty list is the command's own ``model``, ``task`` or ``seed``.
+
+    Attributes:
+        model: names of ``conf/model``, folders or hub names.
+        task: names of ``conf/task`` or YAML files.
+        seed: see :class:`RunConfig`.
+    """
+
+    model: list[str] = field(default_factory=list)
+    task: list[str] = field(default_factory=list)
+    seed: list[int] = field(default_factory=list)
+
+    @property
+    def given(self) -> bool:
+        return bool(self.model or self.task or self.seed)
+
+
+@dataclass
 class RunConfig:
     """Every option of ``profile``, ``search``, ``compare`` and ``demo``.
 
@@ -104,6 +125,10 @@ class RunConfig:
         budget: sub-layers per stage for methods without their own; by default as many as the searched plan skips.
         questions: how many test questions are used for accuracy (default: all).
         latency_questions: how many of them are also run one at a time, by the clock.
+        seed: which calibration questions are used: 0 the split's first ``search.calibration``, any other number a draw
+            of its own; and how ``random`` draws. Nothing else depends on chance: decoding is greedy, and test
+            questions, bootstraps and the order of what is timed are always the same.
+        grid: several models, tasks and seeds, for ``compare``.
         store: file of the result store.
         output: folder for the results.
         tracking: ``wandb`` also logs the run to Weights & Biases, whose own variables (``WANDB_PROJECT``, ...) apply.
@@ -125,6 +150,8 @@ class RunConfig:
     budget: int | None = None
     questions: int | None = None
     latency_questions: int = 60
+    seed: int = 0
+    grid: GridConfig = field(default_factory=GridConfig)
     store: str | None = None
     output: str | None = None
     tracking: str = "none"
@@ -163,6 +190,8 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         ("questions", config.questions, 1),
         ("latency_questions", config.latency_questions, 0),
         ("engine.batch_size", config.engine.batch_size, 1),
+        ("seed", config.seed, 0),
+        ("grid.seed", min(config.grid.seed, default=0), 0),
     ):
         if number is not None and number < least:
             raise LiteStageError(f"{name} is {number}; give at least {least}.")

@@ -9,7 +9,7 @@ import yaml
 from litestage.cli import main
 from litestage.experiment import EXPERIMENTS
 from litestage.experiment.heuristics import at_its_latency
-from litestage.experiment.noise import resampled, violation_interval
+from litestage.experiment.noise import violation_interval
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.threshold import _sentence
 
@@ -138,22 +138,6 @@ def test_at_its_latency_means_at_least_as_fast_and_then_most_accurate():
 
     others = [at("a", 1.1, 1.0), at("a", 0.9, 0.5), at("a", 0.5, 0.7), at("b", 1.2, 0.9)]
     assert [(found["policy"], found["accuracy"]) for found in at_its_latency(at("", 1.0, 1.0), others)] == [("a", 0.7)]
-
-
-def test_resamples_draw_without_repetition_and_hide_the_test_split():
-    from litestage.data import load_task
-    from litestage.errors import LiteStageError
-
-    task = load_task("menagerie")
-    pool = task.questions("calibration")
-    one, again, other = (
-        [question.id for question in resampled(task, pool, 50, seed).questions("calibration")] for seed in (1, 1, 2)
-    )
-    assert one == again != other
-    assert len(set(one)) == 50
-    assert set(one) <= {question.id for question in pool}
-    with pytest.raises(LiteStageError, match="no split 'test'"):
-        resampled(task, pool, 50, 1).questions("test")
 
 
 def test_the_violation_rates_interval_is_wilsons():

@@ -47,5 +47,10 @@ def output_folder(config: RunConfig, command: str) -> Path:
     default = f"runs/{command}-{Path(config.task).stem}-{Path(config.model.name).name}"
     folder = own_folder(Path(config.output or default))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    save_config(config, folder)
     return folder
+
+
+def save_config(config: RunConfig, folder: Path) -> None:
+    """Writes the resolved configuration, every option of it."""
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")

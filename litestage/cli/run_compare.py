@@ -5,17 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.conf import available, find
-from litestage.config import load_config
+from litestage.config import RunConfig, load_config
 from litestage.errors import LiteStageError, did_you_mean
+
+if TYPE_CHECKING:
+    from litestage.workbench import Workbench
 
 
 def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: str | None = None) -> None:
     """Compares methods, prints the table, writes results.json, its samples, plan.yaml, search.json and report.html."""
     config = load_config(overrides, "demo" if command == "demo" else preset and _comparison(preset))
+    typed = command_line(command, *(["--config", preset] if preset else []), *overrides)
+    compare_as(config, command, typed, as_json)
+
+
+def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> None:
+    """The same, or with ``grid`` all of its comparisons, for a command that was ``typed`` so."""
+    if config.grid.given:
+        from litestage.cli.run_grid import run_grid
+
+        run_grid(config, typed, as_json)
+        return
+    from litestage.workbench import Workbench
+
+    bench = Workbench.open(config)
+    folder = output_folder(config, command)
+    results = compare_into(folder, bench, typed, command)
+    if as_json:
+        print_json(results)
+
+
+def compare_into(folder: Path, bench: Workbench, typed: str, job: str = "compare") -> dict[str, Any]:
+    """Compares the configuration's methods and writes everything into ``folder``; returns what is in results.json.
+
+    Args:
+        typed: the command that does this again.
+        job: what a tracker calls it.
+    """
     from litestage.cli.run_profile import write_known_importance
     from litestage.compare import compare
     from litestage.ranks import here
@@ -24,27 +54,22 @@ def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: s
     from litestage.samples import write_samples
     from litestage.search.record import write_search
     from litestage.tracking import track
-    from litestage.workbench import Workbench
 
-    bench = Workbench.open(config)
-    folder = output_folder(config, command)
     found = compare(bench, journal=folder / "journal")
-    typed = command_line(command, *(["--config", preset] if preset else []), *overrides)
     results = {**found.results, "command": typed}
-    write_results(results, folder / "results.json")
     write_samples(found.questions, found.measured, folder)
     if found.search:
         write_search(found.search, folder)
     profiled = write_known_importance(bench, folder)
+    write_results(results, folder / "results.json")
     run = read_run(folder)
     run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
     if here().rank == 0:
         write_report([run], folder)
     print_results(results)
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
-    track(config.tracking, run, command)
-    if as_json:
-        print_json(results)
+    track(bench.config.tracking, run, job)
+    return results
 
 
 def _comparison(name: str) -> Path:

@@ -21,7 +21,7 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
         from litestage.workbench import Workbench
 
         bench = Workbench.open(config)
-        plan = bench.session.plan(spec, bench.task, bench.pipeline, bench.exit_rule)
+        plan = bench.plan(spec)
     _print(plan)
     if as_json:
         print_json({"hash": plan.hash, **plan_to_dict(plan)})

@@ -12,8 +12,17 @@ from litestage.errors import LiteStageError
 def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> None:
     """Writes the page, its Markdown twin and their figures: of one run into its own folder, of several into another."""
     from litestage.report import read_runs, write_report
+    from litestage.report.grid import read_grid, write_grid_report
     from litestage.report.page import collected
 
+    grid = read_grid(folders[0]) if len(folders) == 1 else None
+    if grid is not None:
+        folder = output or folders[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"Written to {folder}/: {', '.join(path.name for path in write_grid_report(grid, folder))}")
+        if as_json:
+            print_json(grid)
+        return
     runs = read_runs(folders)
     folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
     if len(runs) > 1 and any(folder.resolve() == run.folder.resolve() for run in runs):

@@ -52,6 +52,7 @@ class Task:
         pipeline: name of the default pipeline.
         max_new_tokens: limits by stage name where the pipeline's own do not fit; may be empty.
         splits: the splits there are.
+        seed: of the order of the calibration questions, of which the first few are used; 0 leaves the source's order.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     splits: Mapping[str, Split]
     max_new_tokens: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
+    seed: int = 0
 
     def questions(self, split: str) -> list[Question]:
         """The questions of a split, always in the same order.
@@ -69,7 +71,10 @@ class Task:
         """
         if split not in self.splits:
             raise LiteStageError(f"The task {self.name!r} has no split {split!r}; {did_you_mean(split, self.splits)}")
-        return list(self._questions(self.splits[split]))
+        rows = list(self._questions(self.splits[split]))
+        if split == "calibration" and self.seed:
+            random.Random(self.seed).shuffle(rows)
+        return rows
 
     def through(self, pipeline: str | None = None, mode: str | None = None) -> Pipeline:
         """The pipeline its questions go through: its own with its own limits, or another as that one is.

@@ -17,13 +17,15 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "noise": noise.EXPERIMENT,
     "search-cost": search_cost.EXPERIMENT,
 }
+GRIDS = ("paper",)
+"""Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
 
 
 def find_experiment(name: str) -> Experiment[Any]:
     """The experiment called ``name``. Raises LiteStageError when there is none, with the nearest name."""
     if name not in EXPERIMENTS:
-        raise LiteStageError(f"There is no experiment {name!r}; {did_you_mean(name, EXPERIMENTS)}")
+        raise LiteStageError(f"There is no experiment {name!r}; {did_you_mean(name, [*EXPERIMENTS, *GRIDS])}")
     return EXPERIMENTS[name]
 
 
-__all__ = ["EXPERIMENTS", "Experiment", "Findings", "find_experiment", "write_findings"]
+__all__ = ["EXPERIMENTS", "GRIDS", "Experiment", "Findings", "find_experiment", "write_findings"]

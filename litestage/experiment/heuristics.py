@@ -11,9 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, points, speedup_of
 from litestage.methods import METHODS
@@ -99,15 +100,8 @@ def at_its_latency(searched: Row, others: Sequence[Row]) -> list[Row]:
 
 
 def _check(config: HeuristicsConfig) -> None:
-    for name, value in (("seeds", config.seeds), ("step", config.step)):
-        if value < 1:
-            raise LiteStageError(f"{name} is {value}; give at least 1.")
-    known = (EVERY_FOURTH, *(method for method in METHODS if method != "full"))
-    if not config.policies:
-        raise LiteStageError(f"policies is empty; give some of {', '.join(known)}.")
-    for policy in config.policies:
-        if policy not in known:
-            raise LiteStageError(f"There is no policy {policy!r}; {did_you_mean(policy, known)}")
+    at_least(1, seeds=config.seeds, step=config.step)
+    some((EVERY_FOURTH, *(method for method in METHODS if method != "full")), policies=config.policies)
 
 
 def _every_fourth(bench: Workbench) -> Plan:
@@ -185,9 +179,10 @@ def _figure(searched: Row, others: Sequence[Row]) -> Any:
     at = (searched["predicted_latency_s"] * 1000, searched["accuracy"] * 100)
     axis.plot(*at, "*", color=PALETTE[0], markersize=14, label=f"searched ({_skipped(searched)})")
     axis.axvline(at[0], color=PALETTE[0], linewidth=0.8, linestyle=":")
-    axis.set_xlabel("predicted milliseconds per question; numbers: sub-layers skipped in every stage", fontsize=8)
-    axis.set_ylabel("accuracy, %", fontsize=8)
-    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    name_axes(
+        axis, x="predicted milliseconds per question; numbers: sub-layers skipped in every stage", y="accuracy, %"
+    )
+    legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

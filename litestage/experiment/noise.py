@@ -7,20 +7,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from random import Random
 from statistics import median
 from typing import Any
 
 from scipy.stats import binomtest
 
 from litestage.config import RunConfig
-from litestage.data.task import Split, Task
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.options import at_least
+from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, cells
-from litestage.stages import Question
 from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
@@ -31,41 +29,26 @@ class NoiseConfig(RunConfig):
     """Options of ``experiment noise``.
 
     Attributes:
-        repeats: how many searches.
-        seed: of the resamples: each draws ``search.calibration`` questions of the calibration split, none twice.
+        repeats: how many searches; each draws ``search.calibration`` questions of the calibration split, none twice,
+            with the seeds after ``seed``.
     """
 
     repeats: int = 6
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A task's calibration rows, given in memory."""
-
-    rows: Mapping[str, list[Question]]
-
-    @property
-    def names(self) -> Sequence[str]:
-        return list(self.rows)
-
-    def questions(self, name: str) -> list[Question]:
-        return self.rows[name]
 
 
 def run(bench: Workbench, config: NoiseConfig) -> Findings:
     """Searches on every resample, then tries each distinct plan on the test split."""
-    if config.repeats < 2:
-        raise LiteStageError(f"repeats is {config.repeats}; give at least 2.")
-    pool, size = bench.task.questions("calibration"), config.search.calibration
-    if size >= len(pool):
+    at_least(2, repeats=config.repeats)
+    pool, size = len(bench.task.questions("calibration")), config.search.calibration
+    if size >= pool:
         raise LiteStageError(
-            f"search.calibration is {size} and the calibration split has {len(pool)} questions, so that every resample "
+            f"search.calibration is {size} and the calibration split has {pool} questions, so that every resample "
             "would be the same; give fewer."
         )
     bound, trials, rows = config.search.max_accuracy_drop, Trials.on_test(bench), []
     for repeat in range(config.repeats):
-        found = replace(bench, task=resampled(bench.task, pool, size, config.seed + repeat)).search()
+        resample = replace(bench.task, seed=config.seed + repeat + 1)
+        found = replace(bench, task=resample).search()
         row = trials.row(found.plan)
         rows.append(
             {
@@ -93,16 +76,10 @@ def run(bench: Workbench, config: NoiseConfig) -> Findings:
             ]
             for row in rows
         ],
-        shows=(_stability(rows, size, len(pool)), _violations(rows, bound, len(trials.questions))),
+        shows=(_stability(rows, size, pool), _violations(rows, bound, len(trials.questions))),
         figure=_figure(rows, bound),
-        more={"bound": bound, "pool": len(pool), "violation_rate_ci95": list(violation_interval(rows))},
+        more={"bound": bound, "pool": pool, "violation_rate_ci95": list(violation_interval(rows))},
     )
-
-
-def resampled(task: Task, pool: Sequence[Question], size: int, seed: int) -> Task:
-    """The task with ``size`` of ``pool`` as its calibration split, and no other split."""
-    rows = {"calibration": Random(seed).sample(list(pool), size)}
-    return replace(task, source=Drawn(rows), splits={"calibration": Split("calibration")})
 
 
 def violation_interval(rows: Sequence[Row]) -> tuple[float, float]:
@@ -144,23 +121,13 @@ def _figure(rows: Sequence[Row], bound: float) -> Any:
             budgets.annotate(f"{count}x", (index, budget), textcoords="offset points", xytext=(12, -3), fontsize=8)
     budgets.set_xticks(range(len(stages)), stages)
     budgets.margins(x=0.25, y=0.15)
-    budgets.set_ylabel("sub-layers skipped", fontsize=8)
-    budgets.set_title("what the searches chose", fontsize=10)
+    name_axes(budgets, title="what the searches chose", y="sub-layers skipped")
     for row in rows:
-        low, high = (bound * 100 for bound in row["accuracy_drop_ci95"])
-        drop = row["accuracy_drop"] * 100
-        drops.errorbar(
-            row["predicted_speedup"],
-            drop,
-            yerr=[[drop - low], [high - drop]],
-            fmt="o",
-            capsize=2,
-            color=PALETTE[0] if row["breaks_bound"] else PALETTE[1],
-        )
-    drops.axhline(bound * 100, color="#334155", linestyle="--", linewidth=1)
-    drops.set_xlabel("predicted speed-up", fontsize=8)
-    drops.set_ylabel("accuracy lost on the test split, points", fontsize=8)
-    drops.set_title("what they lose; dashed: the bound", fontsize=10)
+        colour = PALETTE[0] if row["breaks_bound"] else PALETTE[1]
+        with_intervals(drops, [row["predicted_speedup"]], [row], "accuracy_drop", scale=100, fmt="o", color=colour)
+    drops.axhline(bound * 100, color=PALETTE[-1], linestyle="--", linewidth=1)
+    lost = "accuracy lost on the test split, points"
+    name_axes(drops, title="what they lose; dashed: the bound", x="predicted speed-up", y=lost)
     return figure
 
 

@@ -1,7 +1,8 @@
-"""The experiments' plots start here: panels side by side, plain axes, one palette."""
+"""The experiments' plots start here: panels side by side, plain axes, one palette, figures with their intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PALETTE = ("#c2410c", "#0f766e", "#1d4ed8", "#7c3aed", "#64748b", "#a16207", "#be185d", "#334155")
@@ -18,3 +19,32 @@ def panels(columns: int, *, width: float = 4.0, height: float = 3.4, share_y: bo
         one.grid(alpha=0.25)
         one.tick_params(labelsize=8)
     return figure, axes
+
+
+def name_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Writes what the axes are; what is empty stays as it is."""
+    if title:
+        axes.set_title(title, fontsize=10)
+    if x:
+        axes.set_xlabel(x, fontsize=8)
+    if y:
+        axes.set_ylabel(y, fontsize=8)
+
+
+def legend(axes: Any, **where: Any) -> None:
+    axes.legend(fontsize=8, frameon=False, **where)
+
+
+def with_intervals(
+    axes: Any, x: Sequence[float], rows: Sequence[Mapping[str, Any]], figure: str, *, scale: float = 1.0, **style: Any
+) -> None:
+    """Draws the rows' ``figure``, times ``scale``, at ``x``, with bars over its 95 % interval.
+
+    Args:
+        style: of the line or the points, as errorbar takes it.
+    """
+    values = [row[figure] * scale for row in rows]
+    low, high = zip(*(row[f"{figure}_ci95"] for row in rows), strict=True)
+    below = [value - limit * scale for value, limit in zip(values, low, strict=True)]
+    above = [limit * scale - value for value, limit in zip(values, high, strict=True)]
+    axes.errorbar(x, values, yerr=[below, above], capsize=2, **style)

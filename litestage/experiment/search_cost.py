@@ -16,7 +16,7 @@ from typing import Any
 
 from litestage.config import RunConfig, SearchConfig, variant
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.plan import Plan
@@ -146,21 +146,12 @@ def _figure(rows: Sequence[Row]) -> Any:
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(rows))]
     cost.barh(names, [row["seconds"] for row in rows], color=colours)
     cost.invert_yaxis()
-    cost.set_xlabel("seconds of search", fontsize=8)
+    name_axes(cost, x="seconds of search")
     for row, colour in zip(rows, colours, strict=True):
-        drop, (low, high) = row["accuracy_drop"] * 100, (bound * 100 for bound in row["accuracy_drop_ci95"])
-        quality.errorbar(
-            row["measured_speedup"],
-            drop,
-            yerr=[[drop - low], [high - drop]],
-            fmt="o",
-            capsize=2,
-            color=colour,
-            label=row["search"],
-        )
-    quality.legend(fontsize=8, frameon=False)
-    quality.set_xlabel("speed-up by the clock", fontsize=8)
-    quality.set_ylabel("accuracy lost on the test split, points", fontsize=8)
+        style = {"fmt": "o", "color": colour, "label": row["search"]}
+        with_intervals(quality, [row["measured_speedup"]], [row], "accuracy_drop", scale=100, **style)
+    legend(quality)
+    name_axes(quality, x="speed-up by the clock", y="accuracy lost on the test split, points")
     return figure
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError, did_you_mean
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of
 from litestage.plan import Plan
@@ -36,13 +36,8 @@ class SensitivityConfig(RunConfig):
 
 def run(bench: Workbench, config: SensitivityConfig) -> Findings:
     """Tries every budget of every stage alone, on the test split; the rankings come from the calibration split."""
-    if config.step < 1:
-        raise LiteStageError(f"step is {config.step}; give at least 1.")
-    if not config.rankings:
-        raise LiteStageError(f"rankings is empty; give some of {', '.join(RANKINGS)}.")
-    for ranking in config.rankings:
-        if ranking not in RANKINGS:
-            raise LiteStageError(f"There is no ranking {ranking!r}; {did_you_mean(ranking, RANKINGS)}")
+    at_least(1, step=config.step)
+    some(RANKINGS, rankings=config.rankings)
     trials, rows = Trials.on_test(bench), []
     for ranking in config.rankings:
         ladders = bench.ladders(RANKINGS[ranking])
@@ -121,28 +116,12 @@ def _figure(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str]) -> Any:
     for axis, stage in zip(axes, stages, strict=True):
         for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
             chosen = _of(rows, ranking, stage)
-            low, high = zip(*(row["accuracy_drop_ci95"] for row in chosen), strict=True)
-            drops = [row["accuracy_drop"] * 100 for row in chosen]
-            axis.errorbar(
-                [
-                    row["budget"] + 0.25 * shift for row in chosen
-                ],  # beside each other, so that intervals can be told apart
-                drops,
-                yerr=[
-                    [drop - 100 * bound for drop, bound in zip(drops, low, strict=True)],
-                    [100 * bound - drop for drop, bound in zip(drops, high, strict=True)],
-                ],
-                fmt="o-",
-                color=colour,
-                markersize=3,
-                capsize=2,
-                linewidth=1.2,
-                label=ranking,
-            )
-        axis.set_title(f"only {stage} skips", fontsize=10)
-        axis.set_xlabel("sub-layers skipped in this stage", fontsize=8)
-    axes[0].set_ylabel("accuracy lost, points", fontsize=8)
-    axes[0].legend(fontsize=8, frameon=False)
+            beside = [row["budget"] + 0.25 * shift for row in chosen]  # so that intervals can be told apart
+            style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": ranking}
+            with_intervals(axis, beside, chosen, "accuracy_drop", scale=100, **style)
+        name_axes(axis, title=f"only {stage} skips", x="sub-layers skipped in this stage")
+    name_axes(axes[0], y="accuracy lost, points")
+    legend(axes[0])
     return figure
 
 

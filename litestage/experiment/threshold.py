@@ -13,7 +13,8 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, panels
+from litestage.experiment.options import some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
 from litestage.plan import ExitRule, Plan
@@ -40,9 +41,7 @@ class ThresholdConfig(RunConfig):
 
 def run(bench: Workbench, config: ThresholdConfig) -> Findings:
     """Every threshold with every window on every plan, on the test split, each against the same plan uncut."""
-    for name in ("plans", "thresholds", "windows"):
-        if not getattr(config, name):
-            raise LiteStageError(f"{name} is empty; give at least one.")
+    some(plans=config.plans, thresholds=config.thresholds, windows=config.windows)
     rules = [ExitRule(config.exit.rule, tau, window) for window in config.windows for tau in config.thresholds]
     plans = {spec: _plan(bench, spec) for spec in dict.fromkeys(config.plans)}
     trials, rows = Trials.on_test(bench), []
@@ -160,14 +159,11 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
                 low, high = zip(*(row["against_uncut"][f"{name}_ci95"] for row in chosen), strict=True)
                 axis.plot(taus, values, "o-", color=colour, markersize=3, linewidth=1.2, label=f"window {window}")
                 axis.fill_between(taus, [b * scale for b in low], [b * scale for b in high], color=colour, alpha=0.1)
-        lost.set_ylabel("accuracy lost against uncut, points", fontsize=8)
+        name_axes(lost, title=spec, x="threshold", y="accuracy lost against uncut, points")
         low, high = faster.get_ylim()
         faster.set_ylim(min(low, 0.95), max(high, 1.05))  # a hundredth of a percent should not look like a slope
-        faster.set_ylabel("predicted speed-up against uncut", fontsize=8)
-        for axis in (lost, faster):
-            axis.set_title(spec, fontsize=10)
-            axis.set_xlabel("threshold", fontsize=8)
-    axes[0].legend(fontsize=8, frameon=False)
+        name_axes(faster, title=spec, x="threshold", y="predicted speed-up against uncut")
+    legend(axes[0])
     return figure
 
 

@@ -57,6 +57,12 @@ def parse_shorthand(spec: str) -> Shorthand:
     return Shorthand(method, budget, seed, exit=bool(plus))
 
 
+def seeded(spec: str, seed: int) -> str:
+    """The shorthand with this seed where it draws and names none: ``random:8`` becomes ``random:8:3``."""
+    body, plus, suffix = spec.partition("+")
+    return f"{body}:{seed}{plus}{suffix}" if body.startswith("random:") and body.count(":") == 1 else spec
+
+
 def plan_from_shorthand(
     shorthand: Shorthand,
     *,

@@ -1,5 +1,6 @@
 """Statistics: every comparison is question by question against full depth."""
 
+from litestage.stats.averages import over_independent, over_the_same
 from litestage.stats.many import ALPHA, POWER, holm, minimum_detectable_drop
 from litestage.stats.paired import (
     Pairs,
@@ -19,6 +20,8 @@ __all__ = [
     "holm",
     "mcnemar",
     "minimum_detectable_drop",
+    "over_independent",
+    "over_the_same",
     "pairs_interval",
     "speedup_interval",
 ]

@@ -1,0 +1,26 @@
+"""Checks of options that several experiments have; what does not fit is one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from litestage.errors import LiteStageError, did_you_mean
+
+
+def at_least(least: int, **numbers: int) -> None:
+    """Raises LiteStageError for a number below ``least``."""
+    for name, number in numbers.items():
+        if number < least:
+            raise LiteStageError(f"{name} is {number}; give at least {least}.")
+
+
+def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:
+    """Raises LiteStageError for a list that is empty, or, where ``known`` names are given, holds another."""
+    names = list(known)
+    for option, values in lists.items():
+        if not values:
+            choice = f"some of {', '.join(names)}" if names else "at least one"
+            raise LiteStageError(f"{option} is empty; give {choice}.")
+        for value in values if names else ():
+            if value not in names:
+                raise LiteStageError(f"{option} has {value!r}, which is not known; {did_you_mean(str(value), names)}")

@@ -1,0 +1,124 @@
+"""The comparisons of a grid: each with its own configuration and folder, and which of them are done already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from litestage.conf import available, find
+from litestage.config import GridConfig, ModelConfig, RunConfig
+from litestage.data import load_task
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.overrides import configure
+
+NOT_WHAT_IS_FOUND = ("output", "store", "tracking", "trainer")
+"""Options that change where and how a comparison runs, not what it finds."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison of a grid.
+
+    Attributes:
+        model, task: short names, unique in the grid.
+        folder: where its results are, below the grid's folder.
+        config: an ordinary comparison's.
+    """
+
+    model: str
+    task: str
+    seed: int
+    folder: Path
+    config: RunConfig = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, {self.task}, seed {self.seed}"
+
+
+def cells_of(config: RunConfig) -> list[Cell]:
+    """The grid's comparisons, those of one model after each other.
+
+    Raises:
+        LiteStageError: a name that is not known, the same one twice, or two models or tasks of the same short name.
+    """
+    grid = config.grid
+    models = [_model(name, config.model) for name in grid.model] or [config.model]
+    tasks = grid.task or [config.task]
+    seeds = grid.seed or [config.seed]
+    for task in tasks:
+        load_task(task)  # a wrong name is told before anything runs
+    short_models = _short("model", [model.name for model in models])
+    short_tasks = _short("task", [task.removesuffix(".yaml").removesuffix(".yml") for task in tasks])
+    _short("seed", [str(seed) for seed in seeds])
+    root = Path(config.output or "runs/grid")
+    return [
+        Cell(
+            short_model,
+            short_task,
+            seed,
+            folder := Path(short_model, short_task, f"seed-{seed}"),
+            replace(config, model=model, task=task, seed=seed, grid=GridConfig(), output=str(root / folder)),
+        )
+        for model, short_model in zip(models, short_models, strict=True)
+        for task, short_task in zip(tasks, short_tasks, strict=True)
+        for seed in seeds
+    ]
+
+
+def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """results.json in ``folder`` where this very comparison was done: same options, pipeline and, if local, weights."""
+    try:
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
+    except (OSError, ValueError, KeyError, YAMLError):
+        return None
+    same = same_pipeline and _options(before) == _options(asdict(cell.config)) and not _newer_weights(cell, folder)
+    return results if same else None
+
+
+def _options(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in NOT_WHAT_IS_FOUND}
+
+
+def _pipeline_hash(config: RunConfig) -> str:
+    return load_task(config.task).through(config.pipeline, config.analyze).with_limits(config.max_new_tokens).hash
+
+
+def _newer_weights(cell: Cell, folder: Path) -> bool:
+    """Whether the model is a folder that was written to since."""
+    written = (folder / "results.json").stat().st_mtime
+    return any(file.stat().st_mtime > written for file in Path(cell.config.model.pretrained).glob("*.safetensors"))
+
+
+def _model(name: str, base: ModelConfig) -> ModelConfig:
+    """What ``grid.model`` names: what its file in ``conf/model`` says wins over the command's own ``model`` options."""
+    path = find("model", name)
+    if path is not None:
+        return configure(ModelConfig, [asdict(base), path], [])
+    if "/" not in name and not Path(name).is_dir():
+        raise LiteStageError(
+            f"There is no model {name!r} (in grid.model); {did_you_mean(name, available('model'))} "
+            "Or give a folder or a hub name."
+        )
+    return replace(base, name=name, pretrained=name)
+
+
+def _short(kind: str, names: Sequence[str]) -> list[str]:
+    """The last part of each name, by which its folder is called."""
+    short = [Path(name).name for name in names]
+    for one in short:
+        clash = [name for name, other in zip(names, short, strict=True) if other == one]
+        if len(clash) > 1:
+            raise LiteStageError(
+                f"grid.{kind} has {' and '.join(map(repr, clash))}, whose results would be in the same folder; "
+                "rename one or leave it out."
+            )
+    return short

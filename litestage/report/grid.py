@@ -1,0 +1,137 @@
+"""The page of a grid: what was found over all its comparisons, with links to theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from litestage.grid.summary import SCHEMA
+from litestage.report.page import HERE, jinja, plain_markdown
+from litestage.report.tables import Table
+
+SURE = 0.05
+"""Below which adjusted p-value a drop gets its mark."""
+
+Figures = Mapping[str, Any]
+
+
+def read_grid(folder: Path) -> dict[str, Any] | None:
+    """A grid's results.json, or None where the folder's is another one or there is none."""
+    path = folder / "results.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+
+
+def write_grid_report(grid: Figures, folder: Path) -> list[Path]:
+    """Writes report.html and report.md into the grid's folder."""
+    pages = [cell for cell in grid["cells"] if (folder / cell["folder"] / "report.html").is_file()]
+    content = {
+        "grid": grid,
+        "answers": answers(grid),
+        "warnings": warnings(grid),
+        "tables": grid_tables(grid),
+        "pages": pages,
+    }
+    html, markdown = jinja(autoescape=True), jinja(autoescape=False)
+    markdown.filters["plain"] = plain_markdown
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    written = [folder / "report.html", folder / "report.md"]
+    written[0].write_text(html.get_template("grid.html").render(style=style, **content), encoding="utf-8")
+    written[1].write_text(markdown.get_template("grid.md").render(**content), encoding="utf-8")
+    return written
+
+
+def answers(grid: Figures) -> list[str]:
+    """For each model, its best method on average over its tasks: a searched one, or the fastest that loses least."""
+    return [_answer(model, [row for row in grid["averages"] if row["model"] == model]) for model in grid["models"]]
+
+
+def _answer(model: str, rows: Sequence[Figures]) -> str:
+    timed = [row for row in rows if "speedup" in row and row["method"] != "full"]
+    ours = [row for row in timed if row["method"].startswith("litestage")]
+    harmless = [row for row in timed if row["accuracy_drop_ci95"][0] <= 0]
+    best = max(ours or harmless, key=lambda row: row["speedup"], default=None)
+    if best is None:
+        return f"With {model} there is no average to tell yet."
+    (low, high), (slow, fast) = best["accuracy_drop_ci95"], best["speedup_ci95"]
+    return (
+        f"With {model}, {best['method']} is {best['speedup']:.2f} times as fast as full depth on average over "
+        f"{', '.join(best['tasks'])} (95 % interval {slow:.2f} to {fast:.2f}) and loses "
+        f"{best['accuracy_drop'] * 100:.1f} points of accuracy (95 % interval {low * 100:.1f} to {high * 100:.1f})."
+    )
+
+
+def warnings(grid: Figures) -> list[str]:
+    """What is missing, and what should not be compared."""
+    said = [f"{_name(cell)} failed: {cell['error']}" for cell in grid["cells"] if cell["state"] == "failed"]
+    waiting = [cell for cell in grid["cells"] if cell["state"] == "to do"]
+    if waiting:
+        said.append(f"Not run yet: {'; '.join(map(_name, waiting))}. The same command goes on with them.")
+    if len(grid["environments"]) > 1:
+        said.append(
+            f"The comparisons ran in {len(grid['environments'])} environments (machines or versions), and each one's "
+            "speed-ups are its environment's own."
+        )
+    return said
+
+
+def _name(cell: Figures) -> str:
+    return f"{cell['model']}, {cell['task']}, seed {cell['seed']}"
+
+
+def grid_tables(grid: Figures) -> list[Table]:
+    """For each model, methods by tasks: accuracy with its drop, speed-up, tokens; the average over tasks first."""
+    return [
+        table
+        for model in grid["models"]
+        for title, cell in (
+            ("accuracy, drop in points [95 %]", _accuracy),
+            ("times as fast as full depth [95 %]", _speedup),
+            ("tokens a question", lambda row: f"{row['tokens']:.1f}"),
+        )
+        if (table := _table(grid, model, f"{model}: {title}", cell)) is not None
+    ]
+
+
+def _table(grid: Figures, model: str, title: str, cell: Callable[[Figures], str]) -> Table | None:
+    averages = {row["method"]: row for row in grid["averages"] if row["model"] == model}
+    by_task = {(row["method"], row["task"]): row for row in grid["rows"] if row["model"] == model}
+    tasks = [task for task in grid["tasks"] if any(task == known for _, known in by_task)]
+    rows = [
+        [
+            method,
+            *([cell(average)] if len(tasks) > 1 else []),
+            *(_cell(by_task.get((method, task)), cell) for task in tasks),
+        ]
+        for method, average in averages.items()
+    ]
+    if not any(any(row[1:]) for row in rows):
+        return None
+    ours = frozenset(at for at, row in enumerate(rows) if row[0].startswith("litestage"))
+    return Table(title, ["method", *(["average"] if len(tasks) > 1 else []), *tasks], rows, ours)
+
+
+def _cell(row: Figures | None, cell: Callable[[Figures], str]) -> str:
+    return "" if row is None else cell(row)
+
+
+def _accuracy(row: Figures) -> str:
+    if row["method"] == "full":
+        return f"{row['accuracy']:.1%}"
+    drop, (low, high) = row["accuracy_drop"], row["accuracy_drop_ci95"]
+    sure = " *" if row.get("mcnemar_p_holm", 1.0) < SURE else ""
+    return f"{row['accuracy']:.1%}, {drop * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]{sure}"
+
+
+def _speedup(row: Figures) -> str:
+    if "speedup" not in row:
+        return ""
+    low, high = row["speedup_ci95"]
+    return f"{row['speedup']:.2f}x [{low:.2f}, {high:.2f}]"

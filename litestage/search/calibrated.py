@@ -1,0 +1,134 @@
+"""What a search measures on the calibration questions, and the ladders of plans that it makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from litestage.config import SearchConfig
+from litestage.errors import LiteStageError
+from litestage.plan import Plan
+from litestage.profile import StepCosts
+from litestage.profile.forced import Sequenced, pooled, stage_sequences
+from litestage.ranks import from_rank_zero
+from litestage.runner import Contestant
+from litestage.search.ladders import (
+    Ladder,
+    Order,
+    PricedLadders,
+    budget_ladder,
+    cosine_orders,
+    fidelity_orders,
+    priced_ladder,
+)
+from litestage.session import Session
+from litestage.stages import Pipeline, Question
+from litestage.trace import Trace
+
+PRICED_QUESTIONS = 32
+"""Over how many questions' token counts a rung's seconds are predicted."""
+
+
+@dataclass
+class Calibrated:
+    """A model's sub-layers ranked on calibration questions, as the options of a search say.
+
+    Every measurement is made when it is first needed; those that took long are kept in the store.
+    """
+
+    session: Session
+    pipeline: Pipeline
+    questions: Sequence[Question]
+    search: SearchConfig
+    _sequences_of: dict[str, list[Sequenced]] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def ranking(self) -> str:
+        """What sub-layers are ranked by: as the search is told, or what goes with its strategy."""
+        return self.search.ranking or ("global" if self.search.strategy == "greedy" else "fidelity")
+
+    @property
+    def costs(self) -> StepCosts:
+        """Step costs on this machine, those of the forms of compensation among them."""
+        return self.session.step_costs(form for form in self._forms if form != "none")
+
+    @property
+    def max_budget(self) -> int:
+        """The most sub-layers to skip in a stage. Raises LiteStageError where the model has fewer."""
+        sublayers, budget = 2 * self.session.engine.decoder.layers, self.search.max_budget
+        if budget is not None and budget > sublayers:
+            raise LiteStageError(f"search.max_budget is {budget}, but the model has {sublayers} sub-layers; give less.")
+        return sublayers // 2 if budget is None else budget
+
+    def ladders(self, ranking: str) -> Mapping[str, Ladder]:
+        """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
+        return {stage: budget_ladder(orders[0], self.max_budget) for stage, orders in self._orders(ranking).items()}
+
+    def shared_ladders(self) -> dict[str, Ladder]:
+        """The same ladder for every stage. Raises LiteStageError for a ranking that has none."""
+        if self.ranking == "per_stage":
+            raise LiteStageError("search.strategy one_budget has one order for all stages; rank globally.")
+        if self.ranking == "fidelity":
+            ladder = budget_ladder(self._fidelity_orders(None)[0], self.max_budget)
+            return dict.fromkeys(self.pipeline.stage_names, ladder)
+        return dict(self.ladders(self.ranking))
+
+    def priced_ladders(self) -> PricedLadders:
+        """Each stage's ladder, made of every order, budget and form of compensation, with what each rung may do."""
+        orders, costs, budget = self._orders(self.ranking), self.costs, self.max_budget
+        sequences = self._sequences()
+        _, traces = self._full_depth()
+
+        def priced() -> PricedLadders:
+            made = {}
+            for index, stage in enumerate(self.pipeline.stage_names):
+                of_stage = [trace.stages[index] for trace in traces[:PRICED_QUESTIONS]]
+                made[stage] = priced_ladder(
+                    self.session.engine, sequences[stage], of_stage, orders[stage], self._forms, costs, budget
+                )
+            return PricedLadders(
+                {stage: ladder for stage, (ladder, _) in made.items()},
+                {stage: estimates for stage, (_, estimates) in made.items()},
+            )
+
+        return from_rank_zero(priced)
+
+    @property
+    def _forms(self) -> tuple[str, ...]:
+        """The forms of compensation to choose from."""
+        compensation = self.search.compensation
+        return {"none": ("none",), "auto": ("none", "block")}.get(compensation, ("none", compensation))
+
+    def _full_depth(self, progress: str | None = None) -> tuple[Contestant, list[Trace]]:
+        """Full depth, and its answers to the calibration questions."""
+        plan = Plan.full(self.pipeline.stage_names)
+        traces = self.session.run(self.questions, {"full": plan}, self.pipeline, progress=progress)["full"]
+        return self.session.contestant(self.pipeline, plan), traces
+
+    def _sequences(self) -> dict[str, list[Sequenced]]:
+        """By stage, the prompts that full depth met on the calibration questions, with what it wrote."""
+        if self._sequences_of is None:
+            full, traces = self._full_depth("calibration: full depth")
+            self._sequences_of = stage_sequences(full, self.questions, traces)
+        return self._sequences_of
+
+    def _orders(self, ranking: str) -> dict[str, list[Order]]:
+        """By stage, the orders in which its sub-layers may be skipped."""
+        if ranking != "fidelity":
+            importance = self.session.importance(self.questions, self.pipeline)
+            return {stage: [order] for stage, order in cosine_orders(importance, ranking).items()}
+        return {stage: self._fidelity_orders(stage) for stage in self.pipeline.stage_names}
+
+    def _fidelity_orders(self, stage: str | None) -> list[Order]:
+        """A stage's orders, or those of all stages together (None); measured once, then kept."""
+        costs, budget, store = self.costs, self.max_budget, self.session.reusing.store
+        asked = [asdict(question) for question in self.questions]
+        known = asked, self.pipeline.hash, self.session.chat_template, budget, costs.decode
+        key = self.session.key("fidelity", stage, *known)
+        kept = from_rank_zero(lambda: store.get([key]).get(key))
+        if kept is None:
+            sequences = self._sequences()
+            rows = sequences[stage] if stage else pooled(sequences, min(map(len, sequences.values())))
+            kept = from_rank_zero(lambda: {"orders": fidelity_orders(self.session.engine, rows, costs, budget)})
+            store.put({key: kept}, model=self.session.loaded.fingerprint, engine=self.session.engine.name)
+        return [[(str(kind), int(layer)) for kind, layer in order] for order in kept["orders"]]

@@ -1,0 +1,236 @@
+"""Comparisons over models, tasks and seeds: one command, done ones are not run again, one summary over all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_folders import method, results
+from tiny_model import save_tiny_model
+
+from litestage.cli import main
+from litestage.config import load_config
+from litestage.data import load_task
+from litestage.errors import LiteStageError
+from litestage.grid import cells_of, summarise_grid
+from litestage.methods.shorthand import seeded
+from litestage.report.grid import answers, grid_tables, warnings, write_grid_report
+from litestage.stats import over_independent, over_the_same
+
+# --- what the grid is ---
+
+
+def test_every_model_meets_every_task_with_every_seed_and_one_models_cells_follow_each_other(tmp_path):
+    (tmp_path / "mine").mkdir()
+    grid = [f"grid.model=[tinyllama-1.1b,{tmp_path}/mine]", "grid.task=[obqa,csqa]", "grid.seed=[0,7]"]
+    cells = cells_of(load_config([*grid, "output=here"]))
+    assert [str(cell.folder) for cell in cells] == [
+        f"{model}/{task}/seed-{seed}"
+        for model in ("tinyllama-1.1b", "mine")
+        for task in ("obqa", "csqa")
+        for seed in (0, 7)
+    ]
+    first, last = cells[0].config, cells[-1].config
+    assert (first.model.pretrained, first.model.chat_template) == ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", True)
+    assert (last.model.pretrained, last.task, last.seed) == (f"{tmp_path}/mine", "csqa", 7)
+    assert (last.output, last.grid.given) == ("here/mine/csqa/seed-7", False)
+
+
+@pytest.mark.parametrize(
+    ("grid", "named"),
+    [
+        ("grid.model=[qwen2.5-0.5]", "qwen2.5-0.5b"),
+        ("grid.task=[obqa,csq]", "'csqa'"),
+        ("grid.seed=[1,1]", "same folder"),
+        ("grid.model=[a/final,b/final]", "'a/final' and 'b/final'"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anything_runs(grid, named):
+    with pytest.raises(LiteStageError, match=named):
+        cells_of(load_config([grid]))
+
+
+def test_a_seed_draws_other_calibration_questions_and_the_same_test_questions():
+    from dataclasses import replace
+
+    task = load_task("menagerie")
+    again, other = replace(task, seed=3), replace(task, seed=4)
+    pool, drawn = task.questions("calibration"), again.questions("calibration")
+    assert drawn == replace(task, seed=3).questions("calibration")
+    assert drawn[:50] != pool[:50] != other.questions("calibration")[:50] != drawn[:50]
+    assert sorted(question.id for question in drawn) == sorted(question.id for question in pool)
+    assert again.questions("test") == task.questions("test")
+
+
+def test_random_draws_with_the_commands_seed_unless_it_names_its_own():
+    assert [seeded(spec, 3) for spec in ("random:8", "random:8+exit", "random:8:1", "uniform:8", "full")] == [
+        "random:8:3",
+        "random:8:3+exit",
+        "random:8:1",
+        "uniform:8",
+        "full",
+    ]
+
+
+# --- what is said of it ---
+
+
+def test_averages_are_what_a_pocket_calculator_says():
+    mean, low, high = over_independent([0.02, 0.04], [(0.0, 0.05), (0.01, 0.08)])
+    assert mean == pytest.approx(0.03)
+    assert low == pytest.approx(0.03 - (0.02**2 + 0.03**2) ** 0.5 / 2)
+    assert high == pytest.approx(0.03 + (0.03**2 + 0.04**2) ** 0.5 / 2)
+    assert over_the_same([0.02, 0.04], [(0.0, 0.05), (0.01, 0.08)]) == pytest.approx((0.03, 0.005, 0.065))
+
+
+def compared(accuracy, speedup, p):
+    full = method("full", 0.9, 1.0, [1.0, 1.0], mcnemar_p=1.0)
+    ours = method("litestage", accuracy, speedup, [speedup / 1.1, speedup * 1.1], tokens=20, mcnemar_p=p)
+    return results(full, ours)
+
+
+def summary(*options, failed=()):
+    """Two tasks, on which the method is twice and half as fast."""
+    cells = cells_of(load_config(["grid.task=[obqa,csqa]", *options]))
+    found = [compared(0.85, 2.0, 0.01), compared(0.87, 0.5, 0.03)]
+    of_task = dict(zip(("obqa", "csqa"), found, strict=True))
+    done = {cell: of_task[cell.task] for cell in cells if cell.task not in failed}
+    return {**summarise_grid(cells, done, {c: "The hub is away." for c in cells if c not in done}), "command": "x <y>"}
+
+
+def test_the_average_weighs_tasks_alike_and_speedups_geometrically():
+    _, ours = summary()["averages"]
+    assert (ours["model"], ours["method"], ours["tasks"]) == ("reference", "litestage", ["obqa", "csqa"])
+    assert ours["accuracy"] == pytest.approx(0.86)
+    assert ours["accuracy_drop"] == pytest.approx(0.04)
+    assert ours["accuracy_drop_ci95"] == pytest.approx([0.04 - 0.05 / 2**0.5, 0.04 + 0.05 / 2**0.5])
+    assert ours["speedup"] == pytest.approx(1.0)
+    assert ours["speedup_ci95"] == pytest.approx([1.1 ** -(0.5**0.5), 1.1 ** (0.5**0.5)])
+    assert ours["tokens"] == 24  # 20 and 4
+
+
+def test_p_values_are_adjusted_over_all_comparisons():
+    rows = {(row["task"], row["method"]): row for row in summary()["rows"]}
+    assert rows["obqa", "litestage"]["mcnemar_p_holm"] == pytest.approx(0.02)
+    assert rows["csqa", "litestage"]["mcnemar_p_holm"] == pytest.approx(0.03)
+    assert "mcnemar_p_holm" not in rows["obqa", "full"]
+
+
+def test_more_seeds_do_not_make_an_interval_narrower():
+    once, thrice = summary()["rows"][1], summary("grid.seed=[0,1,2]")["rows"][1]
+    assert thrice["seeds"] == [0, 1, 2]
+    assert [seed["speedup"] for seed in thrice["by_seed"]] == [2.0] * 3
+    for name in ("accuracy", "accuracy_drop", "accuracy_drop_ci95", "speedup", "speedup_ci95"):
+        assert thrice[name] == pytest.approx(once[name])
+
+
+def test_the_page_tells_the_average_links_what_is_there_and_names_what_failed(tmp_path):
+    grid = summary(failed=("csqa",))
+    assert warnings(grid) == ["reference, csqa, seed 0 failed: The hub is away."]
+    assert answers(grid)[0].startswith(
+        "With reference, litestage is 2.00 times as fast as full depth on average over obqa"
+    )
+    assert grid_tables(grid)[0].rows[1] == ["litestage", "85.0%, +5.0 [+0.0, +10.0] *"]
+    page = tmp_path / "reference" / "obqa" / "seed-0" / "report.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    html, markdown = (path.read_text() for path in write_grid_report(grid, tmp_path))
+    assert 'href="reference/obqa/seed-0/report.html"' in html
+    assert "csqa/seed-0/report" not in html + markdown
+    assert "x &lt;y&gt;" in html
+    assert "The hub is away" in html
+    assert "The hub is away" in markdown
+
+
+# --- the whole command ---
+
+DATA = os.environ.get("LITESTAGE_DATA")
+SMALL = [
+    *("methods=[full,litestage]", "variants={}", "questions=3", "latency_questions=1", "store=store.sqlite"),
+    *("search.calibration=3", "search.max_budget=1", "pipeline=recall_analyze_summarize", "model.chat_template=false"),
+    *(f"max_new_tokens.{stage}=3" for stage in ("recall", "analyze", "summarize")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA, reason="LITESTAGE_DATA names no folder with the three tasks' rows")
+def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails(tmp_path, monkeypatch, capsys):
+    """Tiny stand-ins for the paper's models, whose last part makes the same folders."""
+    monkeypatch.chdir(tmp_path)
+    tiny = save_tiny_model(tmp_path / "tiny" / "tinyllama")
+    shutil.copytree(tiny, tmp_path / "tiny" / "qwen")
+    models = "grid.model=[tiny/tinyllama,tiny/qwen]"
+    command = ["experiment", "paper", models, "output=here", *SMALL]
+    first, second = (Path("here/tinyllama", task, "seed-0") for task in ("obqa", "csqa"))
+
+    program = [sys.executable, "-c", "from litestage.cli import main; main()", *command]
+    with open("said", "w") as said:
+        process = subprocess.Popen(program, stdout=said, stderr=said)
+    waited_until = time.monotonic() + 240
+    while not (second / "config.yaml").exists() and process.poll() is None and time.monotonic() < waited_until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, Path("said").read_text()
+    before = (first / "results.json").read_text()
+    assert not (second / "results.json").exists()
+    (tmp_path / "tiny" / "qwen" / "config.json").write_text('{"model_type": "gpt2"}')
+
+    code, out, err = run(monkeypatch, capsys, *command, "grid.task=[obqa,csqa]")
+    assert code == 2
+    assert "2 of 4 comparisons failed (qwen, obqa, seed 0; qwen, csqa, seed 0)" in err
+    assert "gpt2" in err
+    assert "1 of 4: tinyllama, obqa, seed 0, done before" in out
+    assert (first / "results.json").read_text() == before
+    assert [cell["state"] for cell in grid("here")["cells"]] == ["done", "done", "failed", "failed"]
+
+    shutil.copytree(tiny, tmp_path / "tiny" / "qwen", dirs_exist_ok=True)
+    code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 0, err
+    assert out.count("done before") == 2
+    found = grid("here")
+    assert (found["schema"], found["models"], found["tasks"]) == (
+        "litestage.grid/1",
+        ["tinyllama", "qwen"],
+        ["obqa", "csqa", "strategyqa"],
+    )
+    assert len(found["rows"]) == 2 * 3 * 2
+    assert len(found["averages"]) == 2 * 2
+    for cell in found["cells"]:
+        assert (cell["state"], cell["n"]) == ("done", 3)
+        assert {"results.json", "samples.jsonl", "plan.yaml", "report.html"} <= {
+            path.name for path in Path("here", cell["folder"]).iterdir()
+        }
+
+    code, out, _ = run(monkeypatch, capsys, "report", "here")
+    assert code == 0
+    assert Path("here/report.html").read_text().count("<li><a href=") == 6
+    code, out, _ = run(
+        monkeypatch, capsys, *command, "questions=2", "grid.task=[strategyqa]", models[: -len(",tiny/qwen]")] + "]"
+    )
+    assert "done before" not in out  # another comparison
+
+
+def grid(folder):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Runs ``litestage`` in this process: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["litestage", *arguments])
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, *capsys.readouterr()
+
+
+def test_other_commands_take_no_grid(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(monkeypatch, capsys, "search", "grid.seed=[0,1]")
+    assert (code, "litestage compare" in err) == (2, True)
