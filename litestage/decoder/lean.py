@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litestage.decoder import native
+from litestage.decoder import bfloat16, native
 from litestage.decoder.decoder import Decoder, Step
 from litestage.decoder.families import Family
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
@@ -65,6 +65,7 @@ class LeanDecoder:
     Attributes:
         sublayers: by (kind, layer), functions from stream to stream, to stand in a path for the decoder's own.
         fused: which make of the two.
+        counts: whether sub-layers in C are to be told of passes of a few tokens.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -85,6 +86,7 @@ class LeanDecoder:
             heads = _heads(layer.self_attn, decoder, index)
             self.sublayers["mhsa", index] = _mhsa(layer, decoder.family, heads, self)
             self.sublayers["ffn", index] = _ffn(layer, decoder.family, self)
+        self.counts = self.fused or getattr(decoder.head, "panels", None) is not None
         self.heads = _heads(body.layers[0].self_attn, decoder, 0)
         self._norm, self._head = norm(body.norm), linear(decoder.head)
         self._cap = getattr(decoder.config, "final_logit_softcapping", None)
@@ -115,6 +117,11 @@ class LeanDecoder:
             self._table[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
             self._table = torch.view_as_complex(self._table)
         return self._table
+
+    def turns_halves(self) -> bool:
+        """Whether a head's channels are turned by pairs half its width apart, all of them."""
+        order = self.interleaving()
+        return order == [channel for one in range(len(order) // 2) for channel in (one, one + len(order) // 2)]
 
     def interleaving(self) -> list[int]:
         """Channels of a head in the order that puts those turned together side by side."""
@@ -156,6 +163,18 @@ def _mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     few = None
     if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu":
         few = native.mhsa(project, normalise, heads, turned, matrix)
+    if not lean.fused and post is None:
+        halves = turned and normalise is None and lean.turns_halves()
+
+        def between(made: Tensor, turns: Tensor) -> Tensor:
+            if normalise is not None:
+                normalise(made.view(len(made), -1, heads.width))
+            return turn(made, turns) if turned else made
+
+        plain = normalise is None and halves == turned
+        step = bfloat16.mhsa(attention, pre, heads, halves, None if plain else between)
+        if step is not None:
+            return step
 
     def mhsa(stream: Tensor, attending: Any) -> Tensor:
         if few is not None and attending.few is not None:
@@ -270,6 +289,8 @@ def _ffn(layer: Any, family: Family, lean: LeanDecoder) -> Step:
             return add(stream, activation(gate).mul_(up))
 
         return ffn
+    if activation is F.silu and post is None and (step := bfloat16.feed_forward(mlp, pre)) is not None:
+        return step
     normalise, of_gate, of_up = norm(pre), linear(mlp.gate_proj), linear(mlp.up_proj)
 
     def separate(stream: Tensor, attending: Any) -> Tensor:

@@ -22,7 +22,7 @@ def norm(module: Any, weighted: bool = True) -> Map:
     """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
     if module is None:
         return lambda stream: stream
-    weight, eps = norm_weight(module), _epsilon(module)
+    weight, eps = norm_weight(module), epsilon(module)
     width = len(weight)
     if weight.device.type == "cuda" and weighted and weight is module.weight:  # there it is one kernel
         return lambda stream: F.rms_norm(stream, (width,), weight, eps)
@@ -39,7 +39,8 @@ def norm(module: Any, weighted: bool = True) -> Map:
     return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
 
 
-def _epsilon(module: Any) -> float:
+def epsilon(module: Any) -> float:
+    """What a norm adds to the mean square."""
     return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
 
 
@@ -67,7 +68,7 @@ class Fused:
         self.floor: float | None = None
         if pre is not None:
             weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(width))
-            self.floor = math.sqrt(width * _epsilon(pre))
+            self.floor = math.sqrt(width * epsilon(pre))
         self.matrix, self._unit = weight.float().T.contiguous(), norm(pre, weighted=False)
         biases = [bias for _, bias in parts if bias is not None]
         self.bias = torch.cat(biases) if biases else None
@@ -79,13 +80,24 @@ class Fused:
 
 
 def joined(parts: list[Any]) -> Map:
-    """One product for several linear modules, whose own weights become views of the whole: nothing is held twice."""
-    weight = torch.cat([part.weight for part in parts])
-    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-    sizes = [part.out_features for part in parts]
+    """One product for several linear modules."""
+    weight, bias = side_by_side(parts)
+    return lambda stream: F.linear(stream, weight, bias)
+
+
+def side_by_side(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
+    """Weights [out, in] and biases of linear modules as one, of which their own become views: nothing is held twice."""
+    biases = [part.bias for part in parts]
+    bias = None if biases[0] is None else torch.cat(biases).detach() if len(parts) > 1 else biases[0].detach()
+    first, sizes = parts[0].weight, [part.out_features for part in parts]
+    starts = [first.storage_offset() + sum(sizes[:at]) * first.shape[1] for at in range(len(parts))]
+    storages = {part.weight.untyped_storage()._cdata for part in parts}
+    if len(storages) == 1 and [part.weight.storage_offset() for part in parts] == starts:  # alone, or done before
+        return first.detach().as_strided((sum(sizes), first.shape[1]), first.stride(), starts[0]), bias
+    weight = torch.cat([part.weight for part in parts]).detach()
     for part, piece in zip(parts, torch.split_with_sizes(weight, sizes), strict=True):
         part.weight = torch.nn.Parameter(piece, requires_grad=False)
-    return lambda stream: F.linear(stream, weight, bias)
+    return weight, bias
 
 
 def plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:

@@ -1,0 +1,72 @@
+"""bfloat16 weights in panels: a matrix product is one, and what families write with them is float32's or as good.
+
+On a processor without AVX512-BF16 (or with AMX, which oneDNN serves) there is nothing to test here.
+"""
+
+import copy
+
+import pytest
+import torch
+
+from litestage.decoder import bfloat16, packed, panels
+from litestage.engine import Decoding, Engine, Request
+from litestage.plan import SkipSet, StagePlan
+from tests.tiny import FAMILIES, Characters, random_model, random_prompts, reference_logits
+
+needs_panels = pytest.mark.skipif(panels.library() is None, reason="no AVX512-BF16 without AMX, or no C compiler")
+
+
+@needs_panels
+@pytest.mark.parametrize("tokens", [*range(1, 15), 25, 40])
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 64), (34, 83)])
+def test_a_product_in_panels_is_the_matrix_product(tokens, inputs, outputs):
+    torch.manual_seed(tokens)
+    weight, bias = torch.randn(outputs, inputs).bfloat16(), torch.randn(outputs).bfloat16()
+    x, add = torch.randn(tokens, inputs).bfloat16(), torch.randn(tokens, outputs).bfloat16()
+    laid = panels.Panels(weight, bias)
+    assert torch.equal(laid.weight(), weight)
+    exact = x.double() @ weight.double().T + bias.double() + add.double()
+    torch.testing.assert_close(laid(x, add).double(), exact, rtol=2**-8, atol=1e-4)  # bfloat16 has 8 bits
+    torch.testing.assert_close(laid(x), (exact - add.double()).bfloat16(), rtol=2**-7, atol=1e-2)
+
+
+@needs_panels
+def test_weights_that_follow_each_other_in_memory_do_not_touch():
+    weights = [torch.full((70, 6), float(value)).bfloat16() for value in range(3)]
+    laid = [panels.Panels(weight, None) for weight in weights]
+    assert all(torch.equal(one.weight(), weight) for one, weight in zip(laid, weights, strict=True))
+    large = panels.HugePages().take(40 * 2**20)
+    assert len(large) == 40 * 2**20
+    assert large.data_ptr() % 64 == 0
+
+
+@needs_panels
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "phi3", "gemma2", "smollm3"])
+def test_every_token_is_float32s_best_but_for_rounding(family, monkeypatch):
+    """Rows that share a prompt, rows that do not, a skip set: a wrong mask, turn or norm chooses far worse tokens."""
+    monkeypatch.setattr(packed, "SMALLEST", 0)
+    model = random_model(FAMILIES[family].config, 0.1).bfloat16()
+    exact = copy.deepcopy(model).float()
+    engine = Engine(model, Characters())
+    engine.eos = (-1,)
+    shared, alone, long = random_prompts([9, 14, 30])
+    prompts = [shared, (*shared, 7, 8), (*shared, 9), alone, long]
+    for skip in (SkipSet(), SkipSet(mhsa=(0,), ffn=(2,))):
+        batch = engine.generate([Request(prompt, 10) for prompt in prompts], StagePlan(skip), Decoding())
+        for prompt, row in zip(prompts, batch.generations, strict=True):
+            logits = reference_logits(exact, prompt, row.tokens, skip)
+            short = logits.max(dim=1).values - logits.gather(1, torch.tensor(row.tokens)[:, None])[:, 0]
+            assert short.max() < 0.1 * logits.std(), (family, prompt)
+    assert engine._fast.lean.counts
+
+
+def test_without_a_compiler_there_are_no_panels(monkeypatch, caplog):
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    assert panels.library.__wrapped__() is None
+    monkeypatch.setattr(panels, "library", lambda: None)
+    monkeypatch.setattr(packed, "SMALLEST", 0)
+    weight = torch.randn(64, 32).bfloat16()
+    made = packed.PackedLinear(weight)
+    assert made.panels is None
+    assert torch.equal(made.weight, weight)
+    assert bfloat16._panels(torch.nn.ModuleDict({"one": made}), "one") is None
