@@ -7,9 +7,10 @@ import pytest
 
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile import StepCosts
+from litestage.search.candidate import Candidate, frontier
 from litestage.search.ladders import Estimate
 from litestage.search.pareto import WORTHWHILE, pareto_search
-from litestage.search.problem import Candidate, SearchProblem, frontier
+from litestage.search.problem import SearchProblem
 from litestage.search.race import Standing, looks
 from litestage.session import Session
 from litestage.stages import load_pipeline
@@ -23,7 +24,7 @@ class Scripted(SearchProblem):
 
     raced: list[tuple[int, ...]] = field(default_factory=list)
 
-    def evaluate(self, budgets, questions=None, rule=None):
+    def evaluate(self, budgets, rule=None):
         loss = sum(LOSS[stage][budget] for stage, budget in budgets.items())
         seconds = {stage: SECONDS[stage] * (24 - budget) for stage, budget in budgets.items()}
         name = str(budgets)

@@ -9,9 +9,10 @@ import pytest
 from litestage.errors import LiteStageError
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
+from litestage.search.candidate import Candidate, SearchResult
 from litestage.search.finalists import by_the_clock, surely_faster
 from litestage.search.one_budget import one_budget_search
-from litestage.search.problem import Candidate, SearchProblem, SearchResult
+from litestage.search.problem import SearchProblem
 from litestage.search.record import best_within, write_search
 from litestage.stages import Question, load_pipeline
 from litestage.trace import StageTrace, Trace

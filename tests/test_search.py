@@ -7,12 +7,15 @@ import pytest
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile import Importance, StepCosts
 from litestage.search import greedy_search
+from litestage.search.candidate import Candidate
 from litestage.search.ladders import budget_ladder, cosine_orders
-from litestage.search.problem import Candidate, SearchProblem
+from litestage.search.problem import SearchProblem
 from litestage.session import Session
 from litestage.stages import load_pipeline
 
 STAGES = ("recall", "analyze", "summarize")
+EACH = (1e-3, 0, 2e-4, 0, 0, 3e-4, 0)
+WRITTEN_DOWN = StepCosts(12, EACH, EACH, 0.0)
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Scripted(SearchProblem):
 
     tried: list[tuple[int, ...]] = field(default_factory=list)
 
-    def evaluate(self, budgets, questions=None, rule=None):
+    def evaluate(self, budgets, rule=None):
         self.tried.append(tuple(budgets[stage] for stage in STAGES))
         loss = sum(LOSS[stage].get(budget, 0.0) for stage, budget in budgets.items())
         seconds = {stage: SECONDS[stage][budget] for stage, budget in budgets.items()}
@@ -93,10 +96,11 @@ def test_a_ladder_takes_the_ranking_in_order():
     assert all(budget_ladder(order, 2) == own["analyze"] for order in shared.values())
 
 
-def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):
+def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path, monkeypatch):
     from litestage.config import load_config
     from litestage.workbench import Workbench
 
+    monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
     options = ["search.calibration=12", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
     bench = Workbench.open(load_config(options))
     found = bench.search()
@@ -106,7 +110,8 @@ def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path):
     assert again.plan.hash == found.plan.hash
 
 
-def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch):
+@pytest.mark.parametrize("strategy", ["greedy", "pareto"])
+def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch, strategy):
     from litestage.config import load_config
     from litestage.data import Task
     from litestage.workbench import Workbench
@@ -118,5 +123,7 @@ def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch):
         return real(self, split)
 
     monkeypatch.setattr(Task, "questions", watched)
-    options = ["search.calibration=4", "search.max_budget=1", f"store={tmp_path / 'store.sqlite'}"]
+    monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
+    options = ["search.calibration=4", "search.max_budget=1", f"search.strategy={strategy}"]
+    options += ["search.finalists=0", f"store={tmp_path / 'store.sqlite'}"]
     Workbench.open(load_config(options)).search()

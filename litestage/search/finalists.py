@@ -8,7 +8,8 @@ from statistics import fmean
 
 import numpy as np
 
-from litestage.search.problem import Candidate, SearchProblem
+from litestage.search.candidate import Candidate
+from litestage.search.problem import SearchProblem
 
 _RESAMPLES = 2000
 _SURE = 0.99

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from litestage.search.problem import Candidate, SearchProblem, SearchResult
+from litestage.search.candidate import Candidate, SearchResult
+from litestage.search.problem import SearchProblem
 
 
 def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:

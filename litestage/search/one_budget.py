@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from litestage.search.problem import SearchProblem, SearchResult
+from litestage.search.candidate import SearchResult
+from litestage.search.problem import SearchProblem
 
 
 def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from litestage.plan import ExitRule
+from litestage.search.candidate import Candidate, Rungs, SearchResult, frontier
 from litestage.search.finalists import by_the_clock
 from litestage.search.ladders import Estimate
-from litestage.search.problem import Candidate, Rungs, SearchProblem, SearchResult, frontier
+from litestage.search.problem import SearchProblem
 
 Estimates = Mapping[str, Sequence[Estimate]]
 """By stage, what each rung of its ladder is expected to do."""

@@ -2,7 +2,7 @@
 
 Against full depth, question by question: of ``m`` questions tried, ``lost`` were right at full depth only and ``won``
 right under the candidate only. It is dropped when its drop in accuracy is above the bound with error level 5 %
-(one-sided, normal approximation of the paired difference), or when even winning none back it can't end within it:
+(one-sided, normal approximation of the paired difference).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 
-ERROR_LEVEL = 0.05
 _Z = 1.6449  # one-sided 5 %
 _Z_WITHIN = 1.2816  # one-sided 10 %
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from litestage.errors import LiteStageError
+from litestage.memory import peak_memory
 from litestage.plan import save_plan
-from litestage.search.problem import SearchResult, frontier
+from litestage.search.candidate import SearchResult, frontier
 
 FRONTIER = "frontier"
 """Folder of the frontier's plans, each named by its hash."""
@@ -25,6 +26,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "plan": found.plan.hash,
         "met": found.met,
         **({"command": command} if command else {}),
+        "memory": peak_memory(),
         "full": asdict(found.full),
         "chosen": asdict(found.chosen),
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],
