@@ -1,9 +1,15 @@
-"""What every test gets: one thread (tiny models are faster so) and a cache folder of its own."""
+"""What every test gets: one thread (tiny models are faster so), a cache folder of its own, step costs measured once."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: processes that share the files out then end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,4 +26,20 @@ def own_cache(tmp_path_factory):
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         patch.setenv("PIP_CACHE_DIR", os.environ.get("PIP_CACHE_DIR", f"{home}/pip"))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def step_costs_once():
+    """A model's step costs take seconds to measure, more on a busy machine, and no test looks at their values."""
+    from litestage import session
+
+    measure, kept = session.measure_step_costs, {}
+
+    def once(engine):
+        kind = engine.name, engine.decoder.layers, engine.decoder.config.vocab_size
+        return kept[kind] if kind in kept else kept.setdefault(kind, measure(engine))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "measure_step_costs", once)
         yield

@@ -13,6 +13,7 @@ from test_runner import written
 from tiny import contestant, some_questions
 
 from litestage.cli import main
+from litestage.conf import folder
 from litestage.config import TrainerConfig, load_config
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
@@ -107,7 +108,9 @@ answer, batches = Contestant.answer, []
 def counting(self, questions, *, timed=False):
     batches.append([question.id for question in questions])
     if len(batches) == 2 and rank == failing:
-        time.sleep(1)  # the other has finished its share by then, and waits
+        others = f"*.{1 - rank}.jsonl"
+        while sum(file.read_text().count("\\n") for file in (folder / "journal").glob(others)) < 2:
+            time.sleep(0.02)  # until the other has finished its share, and waits
         if how in ("KILL", "TERM"):
             os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
             time.sleep(60)
@@ -183,7 +186,6 @@ def is_running(pid):
     [
         (1, "KILL", "litestage: rank 1 was killed by signal 9"),
         (1, "raises", "[rank1]: RuntimeError: out of luck"),
-        (0, "KILL", "litestage: the process that started rank 1 is gone"),
         (0, "TERM", "litestage: the process that started rank 1 is gone"),
     ],
 )
@@ -205,7 +207,7 @@ def test_a_rank_that_dies_ends_the_job_and_the_next_run_takes_up_what_all_had_do
     running = time.monotonic()
     _, errors = process.communicate(timeout=100)  # standard error closes when the last rank is gone
     assert process.returncode not in (0, None)
-    assert time.monotonic() - running < 15
+    assert time.monotonic() - running < 60  # they would wait for days
     assert told in errors
     assert ("Traceback" in errors) == (how == "raises")
     assert not any(is_running((tmp_path / f"rank{rank}.pid").read_text()) for rank in (0, 1))
@@ -288,7 +290,7 @@ def test_lm_eval_on_two_devices_asks_each_question_once_and_writes_once(tmp_path
     (results,) = (tmp_path / "out").glob("*/results_*.json")
     found = json.loads(results.read_text())
     model = LiteStageLM(store=f"{tmp_path}/one.sqlite", batch_size=2)
-    manager = TaskManager(include_path=str(tmp_path))
+    manager = TaskManager(include_path=[str(tmp_path), folder("tasks")], include_defaults=False)
     expected = simple_evaluate(
         model, tasks=["choice", "menagerie_multistage"], task_manager=manager, limit=7, bootstrap_iters=0
     )

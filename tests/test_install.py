@@ -67,16 +67,14 @@ def tiny(tmp_path_factory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def installed(request, tmp_path_factory) -> Installed:
-    return Installed(
-        tmp_path_factory.mktemp(request.param), *(["-e"] if request.param == "editable" else []), str(ROOT)
-    )
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Installed:
+    return Installed(tmp_path_factory.mktemp("wheel"), str(ROOT))
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Installed:
-    return Installed(tmp_path_factory.mktemp("only"), str(ROOT))
+def editable(tmp_path_factory) -> Installed:
+    return Installed(tmp_path_factory.mktemp("editable"), "-e", str(ROOT))
 
 
 def written(output: Path) -> tuple[dict, dict[str, list[dict]]]:
@@ -91,40 +89,39 @@ def written(output: Path) -> tuple[dict, dict[str, list[dict]]]:
     return json.loads(results.read_text()), samples
 
 
-def test_tasks_are_listed_beside_lm_evals_own(installed: Installed):
-    listed = installed.lm_eval("ls", "tasks")
+def test_tasks_are_listed_beside_lm_evals_own(editable: Installed):
+    listed = editable.lm_eval("ls", "tasks")
     assert listed.returncode == 0, listed.stderr
     for name in ("obqa_multistage", "menagerie_yesno_multistage", "multistage", "hellaswag"):
         assert name in listed.stdout
     assert "litestage:" not in listed.stderr
 
 
-def test_yaml_comes_from_the_package_or_from_the_checkout_itself(installed: Installed):
+def test_yaml_comes_from_the_package_or_from_the_checkout_itself(wheel: Installed, editable: Installed):
     program = "from litestage.conf import folder; print(folder('conf'), folder('tasks'))"
-    found = installed.run(installed.python, "-c", program).stdout.split()
-    editable = installed.where.name.startswith("editable")
-    package = installed.site / "litestage"
-    assert found == [str(ROOT / name if editable else package / f"_{name}") for name in ("conf", "tasks")]
+    in_wheel, in_checkout = (each.run(each.python, "-c", program).stdout.split() for each in (wheel, editable))
+    assert in_wheel == [str(wheel.site / "litestage" / f"_{name}") for name in ("conf", "tasks")]
+    assert in_checkout == [str(ROOT / name) for name in ("conf", "tasks")]
 
 
-@pytest.mark.parametrize("plan", ["full", "uniform:4", "plan.yaml"])
-def test_the_embedded_model_answers_the_menagerie_under_a_plan(installed: Installed, plan: str):
+@pytest.mark.parametrize(
+    ("how", "plan", "skipped"), [("wheel", "full", 0), ("wheel", "plan.yaml", 2), ("editable", "uniform:4", 4)]
+)
+def test_the_embedded_model_answers_the_menagerie_under_a_plan(how: str, plan: str, skipped: int, request):
+    installed: Installed = request.getfixturevalue(how)
     (installed.where / "plan.yaml").write_text(PLAN)
     output = installed.where / "out" / plan.replace(":", "_")
     arguments = ["--model", "litestage", "--model_args", f"plan={plan}", "--tasks", "menagerie_multistage"]
-    ran = installed.lm_eval(*arguments, "--limit", 50, "--output_path", output, "--log_samples")
+    ran = installed.lm_eval(*arguments, "--limit", 20, "--output_path", output, "--log_samples")
     assert ran.returncode == 0, ran.stderr
     results, samples = written(output)
     figures = results["results"]["menagerie_multistage"]
-    assert results["n-samples"]["menagerie_multistage"]["effective"] == 50
+    assert results["n-samples"]["menagerie_multistage"]["effective"] == 20
     assert figures["latency_s,none"] > 0
-    assert (
-        results["config"]["plans"]["menagerie"]["skipped"]["analyze"]
-        == {"full": 0, "uniform:4": 4, "plan.yaml": 2}[plan]
-    )
+    assert results["config"]["plans"]["menagerie"]["skipped"]["analyze"] == skipped
     rows = samples["menagerie_multistage"]
-    assert len(rows) == 50
-    assert figures["acc,none"] == pytest.approx(sum(row["acc"] for row in rows) / 50)
+    assert len(rows) == 20
+    assert figures["acc,none"] == pytest.approx(sum(row["acc"] for row in rows) / 20)
     if plan == "full":
         assert figures["acc,none"] >= 0.9
 
@@ -132,7 +129,7 @@ def test_the_embedded_model_answers_the_menagerie_under_a_plan(installed: Instal
 @pytest.mark.skipif("LITESTAGE_DATA" not in os.environ, reason="LITESTAGE_DATA names no folder with the real data")
 def test_the_real_tasks_run_from_a_data_folder(wheel: Installed):
     output = wheel.where / "multistage"
-    ran = wheel.lm_eval("--model", "litestage", "--tasks", "multistage", "--limit", 8, "--output_path", output)
+    ran = wheel.lm_eval("--model", "litestage", "--tasks", "multistage", "--limit", 2, "--output_path", output)
     assert ran.returncode == 0, ran.stderr
     results, _ = written(output)
     assert set(results["results"]) == {"multistage", "obqa_multistage", "csqa_multistage", "strategyqa_multistage"}
