@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods import METHODS, Measurements, Setting
+from litestage.methods.own import is_file, own_method
 from litestage.plan import ExitRule, Plan
 
 
@@ -34,7 +35,9 @@ def parse_shorthand(spec: str) -> Shorthand:
     method, *numbers = body.split(":")
     if plus and suffix != "exit":
         raise LiteStageError(f"The plan {spec!r} ends in '+{suffix}'; only '+exit' can follow a method.")
-    if method not in METHODS:
+    if is_file(method):
+        own_method(method)  # a mistake in the file is told before a model is loaded
+    elif method not in METHODS:
         raise LiteStageError(f"There is no method {method!r} (in plan {spec!r}); {did_you_mean(method, METHODS)}")
     allowed = {"full": (0, 0), "random": (1, 2)}.get(method, (1, 1))
     if not allowed[0] <= len(numbers) <= allowed[1]:
@@ -78,8 +81,9 @@ def plan_from_shorthand(
         limits: by stage, the most tokens one continuation may have.
     """
     setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
+    make = own_method(shorthand.method) if is_file(shorthand.method) else METHODS[shorthand.method]
     plan = Plan(
-        METHODS[shorthand.method](setting),
+        make(setting),
         provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
     )
     return plan.with_exit(exit_rule or ExitRule()) if shorthand.exit else plan

@@ -1,0 +1,69 @@
+"""A method of one's own: a Python file with ``plan(setting) -> {stage: StagePlan}``, named like ``mine.py:8``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from litestage.errors import LiteStageError
+from litestage.methods.setting import Extend, Measured, Measurements, Setting
+from litestage.plan import StagePlan
+from litestage.profile import Importance
+from litestage.profile.forced import TeacherForced
+
+
+def is_file(method: str) -> bool:
+    """Whether a method's name is that of a file."""
+    return method.endswith(".py")
+
+
+def own_method(file: str) -> Callable[[Setting], dict[str, StagePlan]]:
+    """The method in a file, which is run as any Python file is.
+
+    Raises:
+        LiteStageError: no such file, one that Python cannot read, one without ``plan``, or, when it is called, a plan
+            that is not one ``StagePlan`` for each of some stages.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise LiteStageError(f"There is no method {file!r}; correct the path, or take a method that is shipped.")
+    source = path.read_bytes()
+    module = ModuleType(f"litestage_method_{path.stem}")
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
+    try:
+        exec(compile(source, file, "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise LiteStageError(f"{file}, line {error.lineno}: {error.msg}; correct the file.") from None
+    make = getattr(module, "plan", None)
+    if not callable(make):
+        raise LiteStageError(f"{file} has no function plan(setting); see litestage/methods/uniform.py for one.")
+
+    def plan(setting: Setting) -> dict[str, StagePlan]:
+        version = hashlib.sha256(source).hexdigest()[:12]
+        stages = make(replace(setting, measurements=_OfVersion(setting.measurements, version)))
+        if not isinstance(stages, dict) or not all(isinstance(stage, StagePlan) for stage in stages.values()):
+            raise LiteStageError(f"{file}: plan(setting) gave {stages!r:.80}; it gives {{stage: StagePlan(...), ...}}.")
+        return stages
+
+    return plan
+
+
+@dataclass(frozen=True)
+class _OfVersion:
+    """Measurements whose kept orders belong to one version of the file: an edited method is ranked anew."""
+
+    measurements: Measurements
+    version: str
+
+    def importance(self) -> Importance:
+        return self.measurements.importance()
+
+    def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
+        return self.measurements.of_forced(measure)
+
+    def order(self, method: str, count: int, extend: Extend) -> list[int]:
+        return self.measurements.order(f"{method}@{self.version}", count, extend)

@@ -1,0 +1,76 @@
+"""A skipping method in a file of one's own, named like a shipped one; what is wrong with it is one clear sentence."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from litestage.compare import _row_name
+from litestage.errors import LiteStageError
+from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
+from litestage.plan import Plan, SkipSet
+
+LAST_FEED_FORWARDS = """
+from litestage.plan import SkipSet, StagePlan
+
+def plan(setting):
+    last = range(setting.layers - setting.budget, setting.layers)
+    return {stage: StagePlan(SkipSet(ffn=tuple(last))) for stage in setting.stages}
+"""
+RANKED = """
+from litestage.plan import SkipSet, StagePlan
+
+def plan(setting):
+    order = setting.measurements.order("ranked", setting.budget, lambda forced, known, wanted: [3, 2, 1][:wanted])
+    return {stage: StagePlan(SkipSet.of_layers(order)) for stage in setting.stages}
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(text)
+    return str(path)
+
+
+def plan_of(spec: str, orders: dict | None = None) -> Plan:
+    def order(method: str, count: int, extend) -> list[int]:
+        return (orders if orders is not None else {}).setdefault(method, extend(None, [], count))
+
+    measurements = SimpleNamespace(order=order)
+    return plan_from_shorthand(parse_shorthand(spec), stages=("think", "answer"), layers=4, measurements=measurements)
+
+
+def test_a_file_is_a_method_with_a_budget_and_an_exit(tmp_path: Path):
+    file = write(tmp_path, LAST_FEED_FORWARDS)
+    plan = plan_of(f"{file}:2+exit")
+    assert {stage: each.skip for stage, each in plan.stages.items()} == dict.fromkeys(
+        ("think", "answer"), SkipSet((), (2, 3))
+    )
+    assert all(stage.exit for stage in plan.stages.values())
+    assert _row_name(f"{file}:2+exit") == "mine+exit"
+
+
+def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path):
+    orders: dict[str, list[int]] = {}
+    plan_of(f"{write(tmp_path, RANKED)}:2", orders)
+    plan_of(f"{write(tmp_path, RANKED)}:2", orders)
+    assert list(orders.values()) == [[3, 2]]
+    edited = plan_of(f"{write(tmp_path, RANKED.replace('[3, 2, 1]', '[0, 1, 2]'))}:2", orders)
+    assert edited["think"].skip == SkipSet((0, 1), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (None, r"no method '.*mine\.py'"),
+        ("def plan(setting) return", r"mine\.py, line 1: expected ':'"),
+        ("plans = 3", r"mine\.py has no function plan\(setting\)"),
+        ("def plan(setting): return [1, 2]", r"plan\(setting\) gave \[1, 2\]; it gives \{stage"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, text: str | None, named: str):
+    if text:
+        write(tmp_path, text)
+    with pytest.raises(LiteStageError, match=named) as caught:
+        plan_of(f"{tmp_path}/mine.py:2")
+    assert "\n" not in str(caught.value)
