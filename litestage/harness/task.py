@@ -1,7 +1,9 @@
 """lm-eval's side of a staged task: documents from ``litestage.data``, figures from traces.
 
-A YAML in ``tasks/`` names this class and the litestage task; the pipeline's stages decide which metrics there are::
+A YAML in ``tasks/``, or in a folder of one's own that ``--include_path`` names, says no more than this, with the name
+of a litestage task or the path of its YAML; the pipeline's stages decide which metrics there are::
 
+    task: obqa_multistage
     class: !function litestage.harness.task.StagedTask
     generation_kwargs: {litestage: {task: obqa}}
 """
@@ -23,6 +25,19 @@ from litestage.trace import Trace
 
 KEY = "litestage"
 """The generation keyword that tells our model which task and pipeline a request belongs to."""
+
+
+_EVERY_TASK: dict[str, Any] = {
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": (
+        "{{question}}\n{% for option in options %}({{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[loop.index0]}}) {{option}}"
+        "{{' ' if not loop.last}}{% endfor %}"
+    ),
+    "doc_to_target": "answer",
+    "num_fewshot": 0,
+}
+"""What lm-eval wants to be told of a task; its prompt is for the samples' file only."""
 
 
 class Answered(str):
@@ -51,8 +66,15 @@ class StagedTask(ConfigurableTask):
     """A multiple-choice task that a model answers in stages."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        config = deepcopy({key: value for key, value in config.items() if key != "class"})
-        request = config["generation_kwargs"][KEY]
+        config = deepcopy({**_EVERY_TASK, **{key: value for key, value in config.items() if key != "class"}})
+        config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
+        config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
+        request = config["generation_kwargs"].get(KEY) or {}
+        if "task" not in request:
+            raise LiteStageError(
+                f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
+                "generation_kwargs: {litestage: {task: mine.yaml}}."
+            )
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
         request["pipeline"] = str(overridden or request.get("pipeline") or self.source.pipeline)
