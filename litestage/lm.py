@@ -28,6 +28,7 @@ from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments
 from litestage.harness.staged import StagedRequests, decoding_of
 from litestage.harness.task import KEY
+from litestage.memory import peak_memory
 from litestage.plan import StagePlan
 from litestage.ranks import here, launch, share, union
 from litestage.session import Session
@@ -199,7 +200,7 @@ class LiteStageLM(TemplateLM):
         )
 
     def get_model_info(self) -> dict[str, Any]:
-        """Goes into ``results.json`` under ``config``: the model, the plan of each task, engine, hardware, timing."""
+        """Goes into ``results.json`` under ``config``: model, plans by task, engine, hardware, timing, peak memory."""
         if here().rank:
             sys.exit()  # every rank has all answers, and lm-eval, which counts one process, would write them all
         timed = self.arguments.batch_size == 1
@@ -223,6 +224,7 @@ class LiteStageLM(TemplateLM):
                 if timed
                 else f"not measured: {self.arguments.batch_size} questions at a time; use --batch_size 1"
             ),
+            "memory": peak_memory(),
             "environment": environment(self.engine),  # by itself: lm-eval writes the device it asked for
         }
 

@@ -17,7 +17,7 @@ def peak_memory() -> dict[str, Any]:
     """
     return {
         "peak_resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e6, 1),
-        "covers": "the whole command in one process: libraries, weights, search and all methods together",
+        "covers": "the whole command in one process: libraries, weights and all that ran in it together",
     }
 
 

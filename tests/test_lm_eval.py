@@ -82,6 +82,7 @@ def test_model_info_names_plan_engine_hardware_and_how_latency_was_measured(mode
     assert len(info["model_fingerprint"]) == 16
     assert {"engine", "hardware", "dtype", "device", "torch"} <= set(info["environment"])
     assert "alone" in info["latency"]
+    assert info["memory"]["peak_resident_mb"] > 0
     assert "not measured: 8 questions" in model(batch_size=8).get_model_info()["latency"]
     json.dumps(info)
 
@@ -321,3 +322,20 @@ def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, mo
         evaluate(model(plan=str(tmp_path / "plan.yaml")), "tiny_choice", include=plain_tasks)
     with pytest.raises(LiteStageError, match="calibration split"):
         evaluate(model(plan="cosine:2"), "tiny_choice", include=plain_tasks)
+
+
+def test_a_task_of_ones_own_is_three_lines_beside_its_rows(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"Is {number} even?", "options": ["yes", "no"], "answer": "no"} for number in (1, 3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.yaml").write_text("rows: {calibration: rows.jsonl, test: rows.jsonl}\npipeline: single\n")
+    lines = ["task: mine_multistage", "class: !function litestage.harness.task.StagedTask"]
+    (tmp_path / "mine_multistage.yaml").write_text("\n".join(lines))
+    with pytest.raises(LiteStageError, match="'mine_multistage' names no questions; add"):
+        evaluate(model(), "mine_multistage", include=tmp_path)
+    lines.append("generation_kwargs: {litestage: {task: mine.yaml}}")
+    (tmp_path / "mine_multistage.yaml").write_text("\n".join(lines))
+    results = evaluate(model(), "mine_multistage", include=tmp_path)
+    assert results["versions"]["mine_multistage"] == 1.0
+    assert reported(results, "mine_multistage")["stop_length_answer"] <= 1
+    assert [sample["doc"]["answer"] for sample in results["samples"]["mine_multistage"]] == ["B", "B"]

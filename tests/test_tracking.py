@@ -53,9 +53,9 @@ def leaves(value):
     return [leaf for item in value for leaf in leaves(item)] if isinstance(value, list) else [value]
 
 
-def missing(value, summary):
-    """Every entry that the summary does not hold, or not as often."""
-    return Counter(leaves(value)) - Counter(leaves(summary))
+def missing(results, kept):
+    """Every entry of results.json, numbers and words, that the run does not hold, or not as often."""
+    return Counter(leaves(results)) - Counter(leaves(kept["summary"])) - Counter(leaves(kept["config"]["made"]))
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_every_figure_of_results_json_is_in_the_offline_run(tmp_path, capsys):
     assert "wandb sync" in capsys.readouterr().out
     kept = summary_of(tmp_path)
     summary, results = kept["summary"], json.loads((tmp_path / "results.json").read_text())
-    assert not missing(results["methods"], summary)
+    assert not missing(results, kept)
     assert summary["n"] == 100
     assert summary["methods/litestage/stages/answer/tokens"] == 4
     assert summary["methods/cosine/accuracy_drop_ci95/1"] == results["methods"][2]["accuracy_drop_ci95"][1]
@@ -174,9 +174,15 @@ def test_a_command_tracks_its_run(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["n"] == 2
-    summary = summary_of(tmp_path / "here")["summary"]
+    kept = summary_of(tmp_path / "here")
     results = json.loads((tmp_path / "here" / "results.json").read_text())
-    assert not missing([results[name] for name in ("methods", "memory", "minimum_detectable_drop", "n")], summary)
+    assert not missing(results, kept)
+    for stage in ("recall", "analyze", "summarize"):
+        assert {f"methods/uniform/stages/{stage}/{of}" for of in ("tokens", "prefill_s", "decode_s")} <= set(
+            kept["summary"]
+        )
+    over = kept["summary"]["methods/full/speedup_over/uniform"]
+    assert over * kept["summary"]["methods/uniform/speedup"] == pytest.approx(1)
 
 
 @pytest.mark.slow

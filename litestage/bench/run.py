@@ -39,6 +39,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from litestage.bench.shape import shape_rows
     from litestage.engine import Engine
     from litestage.environment import environment
+    from litestage.memory import peak_memory
     from litestage.session import Session
 
     rows = reference_rows(options.questions, options.repeats)
@@ -51,6 +52,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "schema": SCHEMA,
         "quick": options.quick,
         "environment": environment(engine),
+        "memory": peak_memory(),
         "rows": [row.to_dict() for row in rows],
     }
 

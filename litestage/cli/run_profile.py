@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
+    from litestage.memory import peak_memory
     from litestage.plan import SkipSet
     from litestage.report import read_run
     from litestage.tracking import track
@@ -54,6 +55,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     content = {
         **_of(bench, importance),
         "step_costs": costs.to_dict(),
+        "memory": peak_memory(),
         "command": command_line("profile", *overrides),
     }
     (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
