@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from litestage.conf import folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
-from litestage.plan.plan import COMPENSATIONS
+from litestage.plan.stage import COMPENSATIONS
 
 GROUPS = ("model", "engine")
 

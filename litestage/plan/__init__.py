@@ -1,7 +1,8 @@
 """A plan is data: per stage a skip set and an exit rule. The engine runs any plan; methods and search make them."""
 
 from litestage.plan.file import load_plan, save_plan
-from litestage.plan.plan import ExitRule, Plan, StagePlan
+from litestage.plan.plan import Plan
 from litestage.plan.skip import SkipSet
+from litestage.plan.stage import ExitRule, StagePlan
 
 __all__ = ["ExitRule", "Plan", "SkipSet", "StagePlan", "load_plan", "save_plan"]

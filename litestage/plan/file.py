@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.plan.plan import SCHEMA, ExitRule, Plan, StagePlan
+from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet
+from litestage.plan.stage import ExitRule, StagePlan
 
 _PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
 _STAGE_KEYS = ("skip", "phase", "compensation", "schedule", "exit")
