@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from litestage.errors import LiteStageError
 from litestage.methods.setting import Extend, Measured
@@ -16,10 +16,19 @@ from litestage.runner import run
 from litestage.stages import Pipeline, Question
 
 if TYPE_CHECKING:
-    from litestage.session import Calibration, Session
+    from litestage.session import Session
 
 ROWS = 24
 """Sequences per stage that rankings by likelihood, by output and by streams look at."""
+
+
+class Calibration(Protocol):
+    """A task, as far as a session needs it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def questions(self, split: str) -> list[Question]: ...
 
 
 class TaskMeasurements:
@@ -56,13 +65,12 @@ class TaskMeasurements:
 
     def order(self, method: str, count: int, extend: Extend) -> list[int]:
         questions, pipeline = self._calibration()
-        session, store = self._session, self._session.reusing.store
-        content = [asdict(question) for question in questions], pipeline.hash, session.chat_template, ROWS
-        key = session.key("order", method, *content)
-        known: list[int] = from_rank_zero(lambda: store.get([key]).get(key, {}).get("order", []))
+        kept, asked = self._session.kept, [asdict(question) for question in questions]
+        key = kept.key("order", method, asked, pipeline.hash, self._session.chat_template, ROWS)
+        known: list[int] = (kept.known(key) or {}).get("order", [])
         if len(known) < count:
             known = self.of_forced(lambda forced: extend(forced, known, count))
-            store.put({key: {"order": known}}, model=session.loaded.fingerprint, engine=session.engine.name)
+            kept.put(key, {"order": known})
         return known[:count]
 
     def _calibration(self) -> tuple[list[Question], Pipeline]:

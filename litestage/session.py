@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
 from litestage.engine.exit import check
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.measuring import TaskMeasurements
+from litestage.measuring import Calibration, TaskMeasurements
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
 from litestage.profile import Importance, StandIn, StepCosts, measure_importance, measure_stand_in, measure_step_costs
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
 from litestage.stages import Pipeline, Question
-from litestage.store import ResultStore, ReusingEngine
+from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
 from litestage.trace import Trace
 
 PLAIN_STAGE = ("default",)
 """The one stage of a task without stages."""
-
-
-class Calibration(Protocol):
-    """A task, as far as a session needs it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def questions(self, split: str) -> list[Question]: ...
 
 
 @dataclass
@@ -184,48 +173,43 @@ class Session:
             pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
         )
 
+    @property
+    def kept(self) -> KeptMeasurements:
+        """What the store holds of this model's measurements."""
+        dtype = str(self.engine.decoder.dtype)
+        return KeptMeasurements(self.reusing.store, self.loaded.fingerprint, self.engine.name, dtype)
+
     def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
-        known = self.known_importance(questions, pipeline)
-        if known is None:
+
+        def measure() -> dict[str, Any]:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
             traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
-            kept = from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
-            key = self._importance_key(questions, pipeline)
-            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
-            return Importance.from_dict(kept)
-        return known
+            return from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
+
+        return Importance.from_dict(self.kept.once(self._importance_key(questions, pipeline), measure))
 
     def known_importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance | None:
         """The same if it was measured before, else None."""
-        key = self._importance_key(questions, pipeline)
-        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
-        return None if kept is None else Importance.from_dict(kept)
+        known = self.kept.known(self._importance_key(questions, pipeline))
+        return None if known is None else Importance.from_dict(known)
 
     def _importance_key(self, questions: Sequence[Question], pipeline: Pipeline) -> str:
-        return self.key("importance", [asdict(question) for question in questions], pipeline.hash, self.chat_template)
+        asked = [asdict(question) for question in questions]
+        return self.kept.key("importance", asked, pipeline.hash, self.chat_template)
 
     def step_costs(self, forms: Iterable[str] = ()) -> StepCosts:
         """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""
-        costs = StepCosts.from_dict(self._measured("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+
+        def on_this_machine(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            return self.kept.once(self.kept.key(kind, environment(self.engine)), lambda: from_rank_zero(measure))
+
+        costs = StepCosts.from_dict(on_this_machine("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
         stand_ins: dict[str, tuple[StandIn, StandIn]] = {}
         for form in forms:
-            kept = self._measured(f"stand_in/{form}", partial(_stand_in, self.engine, form))
+            kept = on_this_machine(f"stand_in/{form}", partial(_stand_in, self.engine, form))
             stand_ins |= StepCosts.stand_ins_from(kept)
         return replace(costs, stand_ins=stand_ins)
-
-    def _measured(self, kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        key = self.key(kind, environment(self.engine))
-        kept = from_rank_zero(lambda: self.reusing.store.get([key]).get(key))
-        if kept is None:
-            kept = from_rank_zero(measure)
-            self.reusing.store.put({key: kept}, model=self.loaded.fingerprint, engine=self.engine.name)
-        return kept
-
-    def key(self, kind: str, *content: object) -> str:
-        """The store's key for a measurement of this model that depends on ``content``, which is plain data."""
-        text = json.dumps([kind, self.loaded.fingerprint, str(self.engine.decoder.dtype), *content], sort_keys=True)
-        return f"{kind}/{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _stand_in(engine: Engine, form: str) -> dict[str, Any]:

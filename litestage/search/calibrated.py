@@ -121,14 +121,14 @@ class Calibrated:
 
     def _fidelity_orders(self, stage: str | None) -> list[Order]:
         """A stage's orders, or those of all stages together (None); measured once, then kept."""
-        costs, budget, store = self.costs, self.max_budget, self.session.reusing.store
+        session, costs, budget = self.session, self.costs, self.max_budget
         asked = [asdict(question) for question in self.questions]
-        known = asked, self.pipeline.hash, self.session.chat_template, budget, costs.decode
-        key = self.session.key("fidelity", stage, *known)
-        kept = from_rank_zero(lambda: store.get([key]).get(key))
-        if kept is None:
+        known = asked, self.pipeline.hash, session.chat_template, budget, costs.decode
+
+        def measure() -> dict[str, list[Order]]:
             sequences = self._sequences()
             rows = sequences[stage] if stage else pooled(sequences, min(map(len, sequences.values())))
-            kept = from_rank_zero(lambda: {"orders": fidelity_orders(self.session.engine, rows, costs, budget)})
-            store.put({key: kept}, model=self.session.loaded.fingerprint, engine=self.session.engine.name)
+            return from_rank_zero(lambda: {"orders": fidelity_orders(session.engine, rows, costs, budget)})
+
+        kept = session.kept.once(session.kept.key("fidelity", stage, *known), measure)
         return [[(str(kind), int(layer)) for kind, layer in order] for order in kept["orders"]]
