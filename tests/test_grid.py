@@ -14,10 +14,11 @@ from run_folders import method, results
 from tiny_model import save_tiny_model
 
 from litestage.cli import main
+from litestage.cli.output import save_config
 from litestage.config import load_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError
-from litestage.grid import cells_of, summarise_grid
+from litestage.grid import cells_of, results_before, summarise_grid
 from litestage.methods.shorthand import seeded
 from litestage.report.grid import answers, grid_tables, warnings, write_grid_report
 from litestage.stats import over_independent, over_the_same
@@ -53,6 +54,26 @@ def test_every_model_meets_every_task_with_every_seed_and_one_models_cells_follo
 def test_a_grid_that_cannot_be_is_refused_before_anything_runs(grid, named):
     with pytest.raises(LiteStageError, match=named):
         cells_of(load_config([grid]))
+
+
+def test_results_of_other_options_prompts_or_weights_are_not_taken_for_this_comparisons(tmp_path):
+    model = tmp_path / "mine"
+    model.mkdir()
+    (model / "model.safetensors").touch()
+    (cell,) = cells_of(load_config([f"grid.model=[{model}]", "questions=4"]))
+    folder = tmp_path / "here"
+    folder.mkdir()
+    hashes = load_task("menagerie").through().hash
+    (folder / "results.json").write_text(json.dumps({"pipeline": {"hash": hashes}}))
+    save_config(cell.config, folder)
+    assert results_before(cell, folder) is not None
+    (elsewhere,) = cells_of(load_config([f"grid.model=[{model}]", "questions=4", "output=there", "trainer.devices=2"]))
+    assert results_before(elsewhere, folder) is not None
+    for changed in (["questions=5"], ["questions=4", "seed=1"], ["questions=4", "pipeline=single"]):
+        (other,) = cells_of(load_config([f"grid.model=[{model}]", *changed]))
+        assert results_before(other, folder) is None
+    os.utime(model / "model.safetensors", (time.time() + 9, time.time() + 9))
+    assert results_before(cell, folder) is None
 
 
 def test_a_seed_draws_other_calibration_questions_and_the_same_test_questions():
@@ -151,7 +172,7 @@ def test_the_page_tells_the_average_links_what_is_there_and_names_what_failed(tm
 
 DATA = os.environ.get("LITESTAGE_DATA")
 SMALL = [
-    *("methods=[full,litestage]", "variants={}", "questions=3", "latency_questions=1", "store=store.sqlite"),
+    *("methods=[full,uniform:2]", "variants={}", "questions=3", "latency_questions=1", "store=store.sqlite"),
     *("search.calibration=3", "search.max_budget=1", "pipeline=recall_analyze_summarize", "model.chat_template=false"),
     *(f"max_new_tokens.{stage}=3" for stage in ("recall", "analyze", "summarize")),
 ]
@@ -202,17 +223,12 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
     assert len(found["averages"]) == 2 * 2
     for cell in found["cells"]:
         assert (cell["state"], cell["n"]) == ("done", 3)
-        assert {"results.json", "samples.jsonl", "plan.yaml", "report.html"} <= {
+        assert {"results.json", "samples.jsonl", "config.yaml", "report.html"} <= {
             path.name for path in Path("here", cell["folder"]).iterdir()
         }
 
-    code, out, _ = run(monkeypatch, capsys, "report", "here")
-    assert code == 0
+    assert run(monkeypatch, capsys, "report", "here")[0] == 0
     assert Path("here/report.html").read_text().count("<li><a href=") == 6
-    code, out, _ = run(
-        monkeypatch, capsys, *command, "questions=2", "grid.task=[strategyqa]", models[: -len(",tiny/qwen]")] + "]"
-    )
-    assert "done before" not in out  # another comparison
 
 
 def grid(folder):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Picture:
     @property
     def svg(self) -> str:
         """An SVG element for an HTML page: its width is the page's, its colours follow the page's."""
-        svg = _svg(self.figure, self.name)
+        svg = self._as_drawn
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
         svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
@@ -63,8 +64,13 @@ class Picture:
 
     def write_svg(self, folder: Path) -> Path:
         path = folder / f"{self.name}.svg"
-        path.write_text(svg_file(self.figure, self.name), encoding="utf-8")
+        path.write_text(following_the_reader(self._as_drawn), encoding="utf-8")
         return path
+
+    @cached_property
+    def _as_drawn(self) -> str:
+        """Drawn once for the page and the file: it is what takes a report's time."""
+        return _svg(self.figure, self.name)
 
     def write_png(self, folder: Path) -> Path:
         path = folder / f"{self.name}.png"
