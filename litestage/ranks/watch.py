@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from litestage.errors import LiteStageError
-from litestage.ranks import ranks
+from litestage.ranks.place import here
+from litestage.ranks.together import is_in_step
 
 _LOOK_S = 0.2
 _TELL_S = 3.0  # how long another is given to tell what happened
@@ -41,9 +42,9 @@ def watch(strategy: Any) -> None:
 
 def let_rank_zero_tell() -> None:
     """On other ranks: waits for rank 0, which met the same mistake, to tell it and end, and this one with it."""
-    if ranks.here().rank:
+    if here().rank:
         time.sleep(_TELL_S)
-        print(f"litestage: rank {ranks.here().rank}:", file=sys.stderr)  # it alone met it
+        print(f"litestage: rank {here().rank}:", file=sys.stderr)  # it alone met it
 
 
 def _start(target: Any, *arguments: Any) -> None:
@@ -73,7 +74,7 @@ def _watch_children(children: Sequence[subprocess.Popen[bytes]], first: int) -> 
 def _watch_parent(parent: int, rank: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
-    if ranks.is_in_step():  # else the job was done
+    if is_in_step():  # else the job was done
         _tell(f"the process that started rank {rank} is gone, so rank {rank} ends.")
     os._exit(1)
 
@@ -92,7 +93,7 @@ class _Patient:
         self.tell = tell
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if (isinstance(error, LiteStageError) and ranks.here().rank) or _is_broken_collective(error):
+        if (isinstance(error, LiteStageError) and here().rank) or _is_broken_collective(error):
             time.sleep(_TELL_S)
         self.tell(kind, error, trace)
 
