@@ -11,7 +11,10 @@ export LITESTAGE_DATA ?= $(abspath $(SHARED)/data)
 export LITESTAGE_TOKENIZERS ?= $(abspath $(SHARED)/tokenizers)
 endif
 
-.PHONY: report-menagerie demo test gate lint clean install
+EXPERIMENTS := sensitivity threshold heuristics noise search-cost
+ONE_THREAD := OMP_NUM_THREADS=1
+.NOTPARALLEL:
+.PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test gate lint clean install
 
 install: $(STAMP)
 
@@ -30,9 +33,32 @@ test: $(STAMP)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# Everything beside full depth on the embedded task; about a quarter of an hour on two quiet cores.
+# Everything under reports/ again, one after another, on a machine that does nothing else: times are measured.
+reports: report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline
+	$(MAKE) readme
+
+# Every baseline and the ablation on the embedded task; about a quarter of an hour.
 report-menagerie: $(STAMP)
-	$(BIN)/litestage compare --config menagerie
+	$(ONE_THREAD) $(BIN)/litestage compare --config menagerie
+
+# How long each takes stands in its conf/experiment/<name>.yaml.
+$(EXPERIMENTS:%=report-%): report-%: $(STAMP)
+	$(ONE_THREAD) $(BIN)/litestage experiment $* output=reports/$*
+	$(BIN)/litestage report reports/$*
+
+# All cores; four to five minutes.
+report-bench: $(STAMP)
+	$(BIN)/litestage bench
+
+# What `make gate` compares with; a minute and a half.
+report-baseline: $(STAMP)
+	rm -rf runs/gate
+	$(ONE_THREAD) $(BIN)/litestage compare --config gate
+	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json --update
+
+# The figures in README and docs, from what is committed under reports/.
+readme: $(STAMP)
+	$(BIN)/python -m litestage.report.excerpt README.md docs/experiments.md
 
 # A small comparison held to the committed baseline; after a change that is meant:
 # litestage gate runs/gate/results.json --update

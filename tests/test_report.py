@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from run_folders import (
@@ -30,11 +31,14 @@ from run_folders import (
 from litestage.cli import main
 from litestage.report import read_run, write_report
 from litestage.report.answer import in_two_sentences
+from litestage.report.excerpt import fill
 from litestage.report.failures import failures
 from litestage.report.palette import HUES
 from litestage.report.pictures.accuracy import pareto_front
 from litestage.report.pictures.confidence import mean_by_step
 from litestage.report.tables import entropy_table, methods_table
+
+ROOT = Path(__file__).parents[1]
 
 
 def page(folder):
@@ -208,6 +212,13 @@ def test_a_search_or_a_profile_alone_is_a_report_too(tmp_path):
     (tmp_path / "search.json").unlink()
     (tmp_path / "profile.json").write_text(json.dumps(PROFILE))
     assert "Over 8 calibration questions" in page(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/experiments.md"])
+def test_the_figures_in_the_documentation_are_those_of_the_committed_reports(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- end " in text
+    assert fill(text, ROOT / "reports") == text, "run make readme"
 
 
 def luminance(colour):

@@ -1,0 +1,169 @@
+"""What README shows of ``reports/``: every figure in it is written by ``make readme``, none by hand.
+
+Between ``<!-- NAME -->`` and ``<!-- end NAME -->`` of a Markdown file stands what ``EXCERPTS[NAME]`` says of the
+committed results: ``python -m litestage.report.excerpt README.md`` writes it anew, with the picture at its top.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from litestage.errors import LiteStageError
+
+REPORTS = Path("reports")
+PICTURE = REPORTS / "overview.svg"
+ROWS = {
+    "full": "full depth",
+    "litestage": "every stage its own plan; linear maps may stand in for what is skipped",
+    "litestage-bare": "the same search, nothing in place of what is skipped",
+    "litestage-bare-one-budget": "and the same budget in every stage",
+    "litestage-paper": "the paper's own search",
+    "shortgpt": "whole layers, the same in every stage",
+    "cosine": "the paper's ranking alone, the same in every stage",
+    "adaskip": "the same with AdaSkip's scaling",
+    "uniform": "layers at even distances",
+    "full-half": "another model: retrained at half the depth",
+}
+"""The rows of the comparison that README shows, and what they are."""
+
+
+def comparison(reports: Path) -> str:
+    """A table of some methods of the menagerie comparison, and under what conditions it was made."""
+    results = _read(reports / "menagerie" / "results.json")
+    stages = list(results["methods"][0]["stages"])
+    lines = [
+        f"| method | accuracy | drop, points [95 %] | ms | times as fast [95 %] | skipped: {' / '.join(stages)} | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        *(_row(method) for method in shown(results)),
+    ]
+    full = results["methods"][0]
+    made = results["environment"]
+    memory = results["memory"]["peak_resident_mb"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Accuracy over {results['n']} test questions that no search saw; latency over {full['latency_n']} of "
+            f"them, {results['latency_measured']}; {made['threads']} thread of {made['hardware']}, peak memory "
+            f"{memory:.0f} MB for the whole command. Brackets: 95 % intervals, paired over questions. "
+            f"`{results['command']}`",
+        ]
+    )
+
+
+def search_cost(reports: Path) -> str:
+    """The two sentences of the experiment."""
+    experiment = _read(reports / "search-cost" / "results.json")
+    return "\n".join([f"> {sentence}" for sentence in experiment["shows"]] + ["", f"`{experiment['command']}`"])
+
+
+def bench(reports: Path) -> str:
+    """The measured rows that have a bar."""
+    rows = [row for row in _read(reports / "bench" / "bench.json")["rows"] if row["ratio_ci95"] and row["bar"]]
+    return "\n".join(
+        [
+            "| model | what | against | ratio [95 %] | bar | |",
+            "| --- | --- | --- | ---: | ---: | --- |",
+            *(
+                f"| {row['model']} | {row['what']} | {row['against']} | {row['ratio']:.2f} "
+                f"[{row['ratio_ci95'][0]:.2f}, {row['ratio_ci95'][1]:.2f}] | {row['bar']:g} | {row['note']} |"
+                for row in rows
+            ),
+        ]
+    )
+
+
+EXCERPTS: dict[str, Callable[[Path], str]] = {"comparison": comparison, "search-cost": search_cost, "bench": bench}
+
+
+def shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The methods of ``ROWS`` that were compared, in its order."""
+    methods = {method["name"]: method for method in results["methods"]}
+    return [methods[name] for name in ROWS if name in methods]
+
+
+def overview(results: Mapping[str, Any]) -> str:
+    """An SVG file's text: how many times as fast each of these methods is, with its interval and what it loses."""
+    from litestage.report.drawing import panel, svg_file
+    from litestage.report.palette import GREY, OURS
+
+    methods = shown(results)
+    figure, (axes,) = panel(0.7 + 0.3 * len(methods), width=7.2)
+    for row, method in enumerate(methods):
+        colour = OURS if method["name"].startswith("litestage") else GREY
+        low, high = method["speedup_ci95"]
+        hollow = {"facecolor": "none", "edgecolor": colour} if "model" in method else {"facecolor": colour}
+        axes.barh(row, method["speedup"], height=0.62, alpha=0.6, **hollow)
+        axes.plot([low, high], [row, row], color="#000000", linewidth=1)
+        axes.annotate(
+            f"{method['speedup']:.2f}x, {_loss(method)}",
+            (high, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.axvline(1, color="#000000", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(methods)), [method["name"] for method in methods])
+    axes.invert_yaxis()
+    axes.margins(x=0.2, y=0.02)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("times as fast as full depth, and points of accuracy lost", fontsize=9)
+    return svg_file(figure, "overview")
+
+
+def fill(text: str, reports: Path) -> str:
+    """The Markdown with every excerpt as the reports have it now.
+
+    Raises:
+        LiteStageError: a mark names no excerpt.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name not in EXCERPTS:
+            raise LiteStageError(f"There is no excerpt {name!r}; there are {', '.join(EXCERPTS)}.")
+        return f"<!-- {name} -->\n{EXCERPTS[name](reports)}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", written, text, flags=re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    for name in sys.argv[1:] if arguments is None else arguments:
+        file = Path(name)
+        file.write_text(fill(file.read_text(encoding="utf-8"), REPORTS), encoding="utf-8")
+    PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
+
+
+def _row(method: Mapping[str, Any]) -> str:
+    (low, high), (slow, fast) = method["accuracy_drop_ci95"], method["speedup_ci95"]
+    skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
+    cells = [
+        f"`{method['name']}`",
+        f"{method['accuracy']:.1%}",
+        f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{method['latency_s']['mean'] * 1000:.1f}",
+        f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
+        skipped,
+        ROWS[method["name"]],
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _loss(method: Mapping[str, Any]) -> str:
+    lost = round(method["accuracy_drop"] * 100, 1) + 0.0
+    return f"{-lost:+.1f} points" if lost else "as accurate"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+if __name__ == "__main__":
+    main()
