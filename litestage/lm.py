@@ -10,32 +10,28 @@ they give the same numbers.
 from __future__ import annotations
 
 import sys
-from functools import cached_property
 from logging import getLogger
 from typing import Any
 
 import lm_eval.models  # noqa: F401  first: a lone registration of ours would hide lm-eval's own models
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.models.utils import has_bos_prefix, normalize_gen_kwargs
+from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from rich.progress import track
 
 from litestage.decoder.load import REFERENCE_MODELS
-from litestage.engine import Request
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments
-from litestage.harness.staged import StagedRequests, decoding_of
+from litestage.harness.plain import PlainRequests
+from litestage.harness.staged import StagedRequests
 from litestage.harness.task import KEY
 from litestage.memory import peak_memory
-from litestage.plan import StagePlan
-from litestage.ranks import here, launch, share, union
+from litestage.ranks import here, launch
 from litestage.session import Session
 from litestage.store import default_store_path
 
 _logger = getLogger("lm_eval.litestage")
-_MAX_GEN_TOKS = 256  # lm-eval's own default
 
 
 @register_model("litestage")
@@ -66,6 +62,7 @@ class LiteStageLM(TemplateLM):
         self.engine, self.tokenizer = self.session.engine, self.session.loaded.tokenizer
         self._device = self.engine.decoder.device
         self._staged = StagedRequests(self.session, self.arguments)
+        self._plain = PlainRequests(self.session, self.arguments)
         self._warned: set[str] = set()
 
     # ---- what a request is turned into
@@ -75,7 +72,8 @@ class LiteStageLM(TemplateLM):
         self._warn_if_unknown(requests)
         staged = [request for request in requests if KEY in request.args[1]]
         plain = [request for request in requests if KEY not in request.args[1]]
-        answers, continuations = iter(self._staged.answer(staged)), iter(self._continue(plain, disable_tqdm))
+        answers = iter(self._staged.answer(staged))
+        continuations = iter(self._plain.continuations(plain, self.tok_encode, disable_tqdm))
         return [next(answers if KEY in request.args[1] else continuations) for request in requests]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -101,54 +99,7 @@ class LiteStageLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        room = self.max_length + 1  # the last token is predicted, never read
-        pairs = [(context[-(room - len(ending)) :], ending) for _, context, ending in requests]
-        longest = max((len(ending) for _, ending in pairs), default=0)
-        if longest >= room:
-            raise LiteStageError(f"A continuation has {longest} tokens, but the model's context is {self.max_length}.")
-        scores: dict[int, tuple[float, bool]] = {}
-        for chunk in self._batches([len(context) + len(ending) for context, ending in pairs], disable_tqdm):
-            scored = self.engine.loglikelihood([pairs[index] for index in chunk], self._default)
-            scores |= dict(zip(chunk, scored, strict=True))
-        scores = union(scores)
-        return [scores[index] for index in range(len(pairs))]
-
-    def _continue(self, requests: list[Any], disable_tqdm: bool) -> list[str]:
-        texts: dict[int, str] = {}
-        groups: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            groups.setdefault(repr(request.args[1]), []).append(index)
-        for indices in groups.values():
-            keywords = normalize_gen_kwargs(requests[indices[0]].args[1], _MAX_GEN_TOKS)
-            limit = keywords["max_gen_toks"]
-            if limit >= self.max_length:
-                raise LiteStageError(f"max_gen_toks is {limit}, but the context is {self.max_length}; give less.")
-            until = keywords.get("until") or []
-            stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
-            prompts = [self.tok_encode(requests[index].args[0])[-(self.max_length - limit) :] for index in indices]
-            decoding = decoding_of(keywords)
-            decoding = type(decoding)(stop, decoding.temperature, decoding.top_k, decoding.top_p, decoding.seed)
-            for chunk in self._batches([len(prompt) for prompt in prompts], disable_tqdm):
-                rows = [
-                    Request(tuple(prompts[at]), limit, group=at, stream=f"{requests[indices[at]].doc_id}/{indices[at]}")
-                    for at in chunk
-                ]
-                generations = self.session.reusing.generate(rows, self._default, decoding)
-                texts |= {indices[at]: row.text for at, row in zip(chunk, generations, strict=True)}
-        texts = union(texts)
-        return [texts[index] for index in range(len(requests))]
-
-    def _batches(self, lengths: list[int], quiet: bool) -> Any:
-        """Indices in batches, the longest first; with many ranks, this one's batches."""
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        size = self.arguments.batch_size
-        chunks = share([order[at : at + size] for at in range(0, len(order), size)])
-        return track(chunks, "Requests", disable=quiet or not chunks or here().rank > 0)
-
-    @cached_property
-    def _default(self) -> StagePlan:
-        """The plan of tasks without stages."""
-        return self.session.plan(self.arguments.plan, None, None)["default"]
+        return self._plain.scores([(context, ending) for _, context, ending in requests], disable_tqdm)
 
     # ---- tokenisation, as lm-eval's hf model does it
 

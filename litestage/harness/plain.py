@@ -1,0 +1,105 @@
+"""Answers lm-eval's requests for tasks without stages, under the plan's stage ``default``: scores and continuations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from lm_eval.models.utils import normalize_gen_kwargs
+from rich.progress import track
+
+from litestage.engine import Request
+from litestage.errors import LiteStageError
+from litestage.harness.arguments import ModelArguments
+from litestage.harness.staged import decoding_of
+from litestage.plan import StagePlan
+from litestage.ranks import here, share, union
+from litestage.session import Session
+
+_MAX_GEN_TOKS = 256  # lm-eval's own default
+
+
+@dataclass
+class PlainRequests:
+    """Runs requests that know no stages in one session, shared out over the ranks; all ranks get all answers."""
+
+    session: Session
+    arguments: ModelArguments
+
+    @cached_property
+    def plan(self) -> StagePlan:
+        """What such tasks run under. Raises LiteStageError where the plan has no stage ``default``."""
+        return self.session.plan(self.arguments.plan, None, None)["default"]
+
+    def scores(self, pairs: Sequence[tuple[list[int], list[int]]], quiet: bool) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation after its context, and whether greedy decoding would write it.
+
+        Args:
+            pairs: token ids of context and continuation; a context that is too long loses its beginning.
+
+        Raises:
+            LiteStageError: a continuation alone is longer than the model's context.
+        """
+        room = self._context + 1  # the last token is predicted, never read
+        longest = max((len(ending) for _, ending in pairs), default=0)
+        if longest >= room:
+            raise LiteStageError(f"A continuation has {longest} tokens, but the model's context is {self._context}.")
+        fitting = [(context[-(room - len(ending)) :], ending) for context, ending in pairs]
+        scores: dict[int, tuple[float, bool]] = {}
+        for chunk in self._batches([len(context) + len(ending) for context, ending in fitting], quiet):
+            scored = self.session.engine.loglikelihood([fitting[index] for index in chunk], self.plan)
+            scores |= dict(zip(chunk, scored, strict=True))
+        scores = union(scores)
+        return [scores[index] for index in range(len(pairs))]
+
+    def continuations(self, requests: Sequence[Any], encode: Callable[[str], list[int]], quiet: bool) -> list[str]:
+        """The text that follows each lm-eval ``Instance``'s context, by its own generation keywords."""
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(repr(request.args[1]), []).append(index)
+        texts: dict[int, str] = {}
+        for indices in groups.values():
+            asked = {index: requests[index] for index in indices}
+            texts |= self._continue(asked, requests[indices[0]].args[1], encode, quiet)
+        texts = union(texts)
+        return [texts[index] for index in range(len(requests))]
+
+    def _continue(
+        self, asked: dict[int, Any], given: dict[str, Any], encode: Callable[[str], list[int]], quiet: bool
+    ) -> dict[int, str]:
+        """This rank's share of requests with the same keywords."""
+        keywords = normalize_gen_kwargs(given, _MAX_GEN_TOKS)
+        limit = keywords["max_gen_toks"]
+        if limit >= self._context:
+            raise LiteStageError(f"max_gen_toks is {limit}, but the context is {self._context}; give less.")
+        until = keywords.get("until") or []
+        stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
+        decoding = replace(decoding_of(keywords), stop=stop)
+        rows = [
+            Request(
+                tuple(encode(request.args[0])[-(self._context - limit) :]),
+                limit,
+                group=at,
+                stream=f"{request.doc_id}/{index}",
+            )
+            for at, (index, request) in enumerate(asked.items())
+        ]
+        indices = list(asked)
+        texts: dict[int, str] = {}
+        for chunk in self._batches([len(row.prompt) for row in rows], quiet):
+            generations = self.session.reusing.generate([rows[at] for at in chunk], self.plan, decoding)
+            texts |= {indices[at]: generation.text for at, generation in zip(chunk, generations, strict=True)}
+        return texts
+
+    @property
+    def _context(self) -> int:
+        return self.session.engine.decoder.context_length
+
+    def _batches(self, lengths: Sequence[int], quiet: bool) -> Iterable[list[int]]:
+        """Indices in batches, the longest first; with many ranks, this one's batches."""
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        size = self.arguments.batch_size
+        chunks = share([order[at : at + size] for at in range(0, len(order), size)])
+        return track(chunks, "Requests", disable=quiet or not chunks or here().rank > 0)
