@@ -27,7 +27,7 @@ def run_grid(config: RunConfig, typed: str, as_json: bool) -> None:
             many comparisons failed.
     """
     from litestage.grid import Cell, cells_of, results_before, summarise_grid
-    from litestage.ranks import from_rank_zero, launch, own_folder
+    from litestage.ranks import from_rank_zero, here, launch, own_folder
     from litestage.report.grid import grid_tables
 
     cells = cells_of(config)
@@ -44,11 +44,13 @@ def run_grid(config: RunConfig, typed: str, as_json: bool) -> None:
                 session, found[cell] = _run(cell, own_root / cell.folder, session, typed)
             except LiteStageError as error:
                 failed[cell] = str(error)
-                print(f"litestage: {cell.name}: {error}", file=sys.stderr)
+                if here().rank == 0:
+                    print(f"litestage: {cell.name}: {error}", file=sys.stderr)
         summary = {**summarise_grid(cells, found, failed), "command": typed}
         _write(summary, own_root)
     for table in grid_tables(summary):
-        print_table(table.columns, table.rows, title=table.title)
+        print(f"\n{table.title}")
+        print_table(table.columns, table.rows)
     print(summary["averaged"])
     print(f"Written to {root}/: results.json, report.html, report.md, and a folder for each model, task and seed")
     if as_json:

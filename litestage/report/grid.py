@@ -34,6 +34,7 @@ def write_grid_report(grid: Figures, folder: Path) -> list[Path]:
     pages = [cell for cell in grid["cells"] if (folder / cell["folder"] / "report.html").is_file()]
     content = {
         "grid": grid,
+        "title": ", ".join(_count(grid[f"{kind}s"], kind) for kind in ("model", "task", "seed")),
         "answers": answers(grid),
         "warnings": warnings(grid),
         "tables": grid_tables(grid),
@@ -80,6 +81,10 @@ def warnings(grid: Figures) -> list[str]:
             "speed-ups are its environment's own."
         )
     return said
+
+
+def _count(names: Sequence[object], kind: str) -> str:
+    return f"{len(names)} {kind}{'' if len(names) == 1 else 's'}"
 
 
 def _name(cell: Figures) -> str:
