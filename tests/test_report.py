@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ from litestage.report.failures import failures
 from litestage.report.palette import HUES
 from litestage.report.pictures.accuracy import pareto_front
 from litestage.report.pictures.confidence import mean_by_step
-from litestage.report.tables import entropy_table, methods_table
+from litestage.report.tables import entropy_table, least_entropy, methods_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -127,7 +128,9 @@ def test_confidence_is_the_mean_of_the_rows_still_running():
     assert mean_by_step([[1.0, 0.5, 0.2], [0.8, 0.1], [0.6, 0.9], [0.4, 0.5, 0.6]]) == pytest.approx([0.7, 0.5])
 
 
-def test_entropy_is_in_bits_of_the_largest_probability():
+def test_entropy_is_the_least_that_the_largest_probability_allows():
+    assert least_entropy(0.75) == pytest.approx(2 - 0.75 * log2(3))  # one other outcome
+    assert least_entropy(0.4) == pytest.approx(0.8 * log2(2.5) + 0.2 * log2(5))  # 0.4, 0.4, 0.2
     table = entropy_table([question(full=traced("A", confidences=(1.0, 0.5, 0.25)))])
     assert table.rows == [["full", "1.000", "1.000"]]  # (0 + 1 + 2) / 3
 

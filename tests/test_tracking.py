@@ -59,8 +59,8 @@ def missing(results, kept):
 
 
 @pytest.mark.slow
-def test_every_figure_of_results_json_is_in_the_offline_run(tmp_path, capsys):
-    run = read_run(compared(tmp_path))
+def test_every_figure_of_results_json_is_in_the_offline_run_with_tables_plots_and_files(tmp_path, capsys):
+    run = read_run(compared(tmp_path, lines=[question(full=traced("A", "so be it"), litestage=traced("B"))]))
     write_report([run], tmp_path)
     track("wandb", run, "compare")
     assert "wandb sync" in capsys.readouterr().out
@@ -75,13 +75,6 @@ def test_every_figure_of_results_json_is_in_the_offline_run(tmp_path, capsys):
     assert kept["config"]["task"] == "mine"
     assert kept["config"]["made"]["environment"] == {"hardware": "a laptop", "torch": "2.13.0"}
     assert kept["state"] == "finished"
-
-
-@pytest.mark.slow
-def test_tables_plots_and_files_are_in_it_too(tmp_path):
-    run = read_run(compared(tmp_path, lines=[question(full=traced("A", "so be it"), litestage=traced("B"))]))
-    write_report([run], tmp_path)
-    track("wandb", run, "compare")
     folder, text = inspected(tmp_path)
     records = [json.loads(line) for line in text.splitlines()]
     started = next(record["run"] for record in records if record["type"] == "run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
+from math import floor, log2
 from statistics import fmean
 from typing import Any
 
@@ -85,7 +85,7 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
 
 
 def entropy_table(traces: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Mean min-entropy of the next token, by method and stage, in bits; None where no confidences were kept."""
+    """Least mean entropy of the next token, by method and stage, in bits; None where no confidences were kept."""
     if not traces:
         return None
     rows = []
@@ -97,12 +97,12 @@ def entropy_table(traces: Sequence[Mapping[str, Any]]) -> Table | None:
         return None
     names = [stage["name"] for stage in next(iter(traces[0]["traces"].values()))["stages"]]
     return Table(
-        "Token entropy by stage",
+        "Token entropy by stage, at least",
         ["method", *names],
         rows,
-        note=f"Bits per token: the mean of the min-entropy, -log2 of the next token's largest probability, over the "
-        f"{len(traces)} sampled questions. It is a lower bound of Shannon's entropy, which can't be told from what is "
-        f"kept: of each step only the largest probability.",
+        note=f"Bits per token, the mean over the {len(traces)} sampled questions. Of each step only the largest "
+        f"probability is kept, so this is the least entropy that a distribution with such a largest one can have; "
+        f"the true one is higher wherever the rest is spread over several tokens.",
     )
 
 
@@ -112,7 +112,18 @@ def _confidences(traces: Sequence[Mapping[str, Any]], method: str, index: int) -
 
 
 def _bits(confidences: Sequence[float]) -> str:
-    return f"{fmean(-log2(max(value, 1e-6)) for value in confidences) + 0.0:.3f}" if confidences else ""
+    return f"{fmean(map(least_entropy, confidences)):.3f}" if confidences else ""
+
+
+def least_entropy(largest: float) -> float:
+    """Bits: the least Shannon entropy of a distribution whose largest probability is ``largest``, from 0 to 1.
+
+    It has as many outcomes of that probability as there is room for, and one of the rest.
+    """
+    largest = min(1.0, max(largest, 1e-6))
+    many = floor(1 / largest)
+    rest = 1 - many * largest
+    return many * largest * log2(1 / largest) + (rest * log2(1 / rest) if rest > 1e-12 else 0.0)
 
 
 def experiment_table(experiment: Mapping[str, Any]) -> Table:
