@@ -13,9 +13,9 @@ from tiny import FAMILIES, LAYERS, Characters, random_model, random_prompts, tin
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litestage.decoder import lean, native
-from litestage.engine import Decoding, Engine, Request
-from litestage.engine import fast as fast_path
-from litestage.engine.lanes import Lanes, Pass
+from litestage.engine import Decoding, Engine, Request, batching
+from litestage.engine.attention import Pass
+from litestage.engine.lanes import Lanes
 from litestage.engine.types import Detokenise
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.session import Session
@@ -42,7 +42,7 @@ def outcome(generations):
 @pytest.mark.parametrize("family", QUICK)
 def test_random_plans_over_many_questions(family, monkeypatch):
     """More rows than are decoded together: lanes are refilled, rows leave at different steps."""
-    monkeypatch.setattr(fast_path, "IN_FLIGHT", 12)
+    monkeypatch.setattr(batching, "IN_FLIGHT", 12)
     fast, plain, rng = tiny_engine(family), tiny_engine(family, "plain"), random.Random(family)
     requests = fans(14)
     for phase in ("both", "decode"):

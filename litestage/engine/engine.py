@@ -14,6 +14,7 @@ from torch import Tensor
 from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.cache import KVCache
+from litestage.engine.carry import Carry
 from litestage.engine.fast import FastPath
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
@@ -62,12 +63,19 @@ class Engine:
 
     @torch.inference_mode()
     def generate(
-        self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding, *, confidences: bool = False
+        self,
+        requests: Sequence[Request],
+        plan: StagePlan,
+        decoding: Decoding,
+        *,
+        confidences: bool = False,
+        carry: Carry | None = None,
     ) -> Batch:
         """Generates every request's continuation.
 
         Args:
             confidences: keep each step's largest softmax probability.
+            carry: what an earlier stage left of the same groups is used, and what this one leaves goes there.
 
         Raises:
             LiteStageError: an empty prompt.
@@ -81,7 +89,7 @@ class Engine:
         sampler = Sampler(decoding)
         waiting = [row for row in rows if row.stop is None]
         while waiting:  # once, and again for rows whose rotary factors changed under way (Phi-3 longrope)
-            self._run(waiting, plan, sampler, seconds)
+            self._run(waiting, plan, sampler, seconds, carry)
             waiting = [row for row in waiting if row.stop is None]
         return Batch([row.generation() for row in rows], *seconds)
 
@@ -108,11 +116,13 @@ class Engine:
         static = None if self.plain_because(plan) else self._fast.static
         return "engine.path is not static" if static is None else static.refuses(plan)
 
-    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float]) -> None:
+    def _run(
+        self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], carry: Carry | None
+    ) -> None:
         # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches
         apart = plan.schedule is not None and len({row.request.group for row in rows}) > 1
         if self.plain_because(plan) is None and not apart:
-            self._fast.run(rows, plan, sampler, seconds, self._clock)
+            self._fast.run(rows, plan, sampler, seconds, self._clock, carry)
             return
         started = self._clock()
         logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)

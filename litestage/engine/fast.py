@@ -6,6 +6,7 @@ Tokens are the plain path's own (in float32), for every family and plan. What it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 import torch
@@ -13,19 +14,23 @@ from torch import Tensor
 
 from litestage.decoder.decoder import Decoder, Path, Step
 from litestage.decoder.lean import LeanDecoder
+from litestage.engine.attention import Pass
+from litestage.engine.batching import ContinuousBatch
 from litestage.engine.bundle import Bundle, bundles
-from litestage.engine.lanes import Lanes, Pass, Token
+from litestage.engine.carry import Carry, Held, alike
+from litestage.engine.lanes import Lanes
 from litestage.engine.rows import Row, Sampler
-from litestage.engine.schedule import Course
+from litestage.engine.slots import SHARED
 from litestage.engine.static import StaticDecoding
-from litestage.engine.verify import agreeing_draft
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 
-IN_FLIGHT = 64
-"""Rows that are decoded together at most."""
-PREFILLED = 2048
-"""Prompt tokens, padding included, that are prefilled together at most."""
+ROWS_EACH = 8
+"""Rows that are worth a thread of their own, at least."""
+BEGINNING = 16
+"""Tokens that all prompts begin with, at least, to be prefilled once for all."""
+MANY = 4
+"""Prompts that there are at least for that."""
 
 
 class FastPath:
@@ -73,56 +78,70 @@ class FastPath:
         return self.decoder.path(plan, phase, skip, {**lean, **instead})
 
     def run(
-        self, rows: Sequence[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], clock: Callable[[], float]
+        self,
+        rows: Sequence[Row],
+        plan: StagePlan,
+        sampler: Sampler,
+        seconds: list[float],
+        clock: Callable[[], float],
+        carry: Carry | None = None,
     ) -> None:
-        """Decodes all rows to their ends; adds prefill and decode seconds to ``seconds``."""
-        started, prefilling = clock(), 0.0
-        waiting = sorted(bundles(rows), key=lambda bundle: len(bundle.prompt))  # popped from the end: longest first
-        widest = max(len(bundle.rows) for bundle in waiting)
-        course = Course(self.decoder, plan, self.path, self.lean.sublayers)
-        # a schedule's rows keep step with those they were prefilled with: one lane
-        most = 1 if course.splits else max(1, IN_FLIGHT // widest)
+        """Decodes all rows to their ends; adds prefill and decode seconds to ``seconds``.
+
+        A small model's matrices are too small to be multiplied by two cores at a time: each has questions of its own.
+        """
+        started = clock()
+        waiting = bundles(rows)
         static = None if self.static is None or self.static.refuses(plan) else self.static
-        lanes = (static or self).lanes(min(len(waiting), most), max(bundle.first_slots for bundle in waiting))
-        held: list[Bundle | None] = [None] * len(lanes.used)
-        prefill = self.path(plan, "prefill")
-        while True:
-            free = [lane for lane, bundle in enumerate(held) if bundle is None]
-            if waiting and 4 * len(free) >= len(held):
-                began = clock()
-                new = self._prefill(free, waiting, lanes, prefill, sampler)
-                held = [new.get(lane, bundle) for lane, bundle in enumerate(held)]
-                prefilling += clock() - began
-                if not course.splits:
-                    self._verify(held, new, lanes, course.path(new[next(iter(new))].rows, 1), sampler)
-            else:
-                if not waiting and 4 * len(free) >= len(held) > 1 and len(free) < len(held):
-                    lanes, held = (static or self).keep(lanes, held)
-                if static:
-                    static.advance(held, lanes, widest, plan, sampler)
-                else:
-                    self._step(held, lanes, course, sampler)
-            held = [bundle if bundle is not None and bundle.going else None for bundle in held]
-            if not waiting and not any(held):
-                break
+        if static is None:
+            self._begin(waiting, plan, carry.take(plan) if carry else {})
+        waiting.sort(key=lambda bundle: len(bundle.new))
+        kept = carry if carry and static is None and carry.wants(plan) else None
+        threads = self._threads(waiting, plan)
+        batches = [
+            ContinuousBatch(self, waiting[first::threads], plan, sampler, clock, static, kept)
+            for first in range(threads)
+        ]
+        if threads == 1:
+            batches[0].run()
+        else:
+            self._side_by_side(batches)
+        for batch in batches:
+            self.decoder.work.add(batch.work)
+        prefilling = sum(batch.prefill_s for batch in batches) / threads
         seconds[0] += prefilling
         seconds[1] += clock() - started - prefilling
 
-    def _prefill(
-        self, free: list[int], waiting: list[Bundle], lanes: Lanes, path: Path, sampler: Sampler
-    ) -> dict[int, Bundle]:
-        """Prefills as many waiting bundles as there are free lanes and room for; chooses their rows' first tokens."""
-        new: dict[int, Bundle] = {}
-        for lane in free:
-            if not waiting or (new and (len(new) + 1) * len(waiting[-1].prompt) > PREFILLED):
-                break
-            new[lane] = waiting.pop()
-        tokens = [bundle.prompt for bundle in new.values()]
-        each = max(map(len, tokens))
-        last = [index * each + at for index, bundle in enumerate(new.values()) for at in bundle.last]
-        logits = self._logits(lanes.enter(list(new), tokens, fresh=True), path, last)
-        sampler.advance([row for bundle in new.values() for row in bundle.rows], logits)
-        return new
+    def _threads(self, waiting: Sequence[Bundle], plan: StagePlan) -> int:
+        if not self.lean.fused or self.decoder.device.type != "cpu" or plan.schedule is not None:
+            return 1
+        rows = sum(len(bundle.rows) for bundle in waiting)
+        return max(1, min(torch.get_num_threads(), rows // ROWS_EACH, len(waiting)))
+
+    def _side_by_side(self, batches: Sequence[ContinuousBatch]) -> None:
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(len(batches), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(ContinuousBatch.run, batches))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _begin(self, waiting: Sequence[Bundle], plan: StagePlan, carried: Mapping[int, Held]) -> None:
+        """Gives every bundle what is held of its prompt: by the stage before, or because all prompts begin alike."""
+        for bundle in waiting:
+            held = carried.get(bundle.rows[0].request.group)
+            if held is not None:
+                bundle.begin_with(held)
+        first = waiting[0].beginning if len(waiting) >= MANY else []
+        common = first[: min((alike(first, bundle.beginning) for bundle in waiting), default=0)]
+        if len(common) >= BEGINNING and any(bundle.known < len(common) for bundle in waiting):
+            lanes = self.lanes(1, len(common))
+            tokens = [(token, position, SHARED) for position, token in enumerate(common)]
+            self.logits(lanes.enter([0], [tokens], fresh=True), self.path(plan, "prefill"), [len(common) - 1])
+            self.decoder.work.forwarded(len(common))
+            held = lanes.held(0, [(SHARED, common)])
+            for bundle in waiting:
+                bundle.begin_with(held)
 
     def lanes(self, count: int, slots: int) -> Lanes:
         """Empty lanes."""
@@ -133,68 +152,9 @@ class FastPath:
         lanes.keep([lane for lane, bundle in enumerate(held) if bundle is not None])
         return lanes, [bundle for bundle in held if bundle is not None]
 
-    def _step(self, held: Sequence[Bundle | None], lanes: Lanes, course: Course, sampler: Sampler) -> None:
-        """One token for every row that is going; rows that a schedule has sent different ways run after each other."""
-        going = [bundle.going if bundle is not None else [] for bundle in held]
-        rows = [row for of_lane in going for row in of_lane]
-        groups = course.groups(rows, [len(row.tokens) for row in rows])
-        if len(groups) == 1:
-            return self._advance(held, going, lanes, course, sampler)
-        for group in groups:  # all in one lane
-            self._advance(held, [[rows[index] for index in group]], lanes, course, sampler)
-
-    def _advance(
-        self,
-        held: Sequence[Bundle | None],
-        going: Sequence[Sequence[Row]],
-        lanes: Lanes,
-        course: Course,
-        sampler: Sampler,
-    ) -> None:
-        """One token for rows of one path, given by lane."""
-        rows = [row for of_lane in going for row in of_lane]
-        tokens: list[list[Token]] = [
-            [(row.last, row.length - 1, bundle.branch[row]) for row in of_lane] if bundle else []
-            for bundle, of_lane in zip(held, going, strict=True)
-        ]
-        each = max(map(len, tokens))
-        self.decoder.work.steps += 1
-        picked = [lane * each + at for lane, new in enumerate(tokens) for at in range(len(new))]
-        path = course.path(rows, len(rows[0].tokens))
-        sampler.advance(rows, self._logits(lanes.enter(range(len(held)), tokens), path, picked))
-
-    def _verify(
-        self, held: Sequence[Bundle | None], new: dict[int, Bundle], lanes: Lanes, path: Path, sampler: Sampler
-    ) -> None:
-        """Takes the new bundles' rows as far as their drafts agree; see :mod:`litestage.engine.verify`."""
-        fed = {row: agreeing_draft(row) for bundle in new.values() for row in bundle.going}
-        if not sampler.greedy or not any(row.request.draft for row in fed):
-            return
-        tokens: list[list[Token]] = [[] for _ in held]
-        first: dict[Row, int] = {}
-        for lane, bundle in new.items():
-            for row in bundle.going:
-                first[row] = len(tokens[lane])
-                start, branch = row.length - 1, bundle.branch[row]
-                tokens[lane] += [(token, start + offset, branch) for offset, token in enumerate(fed[row])]
-        each = max(map(len, tokens))
-        attending = lanes.enter(range(len(held)), tokens)
-        logits = self._logits(attending, path, range(len(held) * each)).view(len(held), each, -1)
-        lane_of = {row: lane for lane, bundle in new.items() for row in bundle.going}
-        following, step = list(fed), 0
-        while following := [
-            row for row in following if row.stop is None and step < len(fed[row]) and row.last == fed[row][step]
-        ]:
-            at = [lane_of[row] for row in following], [first[row] + step for row in following]
-            sampler.advance(following, logits[at])
-            step += 1
-        for row, lane in lane_of.items():
-            lanes.forget(lane, held[lane].branch[row], row.length - 1)  # type: ignore[union-attr]
-
-    def _logits(self, attending: Pass, path: Path, picked: Sequence[int]) -> Tensor:
+    def logits(self, attending: Pass, path: Path, picked: Sequence[int]) -> Tensor:
         """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
         stream = self.decoder.embed(attending.ids)
-        self.decoder.work.forwarded(len(attending.ids))
         behind = 1 + max((index for index, step in enumerate(path) if id(step) in self._attentions), default=-1)
         for step in path[:behind]:
             stream = step(stream, attending)  # type: ignore[arg-type]

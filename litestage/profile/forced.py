@@ -12,9 +12,11 @@ from torch import Tensor
 
 from litestage.decoder.decoder import Attending, Step, SubLayer
 from litestage.engine import Engine
+from litestage.engine.attention import Pass
 from litestage.engine.cache import KVCache
-from litestage.engine.lanes import SHARED, Lanes, Pass
+from litestage.engine.lanes import Lanes
 from litestage.engine.prefix import padded
+from litestage.engine.slots import SHARED
 
 if TYPE_CHECKING:
     from litestage.plan import SkipSet

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from litestage.engine import Decoding, Generation, Request
+from litestage.engine.carry import Carry
 from litestage.engine.prefix import common_prefix
 from litestage.plan import Plan
 from litestage.stages import Pipeline, Question, Stage
@@ -72,7 +73,9 @@ class Contestant:
     def _answer(self, questions: Sequence[Question], timed: bool) -> list[Trace]:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]
-        for stage in self.pipeline.stages:
+        carry, following = Carry(), [*self.pipeline.stage_names[1:], None]
+        for stage, name in zip(self.pipeline.stages, following, strict=True):
+            carry.following = None if name is None else self.plan[name]
             requests = [
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
@@ -86,6 +89,7 @@ class Contestant:
                     self.plan[stage.name],
                     self._decoding(stage),
                     [neighbour[stage.name] for neighbour in self.neighbours],
+                    carry,
                 )
                 rest = iter(flat)
                 generated = [[next(rest) for _ in rows] for rows in requests]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from litestage.engine import Decoding, Engine, Generation, Request
+from litestage.engine.carry import Carry
 from litestage.engine.types import Detokenise
 from litestage.plan import StagePlan
 from litestage.store.store import ResultStore
@@ -41,8 +42,9 @@ class ReusingEngine:
         plan: StagePlan,
         decoding: Decoding,
         neighbours: Sequence[StagePlan] = (),
+        carry: Carry | None = None,
     ) -> list[Generation]:
-        """One generation per request, in order.
+        """One generation per request, in order; ``carry`` is the engine's.
 
         What a neighbour is known to have written for the same prompt, the first that is known, is verified in one pass
         instead of decoded token by token; the result is the same (:mod:`litestage.engine.verify`).
@@ -59,7 +61,7 @@ class ReusingEngine:
             todo = [requests[index] for index in missing]
             if exact and self.reuse:
                 todo = self._with_drafts(todo, neighbours, decoding)
-            batch = self.engine.generate(todo, run_plan, decoding, confidences=True)
+            batch = self.engine.generate(todo, run_plan, decoding, confidences=True, carry=carry)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
             if self.reuse:
                 self.store.put(new, model=self.fingerprint, engine=self.engine.name)

@@ -1,0 +1,132 @@
+"""One forward pass through the lanes: what its attentions share, and how they see the slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from litestage.decoder.lean import Heads
+from litestage.decoder.native import Few
+from litestage.engine.slots import SHARED
+
+if TYPE_CHECKING:
+    from litestage.engine.lanes import Lanes
+
+
+class Pass:
+    """One forward pass of new tokens, as many for each lane: what its attentions share.
+
+    Args:
+        new: by token [5, lanes * queries]: its id, position, branch, slot of all lanes' slots in a row, and the
+            position to be kept there (``FREE`` for padding).
+        seen: the slots of each lane that are read, from the first.
+        most: the largest position, or more.
+        fresh: the tokens see only each other.
+        which: the lanes whose tokens they are; None: all.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        new: Tensor,
+        seen: int,
+        most: int,
+        fresh: bool = False,
+        which: Sequence[int] | None = None,
+    ) -> None:
+        self.ids, self._positions, self._branches, self._slots, self._kept = new.unbind(0)
+        self._lanes, self._seen, self._fresh = lanes, seen, fresh
+        self._count = len(lanes.used if which is None else which)
+        self._queries = len(self.ids) // self._count
+        self._which = None if which is None else _selection(which, lanes.device)
+        lanes.positions.view(-1).index_copy_(0, self._slots, self._kept)
+        if not lanes.alone:
+            lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
+        self._new = new  # the addresses in few are of its rows
+        self.few: Few | None = None
+        self._masks: dict[int | None, Tensor] = {}
+        self.turns = lanes.lean.turns(self._positions, most)
+
+    def place(self, heads: Heads, dtype: torch.dtype) -> int:
+        """Where in memory a layer's keys and values begin."""
+        return self._lanes.buffer(heads, dtype).whole.data_ptr()
+
+    def attend(self, heads: Heads, made: Tensor) -> Tensor:
+        """Attention of the queries in ``made`` over their lanes' slots: [tokens, query heads * width].
+
+        ``made`` [tokens, (query + 2 * key heads) * width] holds queries, keys and values side by side. Views are most
+        of a small model's attention, so each tensor is one view of it.
+        """
+        lanes, each, rep, width = self._count, self._queries, heads.queries // heads.keys, heads.width
+        row, tokens = made.shape[1], made.shape[0]
+        first, second = heads.queries * width, (heads.queries + heads.keys) * width  # where keys and values begin
+        held = self._lanes.buffer(heads, made.dtype)
+        held.flat.index_copy_(1, self._slots, made.as_strided((2 * heads.keys, tokens, width), (width, row, 1), first))
+        if self._fresh:
+            shape, strides = (lanes, heads.keys, each, width), (each * row, width, row, 1)
+            keys, values = made.as_strided(shape, strides, first), made.as_strided(shape, strides, second)
+        else:
+            keys, values = held.views(self._seen)
+            if self._which is not None:
+                keys, values = keys[self._which], values[self._which]
+        causal = self._fresh and self._lanes.alone and heads.window is None
+        if lanes == 1 and each > 1 and heads.softcap is None and (causal or rep > 1):
+            # key heads in the place of the batch: long prompts need no mask, or one for all heads
+            asked = made.as_strided((heads.keys, rep, each, width), (rep * width, width, row, 1), 0)
+            keys, values = (part[0][:, None].expand(-1, rep, -1, -1) for part in (keys, values))
+            mask = None if causal else self._mask_of(heads.window, 1, made.dtype)
+            out = F.scaled_dot_product_attention(
+                asked, keys, values, attn_mask=mask, is_causal=causal, scale=heads.scale
+            )
+            return out.permute(2, 0, 1, 3).reshape(tokens, -1)
+        if each == 1 or rep == 1:
+            step = row if rep == 1 else width
+            asked = made.as_strided((lanes, heads.keys, rep * each, width), (each * row, rep * width, step, 1), 0)
+        else:
+            asked = made.as_strided(
+                (lanes, heads.keys, rep, each, width), (each * row, rep * width, width, row, 1), 0
+            ).reshape(lanes, heads.keys, rep * each, width)
+        mask = self._mask_of(heads.window, rep, made.dtype)
+        if heads.softcap is None:
+            out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)
+        else:
+            scores = torch.tanh(asked @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap + mask
+            out = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+        if rep == 1:
+            return out.transpose(1, 2).reshape(tokens, -1)
+        return out.view(lanes, heads.keys, rep, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
+
+    def _mask_of(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
+        mask = self._masks.get(window)
+        if mask is None:
+            mask = self._masks[window] = self._mask(window, rep, dtype)
+        return mask
+
+    def _mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
+        """0 for slots that a query sees, else minus infinity: [lanes, 1, rep * queries, slots]."""
+        own = (self._count, self._queries, 1)
+        position = self._positions.view(own)
+        hidden = self._of_slots(self._kept, self._lanes.positions) > position
+        if not self._lanes.alone:
+            of = self._of_slots(self._branches, self._lanes.branches)
+            hidden |= (of != self._branches.view(own)) & (of != SHARED)
+        if window is not None:
+            hidden |= self._of_slots(self._kept, self._lanes.positions) <= position - window
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+        return mask[:, None] if rep == 1 else mask.repeat(1, rep, 1)[:, None]
+
+    def _of_slots(self, new: Tensor, held: Tensor) -> Tensor:
+        """Of the slots that are read, [lanes, 1, slots]: what came with the new tokens, or is held in the lanes."""
+        if self._fresh:
+            return new.view(self._count, 1, -1)
+        return (held if self._which is None else held[self._which])[:, None, : self._seen]
+
+
+def _selection(lanes: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Neighbouring lanes are selected without a copy."""
+    first, last = lanes[0], lanes[-1] + 1
+    return slice(first, last) if list(lanes) == list(range(first, last)) else torch.tensor(lanes, device=device)
