@@ -95,8 +95,14 @@ def test_every_figure_of_results_json_is_in_the_offline_run_with_tables_plots_an
 
 
 def test_an_experiment_is_its_sentences_and_its_rows(tmp_path):
-    run = read_run(experimented(tmp_path))
-    assert figures(run) == {"n": 100, "shows": "Think loses first. Answer bears all."}
+    run = read_run(experimented(tmp_path, memory={"peak_resident_mb": 512.5}))
+    assert figures(run) == {
+        "experiment": "sensitivity",
+        "task": "mine_multistage",
+        "n": 100,
+        "shows": "Think loses first. Answer bears all.",
+        "memory/peak_resident_mb": 512.5,
+    }
     track("wandb", run, "experiment-sensitivity")
     (table,) = inspected(tmp_path)[0].glob("files/media/table/rows_table*.json")
     rows = json.loads(table.read_text())

@@ -17,7 +17,8 @@ def figures(run: Run) -> dict[str, Any]:
     """Every figure by its path.
 
     Of a comparison all of results.json, as ``methods/<name>/stages/<stage>/tokens``, and each method's speed-up over
-    every other, ``methods/<a>/speedup_over/<b>``; of a search, full depth and the chosen plan.
+    every other, ``methods/<a>/speedup_over/<b>``; of a search, full depth and the chosen plan; of an experiment all but
+    its rows, which are a table.
     """
     found: dict[str, Any] = {}
     if run.comparison:
@@ -27,7 +28,8 @@ def figures(run: Run) -> dict[str, Any]:
     if run.search:
         found |= dict(flat({"search": {name: run.search[name] for name in ("met", "full", "chosen")}}))
     if run.experiment:
-        found |= {"n": run.experiment["n"], "shows": " ".join(run.experiment["shows"])}
+        rest = {name: value for name, value in run.experiment.items() if name not in (*SETTING, "rows")}
+        found |= dict(flat({**rest, "shows": " ".join(run.experiment["shows"])}))
     return found
 
 

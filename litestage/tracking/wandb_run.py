@@ -27,6 +27,7 @@ ARTIFACTS = {
         "search.json",
         "profile.json",
         "report.html",
+        "plot.svg",
         "config.yaml",
     ),
     "plan": ("plan.yaml", "plan.safetensors"),
