@@ -108,7 +108,7 @@ def test_yaml_comes_from_the_package_or_from_the_checkout_itself(wheel: Installe
 def test_the_embedded_model_answers_the_menagerie_under_a_plan(how: str, plan: str, skipped: int, request):
     installed: Installed = request.getfixturevalue(how)
     (installed.where / "plan.yaml").write_text(PLAN)
-    output = installed.where / "out" / plan.replace(":", "_")
+    output = installed.where / "out" / plan
     arguments = ["--model", "litestage", "--model_args", f"plan={plan}", "--tasks", "menagerie_multistage"]
     ran = installed.lm_eval(*arguments, "--limit", 20, "--output_path", output, "--log_samples")
     assert ran.returncode == 0, ran.stderr
