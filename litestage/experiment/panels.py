@@ -45,6 +45,6 @@ def with_intervals(
     """
     values = [row[figure] * scale for row in rows]
     low, high = zip(*(row[f"{figure}_ci95"] for row in rows), strict=True)
-    below = [value - limit * scale for value, limit in zip(values, low, strict=True)]
-    above = [limit * scale - value for value, limit in zip(values, high, strict=True)]
+    below = [max(0.0, value - limit * scale) for value, limit in zip(values, low, strict=True)]
+    above = [max(0.0, limit * scale - value) for value, limit in zip(values, high, strict=True)]
     axes.errorbar(x, values, yerr=[below, above], capsize=2, **style)

@@ -14,7 +14,7 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
 from litestage.plan import ExitRule, Plan
@@ -151,14 +151,13 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
     windows = list(dict.fromkeys(row["window"] for row in rows if row["window"] is not None))
     for index, spec in enumerate(plans):
         lost, faster = axes[2 * index : 2 * index + 2]
-        for window, colour in zip(windows, PALETTE, strict=False):
+        for shift, (window, colour) in enumerate(zip(windows, PALETTE, strict=False)):
             chosen = [row for row in rows if (row["of"], row["window"]) == (spec, window)]
-            taus = [row["threshold"] for row in chosen]
-            for axis, name, scale in ((lost, "accuracy_drop", 100), (faster, "predicted_speedup", 1)):
-                values = [row["against_uncut"][name] * scale for row in chosen]
-                low, high = zip(*(row["against_uncut"][f"{name}_ci95"] for row in chosen), strict=True)
-                axis.plot(taus, values, "o-", color=colour, markersize=3, linewidth=1.2, label=f"window {window}")
-                axis.fill_between(taus, [b * scale for b in low], [b * scale for b in high], color=colour, alpha=0.1)
+            beside = [row["threshold"] + 0.006 * shift for row in chosen]  # so that intervals can be told apart
+            against = [row["against_uncut"] for row in chosen]
+            style: dict[str, Any] = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2}
+            with_intervals(lost, beside, against, "accuracy_drop", scale=100, label=f"window {window}", **style)
+            with_intervals(faster, beside, against, "predicted_speedup", **style)
         name_axes(lost, title=spec, x="threshold", y="accuracy lost against uncut, points")
         low, high = faster.get_ylim()
         faster.set_ylim(min(low, 0.95), max(high, 1.05))  # a hundredth of a percent should not look like a slope
