@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, gpu, run, shape
+from litestage.bench import BenchOptions, chain, gpu, llama, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import reference_rows
 from litestage.bench.row import Row, compared, take_turns
@@ -64,9 +64,9 @@ def test_generate_is_not_made_to_copy_its_head(small):
 
 
 def test_the_large_shapes_rows(small):
-    rows = shape.shape_rows(layers=4, repeats=2)
+    rows = shape.shape_rows(shape.Shape.made(4, torch.bfloat16), repeats=2)
     whats = [row.what for row in rows]
-    assert whats[:4] == ["three stages", "prefill of 128 tokens", "decode step, 1 row", "decode step, 4 rows"]
+    assert whats[:3] == ["prefill of 128 tokens", "decode step, 1 row", "decode step, 4 rows"]
     assert all(row.ratio is not None and row.ours_s is not None for row in rows)
     assert [row.bar for row in rows if "skipped" in row.what] == [0.9, 0.9]
 
@@ -129,7 +129,50 @@ def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
     assert (tmp_path / "out" / "bench.svg").read_text() == as_svg(content)
 
 
-def test_what_cannot_be_measured_here_stays_in_the_table():
-    rows = run._rivals_not_measured()
-    assert {row.against for row in rows} == {"llama.cpp", "vLLM"}
-    assert all(row.ratio is None and row.note.startswith("not measured") for row in rows)
+# --- three stages, and what their tokens are worth ---
+
+
+def test_in_float32_the_tokens_are_generates_own(small):
+    made = shape.Shape.made(2, torch.float32)
+    for length, shared, rows, limit in chain.STAGES:
+        asked = shape.prompts(length, shared, rows)
+        assert made.ours(asked, limit)[1] == made.theirs(asked, limit)
+
+
+def test_without_llama_cpp_its_row_stays_in_the_table(small, monkeypatch):
+    monkeypatch.setattr(chain, "missing", lambda: "llama-cpp-python not installed")
+    made = shape.Shape.made(2, torch.bfloat16)
+    measured, absent = chain.chain_rows(made, repeats=2)
+    assert measured.ratio is not None
+    assert "of generate's own" in measured.note
+    assert (absent.against, absent.bar, absent.ratio) == (chain.LLAMA, 1.0, None)
+    assert absent.note == "not measured: llama-cpp-python not installed"
+
+
+def test_float32_judges_a_text_token_by_token(small):
+    made = shape.Shape.made(2, torch.float32)
+    asked = shape.prompts(6, 0, 2)
+    own = made.theirs(asked, 5)
+    judge = rounding.Judge(made.rival)
+    assert judge.missed(asked, own) == (0.0, 0.0)
+    assert judge.rounding(asked, own) == 0.0  # it is float32 itself
+    other = [(*own[0][:2], (own[0][2] + 1) % 50_000, *own[0][3:]), own[1]]
+    share, short = judge.missed(asked, other)
+    assert 0.1 <= share <= 0.3  # the one that was changed, and what its change made wrong behind it
+    assert short > 0
+    assert rounding.differing(other, own) == 0.1
+
+
+@pytest.mark.skipif(llama.missing() is not None, reason=str(llama.missing()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_llama_cpp_runs_the_same_model(small, tmp_path, dtype):
+    made = shape.Shape.made(2, dtype)
+    llama.write_gguf(made.rival, tmp_path / "shape.gguf")
+    loaded = llama.Llama(tmp_path / "shape.gguf", 50_000)
+    apart = float(chain.same_model(made, loaded).split("at most ")[1].split("%")[0])
+    assert apart < (1 if dtype == torch.float32 else 15)
+    if dtype == torch.float32:  # its cache is float16: near-ties may fall otherwise
+        for length, shared, rows, limit in chain.STAGES:
+            asked = shape.prompts(length, shared, rows)
+            assert rounding.differing(loaded.generate(asked, limit), made.theirs(asked, limit)) < 0.2
+    loaded.close()

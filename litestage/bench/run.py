@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from litestage.bench.row import Row
@@ -34,18 +33,20 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     """Runs everything on the CPU, and on a GPU what is asked of one; returns the content of bench.json."""
     import torch
 
+    from litestage.bench.chain import chain_rows
     from litestage.bench.gpu import gpu_rows, not_measured
     from litestage.bench.reference import reference_rows
-    from litestage.bench.shape import shape_rows
+    from litestage.bench.shape import Shape, shape_rows
     from litestage.engine import Engine
     from litestage.environment import environment
     from litestage.memory import peak_memory
     from litestage.session import Session
 
     rows = reference_rows(options.questions, options.repeats)
-    rows += shape_rows(options.layers, options.repeats)
+    shape = Shape.made(options.layers, torch.bfloat16)
+    rows += [*chain_rows(shape, options.repeats), *shape_rows(shape, options.repeats)]
     rows += gpu_rows(options.layers, options.repeats) if torch.cuda.is_available() else not_measured("no GPU here")
-    rows += _rivals_not_measured()
+    rows.append(Row(shape.name, "three stages", "vLLM", note="not measured: this bench does not run vLLM"))
     session = Session.open("reference", dtype="float32", device="cpu")
     engine: Engine = session.engine
     return {
@@ -55,12 +56,3 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "memory": peak_memory(),
         "rows": [row.to_dict() for row in rows],
     }
-
-
-def _rivals_not_measured() -> list[Row]:
-    rows = []
-    for package, name, bar in (("llama_cpp", "llama.cpp", 1.0), ("vllm", "vLLM", None)):
-        here = "is installed, but not yet run by this version" if find_spec(package) else "is not installed"
-        note = f"not measured: {name} {here}"
-        rows.append(Row("Qwen2.5-0.5B shape, bfloat16", "three stages", name, bar=bar, note=note))
-    return rows

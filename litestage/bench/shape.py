@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -10,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from litestage.bench.rivals import generate
+from litestage.bench.rivals import Rows, generate
 from litestage.bench.row import Row, compared, middle, take_turns
+from litestage.decoder.panels import HugePages
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 
-STAGES = ((26, 0, 1, 7), (39, 37, 4, 13), (102, 0, 1, 8))
-"""Of each stage: prompt tokens, how many of them the rows share, rows, new tokens; menagerie's medians."""
 SHAPE = {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "tie_word_embeddings": True}
 HEADS = {"num_attention_heads": 14, "num_key_value_heads": 2}
 LAYERS = 24
@@ -85,30 +85,11 @@ def prompts(length: int, shared: int, rows: int) -> list[tuple[int, ...]]:
     return [tuple(row) for row in ids.tolist()]
 
 
-def shape_rows(layers: int, repeats: int) -> list[Row]:
-    """Chain, prefill, steps and skip efficiency, in bfloat16."""
-    shape = Shape.made(layers, torch.bfloat16)
-    stages = [(prompts(length, shared, rows), limit) for length, shared, rows, limit in STAGES]
-
-    def chain() -> list[tuple[int, ...]]:
-        return [row for asked, limit in stages for row in shape.ours(asked, limit)[1]]
-
-    def rival_chain() -> list[tuple[int, ...]]:
-        return [row for asked, limit in stages for row in shape.theirs(asked, limit)]
-
-    pairs = [
-        (one, two)
-        for ours, theirs in zip(chain(), rival_chain(), strict=True)
-        for one, two in zip(ours, theirs, strict=True)
-    ]
-    differing = sum(one != two for one, two in pairs) / len(pairs)
-    note = f"{differing:.0%} of tokens differ (random weights, bfloat16)"
-    seconds = take_turns({"ours": chain, "theirs": rival_chain}, repeats)
-    against = "generate chain, options batched"
-    rows = [compared(shape.name, "three stages", against, seconds["ours"], seconds["theirs"], 1.5, note)]
+def shape_rows(shape: Shape, repeats: int) -> list[Row]:
+    """Prefill, steps and skip efficiency."""
     asked = prompts(128, 0, 1)
     seconds = take_turns({"ours": lambda: shape.ours(asked, 1), "theirs": lambda: shape.theirs(asked, 1)}, repeats)
-    rows.append(compared(shape.name, "prefill of 128 tokens", "generate", seconds["ours"], seconds["theirs"]))
+    rows = [compared(shape.name, "prefill of 128 tokens", "generate", seconds["ours"], seconds["theirs"])]
     rows += [_steps(shape, count, repeats) for count in (1, 4)]
     return [*rows, *skip_efficiency(shape, repeats), ceiling(shape, repeats)]
 
@@ -118,16 +99,22 @@ def _steps(shape: Shape, count: int, repeats: int) -> Row:
     return compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "generate", ours, theirs)
 
 
-def steps_s(shape: Shape, count: int, repeats: int, steps: int, **options: Any) -> tuple[list[float], list[float]]:
-    """Seconds of a decode step of some rows, in turns; generate's is what more tokens take beyond the first."""
-    asked = prompts(32, 0, count)
+def steps_s(
+    shape: Shape, count: int, repeats: int, steps: int, rival: Callable[..., Rows] | None = None, **options: Any
+) -> tuple[list[float], list[float]]:
+    """Seconds of a decode step of some rows, in turns; the rival's is what more tokens take beyond the first.
+
+    Args:
+        rival: makes tokens from prompts, their number and ``options``; generate, unless another is given.
+    """
+    asked, run = prompts(32, 0, count), rival or shape.theirs
     ours, theirs = [], []
     for repeat in range(repeats + 1):
         decode_s = shape.ours(asked, steps)[0]
         began = perf_counter()
-        shape.theirs(asked, 1, **options)
+        run(asked, 1, **options)
         prefilled = perf_counter()
-        shape.theirs(asked, steps, **options)
+        run(asked, steps, **options)
         ended = perf_counter()
         if repeat:
             ours.append(decode_s / (steps - 1))
@@ -186,7 +173,7 @@ def ceiling(shape: Shape, repeats: int, steps: int = STEPS, bar: float | None = 
     """A decode step beside reading its weights once, at the bandwidth that a sum over much memory reaches now."""
     device = shape.engine.decoder.device
     elements = 64 * 2**20 if device.type == "cpu" else 2**30  # beyond any cache
-    block, asked, full = torch.ones(elements, device=device), prompts(32, 0, 1), step_bytes(shape, SkipSet())
+    block, asked, full = _block(elements, device), prompts(32, 0, 1), step_bytes(shape, SkipSet())
     ours, ideal = [], []
     for repeat in range(repeats + 1):
         decode_s = shape.ours(asked, steps)[0]
@@ -198,3 +185,10 @@ def ceiling(shape: Shape, repeats: int, steps: int = STEPS, bar: float | None = 
             ideal.append(reading * full / block.nbytes)
     note = f"{full / 1e9:.2f} GB a step; the ratio is the share of the ceiling"
     return compared(shape.name, "decode step, 1 row", "reading the weights once", ours, ideal, bar, note)
+
+
+def _block(elements: int, device: torch.device) -> torch.Tensor:
+    """Ones, on the CPU in huge pages where there are any, as our weights are: memory's best."""
+    if device.type != "cpu":
+        return torch.ones(elements, device=device)
+    return HugePages().take(2 * elements).view(torch.float32).fill_(1)

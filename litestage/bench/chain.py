@@ -1,0 +1,85 @@
+"""Three stages one after another at menagerie's lengths: ours beside a ``generate`` chain and llama.cpp, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from litestage.bench.llama import Llama, missing, write_gguf
+from litestage.bench.rivals import Rows
+from litestage.bench.rounding import Judge, differing
+from litestage.bench.row import Row, compared, take_turns
+from litestage.bench.shape import STEPS, Shape, prompts, steps_s
+
+STAGES = ((26, 0, 1, 7), (39, 37, 4, 13), (102, 0, 1, 8))
+"""Of each stage: prompt tokens, how many of them the rows share, rows, new tokens; menagerie's medians."""
+LLAMA = "llama.cpp, options as parallel sequences"
+TEXTS = (32, 8, 16)
+"""Prompt tokens, rows and new tokens of the texts that are looked at for rounding."""
+CLOSE = 0.2
+"""Of two runtimes of one bfloat16 model: their logits' largest difference, in standard deviations of the logits."""
+
+
+def chain_rows(shape: Shape, repeats: int) -> list[Row]:
+    """The three stages, and a decode step beside llama.cpp's where it is installed."""
+    stages = [(prompts(length, shared, rows), limit) for length, shared, rows, limit in STAGES]
+
+    def chain(run: Callable[[list[tuple[int, ...]], int], Rows]) -> Callable[[], Rows]:
+        return lambda: [row for asked, limit in stages for row in run(asked, limit)]
+
+    ours, generate = chain(lambda asked, limit: shape.ours(asked, limit)[1]), chain(shape.theirs)
+    runs = {"ours": ours, "generate": generate}
+    note = f"{differing(ours(), generate()):.0%} of tokens differ from generate's; {why_tokens_differ(shape)}"
+    why_not = missing()
+    with ExitStack() as until_done:
+        if why_not is None:
+            path = Path(until_done.enter_context(TemporaryDirectory())) / "shape.gguf"
+            write_gguf(shape.rival, path)
+            llama = Llama(path, shape.rival.config.vocab_size)
+            until_done.callback(llama.close)
+            same = same_model(shape, llama)
+            runs["llama"] = chain(llama.generate)
+        seconds = take_turns(runs, repeats)
+        against = "generate chain, options batched"
+        rows = [compared(shape.name, "three stages", against, seconds["ours"], seconds["generate"], 1.5, note)]
+        if why_not is not None:
+            return [*rows, Row(shape.name, "three stages", LLAMA, bar=1.0, note=f"not measured: {why_not}")]
+        rows.append(compared(shape.name, "three stages", LLAMA, seconds["ours"], seconds["llama"], 1.0, same))
+        for count in (1, 4):
+            steps = steps_s(shape, count, repeats, STEPS, llama.generate)
+            rows.append(compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "llama.cpp", *steps))
+    return rows
+
+
+def same_model(shape: Shape, llama: Llama) -> str:
+    """How close llama.cpp's logits are to transformers'; refuses to compare two models that are not the same."""
+    import torch
+
+    asked = prompts(39, 37, 4)
+    with torch.inference_mode():
+        exact = shape.rival(torch.tensor(asked)).logits[:, -1].float().numpy()
+    apart = float(np.abs(np.stack(llama.prefill(asked)) - exact).max() / exact.std())
+    if apart > CLOSE:
+        raise RuntimeError(f"llama.cpp's logits are {apart:.2f} standard deviations from transformers': another model")
+    return f"the same model: logits of 4 prompts at most {apart:.1%} of their standard deviation from transformers'"
+
+
+def why_tokens_differ(shape: Shape) -> str:
+    """What float32 makes of both texts, and how often generate differs from itself; see :mod:`.rounding`."""
+    length, count, limit = TEXTS
+    asked = prompts(length, 0, count)
+    ours, theirs = shape.ours(asked, limit)[1], shape.theirs(asked, limit)
+    pairs = [row for at in range(0, count, 2) for row in shape.theirs(asked[at : at + 2], limit)]
+    judge = Judge(shape.rival)
+    of_ours, short = judge.missed(asked, ours)
+    of_theirs, their_short = judge.missed(asked, theirs)
+    return (
+        f"random weights have near-ties: after the same text float32 chooses otherwise for {of_ours:.1%} of our tokens "
+        f"(its best logit at most {short:.3f} above) and {of_theirs:.1%} of generate's ({their_short:.3f}), with "
+        f"bfloat16 rounding logits by {judge.rounding(asked, theirs):.3f}; 2 rows a batch instead of {count} change "
+        f"{differing(pairs, theirs):.0%} of generate's own"
+    )
