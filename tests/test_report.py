@@ -75,6 +75,11 @@ def test_without_a_search_the_answer_is_the_fastest_method_that_does_not_surely_
     assert "uniform is 1.20 times as fast" in in_two_sentences(results(FULL, early, even))
 
 
+def test_a_variant_that_happens_to_be_faster_is_not_the_answer():
+    variant = method("litestage-bare", 0.87, 1.7, [1.6, 1.8], skipped=3)
+    assert "litestage is 1.50 times as fast" in in_two_sentences(results(FULL, OURS, variant))
+
+
 def test_the_two_failures_are_named(tmp_path):
     found = failures(read_run(compared(tmp_path)))
     assert [sentence.split(":")[0] for sentence in found] == ["Latency inversion", "Summary collapse"]
