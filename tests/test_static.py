@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from litestage.engine import Decoding, Engine, Request, static
-from litestage.engine.step import StaticStep
+from litestage.engine.lookahead import POLL
+from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "is_nonzero", "equal", "item")
@@ -108,27 +109,15 @@ def test_sampled_tokens_are_drawn_from_each_rows_own_stream():
 
 def test_the_device_ends_rows_where_the_host_does(monkeypatch):
     """Every look finds no tokens left in exactly the columns whose rows end by what the device can see."""
-    seen, enter, written = [], StaticStep.enter, StaticStep.written
-
-    def entered(self, columns, rows, sampler, steps):
-        self.entered = rows
-        enter(self, columns, rows, sampler, steps)
-
-    def looked(self, steps):
-        seen.append((self.entered, self.state[6].tolist()))
-        return written(self, steps)
-
-    monkeypatch.setattr(StaticStep, "enter", entered)
-    monkeypatch.setattr(StaticStep, "written", looked)
     advance, checked = static.StaticDecoding.advance, []
 
-    def advanced(self, *args):
-        advance(self, *args)
-        rows, left = seen[-1]
-        for column, row in rows.items():
+    def advanced(self, held, lanes, *args):
+        advance(self, held, lanes, *args)
+        for column, row in lanes.running.rows.items() if lanes.running else ():
+            left = lanes.running.step.kept.state[6, column]
             checked.append(row.stop)
-            assert (left[column] == 0) == (row.stop is not None)
-            assert left[column] in (0, row.limit - len(row.tokens))
+            assert (left == 0) == (row.stop is not None)
+            assert left in (0, row.limit - len(row.tokens))
 
     monkeypatch.setattr(static.StaticDecoding, "advance", advanced)
     requests = [replace(request, limit=2 * request.limit) for request in fans(9)]
@@ -137,6 +126,111 @@ def test_the_device_ends_rows_where_the_host_does(monkeypatch):
             plan = StagePlan(exit=ExitRule(threshold=threshold, window=3))
             static_engine(family, taped=False).generate(requests, plan, Decoding())
     assert set(checked) >= {None, "exit", "length", "eos"}
+
+
+# --- ahead of the host ---
+
+
+def test_the_device_runs_ahead_of_the_host_and_what_is_beyond_a_rows_end_is_dropped_but_counted():
+    """One row that a stop string ends, which the device cannot see: it goes on for as long as the host is behind."""
+    plain, plan = run(tiny_engine("llama", "plain"), ragged(PROMPTS[:1]))[0], StagePlan()
+    stop, steps = Decoding(stop=(plain.text[4],)), []
+    at = plain.text.index(plain.text[4])  # the token that ends it: the first is the prefill's, the others a step each
+    for ahead in (0, 1, 3):
+        engine = static_engine()
+        engine._fast.static.ahead = ahead
+        before = replace(engine.decoder.work)
+        row = engine.generate([Request(PROMPTS[0], 16)], plan, stop).generations[0]
+        assert (row.stop, row.text) == ("stop_string", plain.text[:at])
+        work = engine.decoder.work.since(before)
+        steps.append(work.steps)
+        assert work.tokens == len(PROMPTS[0]) + work.steps
+    seen = -(-at // POLL) * POLL
+    assert steps == [min(seen + ahead * POLL, 15) for ahead in (0, 1, 3)]
+
+
+def test_what_was_decoded_ahead_is_given_to_the_rows_before_their_lanes_are_refilled_or_moved(monkeypatch):
+    requests, settled = fans(24), []
+    settle = static.StaticLanes.settle
+    monkeypatch.setattr(
+        static.StaticLanes, "settle", lambda self: (settled.append(self.running and self.running.ahead), settle(self))
+    )
+    engine = static_engine()
+    engine._fast.static.ahead = 2
+    both(engine, "llama", requests, StagePlan(), Decoding(stop=("k", "Zq")))
+    assert {1, 2} & set(settled)
+
+
+# --- compiled ---
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    """Everything of the compiler but the code that it writes, which takes seconds for each region."""
+    compile_, counters = torch.compile, torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile_(function, fullgraph=True, backend="aot_eager"))
+    return counters["stats"]
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_the_regions_that_are_compiled_write_what_the_plain_path_writes(family, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    engine = Engine(tiny_model(family), Characters(), "static", "on")
+    for requests in (fans(2, seed=4), ragged(PROMPTS[:1])):
+        plan = StagePlan(SkipSet(mhsa=(0,), ffn=(2,)), exit=ExitRule(threshold=0.4, window=2))
+        both(engine, family, requests, plan, Decoding())
+    assert engine._fast.static._regions
+    assert engine._fast.static.uncompiled_because is None
+
+
+def test_a_region_is_compiled_once_and_serves_every_layer_and_mask(compiles):
+    engine, requests, made = Engine(tiny_model("llama"), Characters(), "static", "on"), ragged(PROMPTS[:1]), []
+    for skip in (SkipSet(), SkipSet(mhsa=(1,)), SkipSet(mhsa=(0, 3), ffn=(1, 2))):
+        both(engine, "llama", requests, StagePlan(skip), Decoding())
+        made.append(engine._fast.static.made)
+        # before and after the attention, feed-forward, head, and the move to the next token
+        assert compiles["unique_graphs"] == 5
+    assert made[0] < made[1] < made[2]
+
+
+def test_longer_lanes_and_other_buckets_compile_nothing(compiles):
+    engine = Engine(tiny_model("llama"), Characters(), "static", "on")
+    graphs = []
+    for prompt, limit in ((PROMPTS[0], 9), (PROMPTS[0] * 12, 60), (PROMPTS[0], 60)):
+        both(engine, "llama", [Request(prompt, limit)], StagePlan(), Decoding())
+        graphs.append(compiles["unique_graphs"])
+    assert graphs == [5, 5, 5]
+
+
+@pytest.mark.slow
+def test_the_compiler_writes_code_for_the_regions():
+    """As on CUDA, but for the CPU: no region is left out, and keys and values are written where they are kept."""
+    engine = Engine(tiny_model("qwen2"), Characters(), "static", "on")
+    both(engine, "qwen2", [Request(PROMPTS[0], 9)], StagePlan(SkipSet(ffn=(1,))), Decoding())
+    assert engine._fast.static.uncompiled_because is None
+
+
+def test_a_compiler_that_fails_is_done_without(monkeypatch):
+    def fails(function, **_):
+        def compiled(*args):
+            raise RuntimeError("no compiler here\nand a long trace")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", fails)
+    engine = Engine(tiny_model("llama"), Characters(), "static", "on")
+    both(engine, "llama", fans(2, seed=4), StagePlan(), Decoding())
+    assert engine._fast.static.uncompiled_because == "sub-layers could not be compiled: no compiler here"
+
+
+def test_what_is_compiled_is_said():
+    reasons = {choice: Engine(tiny_model("llama"), Characters(), "static", choice) for choice in ("auto", "on", "off")}
+    said = {choice: engine._fast.static.uncompiled_because for choice, engine in reasons.items()}
+    assert said == {"auto": "engine.compile is auto: on CUDA only", "on": None, "off": "engine.compile is off"}
+    with pytest.raises(LiteStageError, match=r"engine\.compile is 'yes'; known: auto, off, on"):
+        Engine(tiny_model("llama"), Characters(), "static", "yes")
 
 
 # --- made once ---
@@ -174,7 +268,7 @@ def test_a_step_is_the_same_operations_every_time_and_what_it_keeps_lies_still()
     engine = static_engine(taped=False)
     engine.generate(ragged(PROMPTS[:2]), StagePlan(), Decoding())
     (step,) = engine._fast.static._lanes[2].steps.values()
-    step._at.zero_()  # at its end, as after every look
+    step.kept.at.zero_()  # as after every entry
     lanes, (first, second) = step._lanes, (Tape(step.run).calls for _ in range(2))
     assert [(str(call[0]), tree_map(_shape, call[1])) for call in first] == [
         (str(call[0]), tree_map(_shape, call[1])) for call in second
@@ -191,7 +285,7 @@ def test_a_step_is_the_same_operations_every_time_and_what_it_keeps_lies_still()
     ]
     assert written[0] - made[0] == written[1] - made[1]
     assert written[0] - made[0] <= still
-    assert len(written[0] & still) == 4 + 1 + LAYERS  # state, tokens, place, positions; branches; keys and values
+    assert len(written[0] & still) == 4 + 1 + LAYERS  # state, tokens, steps, positions; branches; keys and values
 
 
 def _shape(value):
@@ -204,7 +298,7 @@ def test_longer_questions_move_the_lanes_and_shorter_ones_go_on_reading_few_slot
     both(engine, "llama", [Request(PROMPTS[0], 60)], StagePlan(), Decoding())
     both(engine, "llama", long, StagePlan(), Decoding())
     both(engine, "llama", [Request(PROMPTS[0], 8)], StagePlan(), Decoding())
-    seen = sorted(step._seen for step in engine._fast.static._lanes[1].steps.values())
+    seen = sorted(step.seen for step in engine._fast.static._lanes[1].steps.values())
     assert seen[0] == 32
     assert seen[-1] >= len(long[0].prompt) + 60
 
@@ -228,7 +322,9 @@ def test_where_no_graph_can_be_recorded_decoding_goes_on_step_by_step(monkeypatc
     graphs = engine._fast.static.graphs
     graphs._memory = object()  # as on a GPU
     monkeypatch.setattr(graphs, "_graph", lambda function: (_ for _ in ()).throw(RuntimeError("out of memory\nhere")))
+    made = []
     for _ in range(2):
         assert outcome(run(engine, ragged(PROMPTS))) == outcome(run(tiny_engine("llama", "plain"), ragged(PROMPTS)))
+        made.append(engine._fast.static.made)
     assert engine.stepwise_because(StagePlan()) == "a CUDA graph could not be captured: out of memory"
-    assert engine._fast.static.made == 1
+    assert made[0] == made[1]

@@ -15,6 +15,7 @@ from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.cache import KVCache
 from litestage.engine.carry import Carry
+from litestage.engine.compiled import COMPILING
 from litestage.engine.fast import FastPath
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
@@ -49,12 +50,16 @@ class Engine:
         tokenizer: its tokenizer.
         path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), ``plain``, or
             ``static``: ``fast`` as it is on CUDA, in static steps where they can (:meth:`stepwise_because`).
+        compiling: whether static steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, path: str = "fast") -> None:
+    def __init__(self, model: Any, tokenizer: Any, path: str = "fast", compiling: str = "auto") -> None:
         self.decoder = Decoder(model)
         if path not in ENGINES:
             raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, ENGINES)}")
+        if compiling not in COMPILING:
+            raise LiteStageError(f"engine.compile is {compiling!r}; {did_you_mean(compiling, COMPILING)}")
+        self._compiling = compiling
         self.path = "static" if path == "fast" and self.decoder.device.type == "cuda" else path
         self.name = ENGINES[self.path]
         self.tokenizer = tokenizer
@@ -100,7 +105,7 @@ class Engine:
 
     @cached_property
     def _fast(self) -> FastPath:
-        return FastPath(self.decoder, static=self.path == "static")
+        return FastPath(self.decoder, static=self.path == "static", compiling=self._compiling)
 
     @property
     def lean(self) -> LeanDecoder | None:

@@ -38,15 +38,16 @@ class FastPath:
 
     Args:
         static: decode in static steps where they can (:mod:`litestage.engine.static`): what a GPU needs.
+        compiling: whether those are compiled; see :func:`litestage.engine.compiled.unable`.
 
     Attributes:
         lean: the decoder's sub-layers in lean form.
         static: the static steps, or None.
     """
 
-    def __init__(self, decoder: Decoder, static: bool = False) -> None:
+    def __init__(self, decoder: Decoder, static: bool = False, compiling: str = "auto") -> None:
         self.decoder, self.lean = decoder, LeanDecoder(decoder)
-        self.static = StaticDecoding(self) if static else None
+        self.static = StaticDecoding(self, compiling) if static else None
         self._attentions = {id(step) for (kind, _), step in self.lean.sublayers.items() if kind == "mhsa"}
 
     @staticmethod
@@ -62,17 +63,19 @@ class FastPath:
         phase: str,
         skip: SkipSet | None = None,
         instead: Mapping[SubLayerName, Step] = MappingProxyType({}),
+        sublayers: Mapping[SubLayerName, Step] | None = None,
     ) -> Path:
         """The functions to run: lean where the plan leaves a sub-layer as it is, the decoder's own stand-ins else.
 
-        ``skip`` and ``instead`` are a schedule's, as in :meth:`litestage.decoder.decoder.Decoder.path`.
+        ``skip`` and ``instead`` are a schedule's, as in :meth:`litestage.decoder.decoder.Decoder.path`; ``sublayers``
+        another make than the lean one.
         """
         skip = plan.skip if skip is None else skip
         skips = plan.phase == "both" or phase == "decode"
         merged = plan.compensation == "merged" and skips and len(skip) > 0
         lean = {
             name: sublayer
-            for name, sublayer in self.lean.sublayers.items()
+            for name, sublayer in (sublayers or self.lean.sublayers).items()
             if not (skips and name in skip) and not (merged and f"{name[0]}.{name[1]}" in plan.tensors)
         }
         return self.decoder.path(plan, phase, skip, {**lean, **instead})

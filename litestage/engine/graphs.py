@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from logging import getLogger
 
 import torch
@@ -23,6 +25,7 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._apart: torch.cuda.Stream | None = None
         self.captured = 0
         self.failed: str | None = None
 
@@ -41,10 +44,12 @@ class Graphs:
             return function
 
     def _graph(self, function: Callable[[], None]) -> Callable[[], None]:
-        current, apart = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        # one stream for all captures: the libraries' workspaces are made once for each stream, and kept
+        apart = self._apart = self._apart or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self._device)
         apart.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(apart):
+        with torch.cuda.stream(apart), _no_garbage_collection():
             for _ in range(WARM_UP):
                 function()
             torch.cuda.synchronize(self._device)
@@ -57,3 +62,15 @@ class Graphs:
         current.wait_stream(apart)
         self.captured += 1
         return graph.replay
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What a collection frees may be another graph, and freeing one within a capture makes it fail."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import torch
@@ -85,7 +85,7 @@ class Sampler:
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._streams: dict[str, torch.Generator] = {}
+        self._streams: dict[str, tuple[torch.Generator, list[float]]] = {}
         self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
 
     @property
@@ -94,11 +94,11 @@ class Sampler:
 
     def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
-        tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1).tolist()
+        tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1)
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
             confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp().tolist()
-        for row, token, confidence in zip(rows, tokens, confidences, strict=True):
+        for row, token, confidence in zip(rows, tokens.tolist(), confidences, strict=True):
             if row.stop is None:
                 row.push(token, confidence)
 
@@ -107,37 +107,35 @@ class Sampler:
         """Equal where tokens are chosen alike, whatever is drawn."""
         return replace(self._decoding, stop=(), seed=0)
 
-    def choose(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """Tokens [rows] from logits and, unless greedy, noise [rows, vocabulary]; nothing waits for the device."""
-        return logits.argmax(dim=-1) if noise is None else (self._probabilities(logits) / noise).argmax(dim=-1)
+    def choose(self, logits: Tensor, chances: Tensor) -> Tensor:
+        """Tokens [rows] drawn from logits [rows, vocabulary] with :meth:`chances`: where their share of the probability
+        falls, the tokens side by side. Nothing waits for the device."""
+        heaped = self._probabilities(logits).double().cumsum(dim=-1)
+        return (heaped <= chances[:, None] * heaped[:, -1:]).sum(dim=-1)
 
-    def noise(self, rows: Mapping[int, Row], into: Tensor, steps: int) -> None:
-        """Draws what :meth:`choose` needs for some steps, into [steps or more, columns, vocabulary].
+    def chances(self, row: Row, count: int) -> list[float]:
+        """Numbers in [0, 1) for a row's next tokens, one each, from its own stream: whatever runs beside it."""
+        generator, drawn = self._stream(row.request.stream)
+        first = len(row.tokens)
+        while len(drawn) < first + count:
+            drawn += torch.rand(64, generator=generator, dtype=torch.float64).tolist()
+        return drawn[first : first + count]
 
-        Exponential noise from each row's own stream, on the CPU: the numbers that ``multinomial`` there draws.
-        """
-        drawn = torch.ones(into.shape)
-        for column, row in rows.items():
-            for step in range(steps):
-                drawn[step, column].exponential_(generator=self._stream(row.request.stream))
-        into.copy_(drawn)
-
-    def _draw(self, rows: Sequence[Row], logits: Tensor) -> list[int]:
-        probabilities = self._probabilities(logits).cpu()
-        return [
-            int(torch.multinomial(probabilities[index], 1, generator=self._stream(row.request.stream)))
-            for index, row in enumerate(rows)
-        ]
+    def _draw(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
+        chances = [self.chances(row, 1)[0] for row in rows]
+        return self.choose(logits, torch.tensor(chances, dtype=torch.float64, device=logits.device))
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         for warper in self._warpers:
             logits = warper(None, logits)
         return logits.softmax(dim=-1)
 
-    def _stream(self, name: str) -> torch.Generator:
+    def _stream(self, name: str) -> tuple[torch.Generator, list[float]]:
+        """A stream's generator, and what it has drawn so far."""
         if name not in self._streams:
             digest = hashlib.sha256(f"{self._decoding.seed}/{name}".encode()).digest()
-            self._streams[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            self._streams[name] = generator, []
         return self._streams[name]
 
 

@@ -2,11 +2,13 @@
 
 On a GPU a step that the host writes out, kernel by kernel, takes many times as long as reading the weights does. Here
 the token's choice, the confidence window, and the ends by end-of-sequence, exit and limit are tensors of fixed place
-and shape (:mod:`litestage.engine.step`), so that a step can be recorded once as a CUDA graph and launched as one. The
-lanes are used again for the next questions: a skip set is recorded once for a number of lanes and a bucket of slots.
+and shape (:mod:`litestage.engine.step`), so that a step can be recorded once as a CUDA graph and launched as one. Its
+sub-layers are compiled where there is a compiler (:mod:`litestage.engine.compiled`). The lanes are used again for the
+next questions: a skip set is recorded once for a number of lanes and a bucket of slots.
 
-The host reads what was written and decides with the same words as everywhere else where a row ends; stop strings only
-it can see. What a row was made to write beyond its end is dropped, but took its time.
+The host gives the device the next steps before it looks at the last (:mod:`litestage.engine.lookahead`), and decides
+with the same words as everywhere else where a row ends; stop strings only it can see. What a row was made to write
+beyond its end is dropped, but took its time.
 """
 
 from __future__ import annotations
@@ -19,18 +21,23 @@ from typing import TYPE_CHECKING
 import torch
 
 from litestage.decoder.lean import LeanDecoder
+from litestage.engine.attention import Pass
 from litestage.engine.bundle import Bundle
+from litestage.engine.compiled import MOST as MOST_COMPILED
+from litestage.engine.compiled import Regions, unable
 from litestage.engine.graphs import Graphs
-from litestage.engine.lanes import FREE, SHARED, Buffer, Lanes
+from litestage.engine.lanes import Lanes
+from litestage.engine.lookahead import POLL, Lookahead
 from litestage.engine.rows import Row, Sampler
+from litestage.engine.slots import FREE, SHARED, Buffer, Token
 from litestage.engine.step import Column, Ends, StaticStep
 from litestage.plan import StagePlan
 
 if TYPE_CHECKING:
     from litestage.engine.fast import FastPath
 
-POLL = 8
-"""Steps between two looks of the host."""
+MOST = 256
+"""Steps between two entries at most."""
 SMALLEST = 128
 """The slots that are read are this many, or twice as many, four times, and so on."""
 KEPT = 64
@@ -38,11 +45,26 @@ KEPT = 64
 
 
 class StaticLanes(Lanes):
-    """Lanes that are filled again and again, with the steps that were made for them."""
+    """Lanes that are filled again and again, with the steps that were made for them.
+
+    Attributes:
+        running: the steps that are running ahead of the host, if any are.
+    """
 
     def __init__(self, lean: LeanDecoder, count: int, slots: int, device: torch.device) -> None:
         super().__init__(lean, count, _bucket(slots), device)
         self.steps: OrderedDict[Hashable, StaticStep] = OrderedDict()
+        self.running: Lookahead | None = None
+
+    def settle(self) -> None:
+        """Gives the rows all that was decoded ahead: the lanes are about to be changed."""
+        while self.running is not None and self.running.ahead:
+            self.running.look()
+        self.running = None
+
+    def enter(self, lanes: Sequence[int], tokens: Sequence[Sequence[Token]], *, fresh: bool = False) -> Pass:
+        self.settle()
+        return super().enter(lanes, tokens, fresh=fresh)
 
     def reserve(self, slots: int) -> None:
         """Makes room for this many slots."""
@@ -73,15 +95,22 @@ class StaticLanes(Lanes):
 class StaticDecoding:
     """What :class:`litestage.engine.fast.FastPath` decodes with in the place of its own steps.
 
+    Args:
+        compiling: ``auto``, ``on`` or ``off``; see :func:`litestage.engine.compiled.unable`.
+
     Attributes:
         graphs: records the steps, where that is possible.
+        ahead: how many looks the device is ahead of the host; on a CPU, which is both, none.
         made: steps made so far.
     """
 
-    def __init__(self, path: FastPath) -> None:
+    def __init__(self, path: FastPath, compiling: str = "auto") -> None:
         self._path, self._device = path, path.decoder.device
         self._lanes: dict[int, StaticLanes] = {}
+        self._uncompiled = unable(path.decoder, compiling)
+        self._regions: Regions | None = None
         self.graphs = Graphs(self._device)
+        self.ahead = 1 if self._device.type == "cuda" else 0
         self.made = 0
 
     def refuses(self, plan: StagePlan) -> str | None:
@@ -90,14 +119,23 @@ class StaticDecoding:
             return "a schedule changes the path with the token"
         return self.graphs.failed
 
+    @property
+    def uncompiled_because(self) -> str | None:
+        """Why sub-layers are not compiled, or None where those of small steps are."""
+        return self._uncompiled or (self._regions.failed if self._regions else None)
+
     def lanes(self, count: int, slots: int) -> Lanes:
         """At least ``count`` empty lanes, a power of two, with room for ``slots`` slots each."""
         return self._pool(count, slots)
 
     def keep(self, lanes: Lanes, held: list[Bundle | None]) -> tuple[Lanes, list[Bundle | None]]:
         """Moves the bundles to fewer lanes if half of them are enough."""
-        going = [lane for lane, bundle in enumerate(held) if bundle is not None]
-        if 2 * len(going) > len(held):
+        if 2 * len(_going(held)) > len(held):
+            return lanes, held
+        assert isinstance(lanes, StaticLanes)
+        lanes.settle()
+        going = _going(held)
+        if not going:
             return lanes, held
         fewer = self._pool(len(going), lanes.slots - 1)
         fewer.take(lanes, going)
@@ -106,30 +144,38 @@ class StaticDecoding:
     def advance(
         self, held: Sequence[Bundle | None], lanes: Lanes, widest: int, plan: StagePlan, sampler: Sampler
     ) -> None:
-        """Up to ``POLL`` tokens for every row that is going; ``widest`` is the most rows that a lane may have."""
+        """The next few tokens for the rows that are going; ``widest`` is the most rows that a lane may have."""
         assert isinstance(lanes, StaticLanes)
+        if lanes.running is None:
+            lanes.running = self._take_off(held, lanes, widest, plan, sampler)
+        running = lanes.running
+        while running is not None and running.ahead <= self.ahead and running.launch():
+            pass
+        if running is None or not running.ahead:
+            lanes.running = None
+        else:
+            running.look()
+
+    def _take_off(
+        self, held: Sequence[Bundle | None], lanes: StaticLanes, widest: int, plan: StagePlan, sampler: Sampler
+    ) -> Lookahead | None:
         going = [bundle.going if bundle is not None else [] for bundle in held]
-        columns = {lane * widest + at: row for lane, of_lane in enumerate(going) for at, row in enumerate(of_lane)}
-        count = min(POLL, max(row.limit - len(row.tokens) for row in columns.values()))
+        rows = {lane * widest + at: row for lane, of_lane in enumerate(going) for at, row in enumerate(of_lane)}
+        if not rows:
+            return None
+        count = min(POLL, max(row.limit - len(row.tokens) for row in rows.values()))
         needed = max(used + count * len(of_lane) for used, of_lane in zip(lanes.used, going, strict=True))
         lanes.reserve(needed)
-        step = self._step(lanes, widest, needed, next(iter(columns.values())), plan, sampler)
-        step.enter(list(_columns(held, going, lanes, widest)), columns, sampler, count)
-        for _ in range(count):
-            step.run()
-        tokens, confidences = step.written(count)
-        for lane, of_lane in enumerate(going):
-            lanes.used[lane] += count * len(of_lane)
-        for column, row in columns.items():
-            for token, confidence in zip(tokens[column], confidences[column], strict=True):
-                if row.stop is None:
-                    row.push(token, confidence)
+        step = self._step(lanes, widest, needed, next(iter(rows.values())), plan, sampler)
+        step.enter(list(_columns(held, going, lanes, widest)), rows, sampler)
+        return Lookahead(step, lanes.used, [len(of_lane) for of_lane in going], rows, self._path.decoder.work)
 
     def _pool(self, count: int, slots: int) -> StaticLanes:
         count = 1 << (count - 1).bit_length()
         if count not in self._lanes:
             self._lanes[count] = StaticLanes(self._path.lean, count, slots, self._device)
         lanes = self._lanes[count]
+        lanes.running = None  # of rows that are done
         lanes.reserve(slots)
         lanes.empty(range(count))
         return lanes
@@ -141,16 +187,29 @@ class StaticDecoding:
         tensors = tuple(sorted((name, id(tensor)) for name, tensor in plan.tensors.items()))
         key = (plan.skip, plan.compensation, tensors, widest, seen, lanes.alone, sampler.key, astuple(ends))
         if key not in lanes.steps:
-            path, decoder = self._path.path(plan, "decode"), self._path.decoder
-            columns = len(lanes.used) * widest
-            step = StaticStep(decoder, self._path.lean, lanes, columns, seen, plan, path, sampler, ends, POLL)
-            step.run = self.graphs.capture(step.run)
-            lanes.steps[key] = step
+            lanes.steps[key] = self._made(lanes, len(lanes.used) * widest, seen, plan, sampler, ends)
             self.made += 1
             if len(lanes.steps) > KEPT:
                 lanes.steps.popitem(last=False)
         lanes.steps.move_to_end(key)
         return lanes.steps[key]
+
+    def _made(
+        self, lanes: StaticLanes, columns: int, seen: int, plan: StagePlan, sampler: Sampler, ends: Ends
+    ) -> StaticStep:
+        fast, regions = self._path, None
+        if columns <= MOST_COMPILED and self.uncompiled_because is None:
+            regions = self._regions = self._regions or Regions(fast.decoder, fast.lean)
+        path = fast.path(plan, "decode", sublayers=regions.sublayers if regions else None)
+        step = StaticStep(fast.decoder, fast.lean, lanes, columns, seen, plan, path, sampler, ends, MOST, regions)
+        if regions and not regions.prepare(step.run):
+            return self._made(lanes, columns, seen, plan, sampler, ends)
+        step.run = self.graphs.capture(step.run)
+        return step
+
+
+def _going(held: Sequence[Bundle | None]) -> list[int]:
+    return [lane for lane, bundle in enumerate(held) if bundle is not None and bundle.going]
 
 
 def _columns(

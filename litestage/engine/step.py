@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Decoder, Path
 from litestage.decoder.lean import LeanDecoder
-from litestage.engine.lanes import FREE, Lanes, Pass
+from litestage.engine.attention import Pass
+from litestage.engine.compiled import RegionPass, Regions
+from litestage.engine.lanes import Lanes
+from litestage.engine.look import Look
 from litestage.engine.rows import Row, Sampler
+from litestage.engine.slots import FREE
 from litestage.plan import ExitRule, StagePlan
 
-COLUMNS = 7
-"""Of a token's column: id, position, branch, slot, position to be kept there, slots to the next one, tokens left."""
-
 Column = tuple[int, int, int, int, int, int, int]
+"""Of a token's column: id, position, branch, slot, position to be kept there, slots to the next one, tokens left."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,32 @@ class Ends:
         return cls(row.eos, window, row.measures_confidence)
 
 
+class Kept(NamedTuple):
+    """What a step goes on from and what it leaves; the places never change.
+
+    Attributes:
+        state: by column, see :data:`Column`: [7, columns].
+        padding: the same for columns that have ended.
+        at: steps since the last entry, [1].
+        tokens, confidences: what was written, [most steps, columns].
+        window: the confidences that the rule looks at, [length, columns], float64.
+        threshold, length: of the rule.
+        eos: token ids [any].
+        chances: numbers in [0, 1) to draw tokens with, [most steps, columns], float64; None where nothing is drawn.
+    """
+
+    state: Tensor
+    padding: Tensor
+    at: Tensor
+    tokens: Tensor
+    confidences: Tensor
+    window: Tensor
+    threshold: Tensor
+    length: Tensor
+    eos: Tensor
+    chances: Tensor | None
+
+
 class StaticStep:
     """Runs every column's token, chooses the next, and moves the column on to it unless its row has ended.
 
@@ -50,6 +79,7 @@ class StaticStep:
         columns: one for each row that a lane may have, lane by lane.
         seen: the slots of each lane that are read.
         most: the most steps between two entries.
+        regions: the compiled make of the sub-layers, which ``path`` is then made of; or None.
 
     Attributes:
         plan: what the path was made from: its tensors stay as long as the step does.
@@ -67,75 +97,114 @@ class StaticStep:
         sampler: Sampler,
         ends: Ends,
         most: int,
+        regions: Regions | None = None,
     ) -> None:
-        device = lanes.device
-        self._decoder, self._lean, self._lanes, self._seen, self._path = decoder, lean, lanes, seen, path
-        self.plan, self._choose, self._ends = plan, sampler.choose, ends
+        self.plan, self.seen, self.most, self.columns = plan, seen, most, columns
+        self._decoder, self._lean, self._lanes, self._path, self._regions = decoder, lean, lanes, path, regions
+        self._choose, self._ends = None if sampler.greedy else sampler.choose, ends
         self._table = lean.table(seen)  # a recording reads this one, whatever larger one is made later
-        padding = [(0, 0, 0, (lane + 1) * lanes.slots - 1, FREE, 0, 0) for lane in range(len(lanes.used))]
-        each = columns // len(padding)
-        self._padding = torch.tensor([column for column in padding for _ in range(each)], device=device).T.contiguous()
-        self.state = self._padding.clone()
-        self._eos = torch.tensor(ends.eos, device=device)
-        self._window = torch.full((ends.window, columns), torch.inf, dtype=torch.float64, device=device)
-        self._length = torch.tensor(float(ends.window), dtype=torch.float64, device=device)
-        self._threshold = torch.zeros((), dtype=torch.float64, device=device)
-        self._at = torch.zeros(1, dtype=torch.long, device=device)
-        self._tokens = torch.zeros(most, columns, dtype=torch.long, device=device)
-        self._confidences = torch.zeros(most, columns, device=device)
-        vocabulary = decoder.head.out_features
-        self._noise = None if sampler.greedy else torch.ones(most, columns, vocabulary, device=device)
+        self._turns = None if regions is None else regions.turns(self._table)
+        self._advance = _advancing(ends)
+        if regions is not None:
+            self._advance = regions.region((ends.window, ends.confidences), lambda: _advancing(ends))
+        self.kept = _places(lanes, columns, ends, most, drawing=not sampler.greedy)
         self.run: Callable[[], None] = self._run
 
     def tensors(self) -> list[Tensor]:
         """What is read and written; their places never change."""
-        kept = [self.state, self._window, self._threshold, self._at, self._tokens, self._confidences, self._padding]
-        return kept if self._noise is None else [*kept, self._noise]
+        return [tensor for tensor in self.kept if tensor is not None]
 
-    def enter(self, columns: Sequence[Column], rows: Mapping[int, Row], sampler: Sampler, steps: int) -> None:
-        """Starts anew: every column's token, and by column the rows that are going. Draws their noise for ``steps``."""
-        self.state.copy_(torch.tensor(columns).T)
-        self._at.zero_()
+    def enter(self, columns: Sequence[Column], rows: Mapping[int, Row], sampler: Sampler) -> None:
+        """Starts anew: every column's token, and by column the rows that are going, with what they draw."""
+        kept = self.kept
+        _put(columns, kept.state)
+        kept.at.zero_()
         if self._ends.window:
-            self._window.copy_(torch.tensor(_windows(len(columns), rows, self._ends.window), dtype=torch.float64).T)
-            self._threshold.fill_(next(_rule(row) for row in rows.values()).threshold)
-        if self._noise is not None:
-            sampler.noise(rows, self._noise, steps)
+            _put(_windows(len(columns), rows, self._ends.window), kept.window)
+            kept.threshold.fill_(next(_rule(row) for row in rows.values()).threshold)
+        if kept.chances is not None:
+            most = min(self.most, max(row.limit - len(row.tokens) for row in rows.values()))
+            chances = {column: sampler.chances(row, most) for column, row in rows.items()}
+            _put([chances.get(at, [0.0] * most) for at in range(len(columns))], kept.chances[:most])
 
-    def written(self, steps: int) -> tuple[list[list[int]], list[list[float | None]]]:
-        """Tokens and confidences (None where none are kept) of the last steps, by column; waits for the device."""
-        tokens = self._tokens[:steps].T.tolist()
-        return tokens, self._confidences[:steps].T.tolist() if self._ends.confidences else [[None] * steps] * len(
-            tokens
-        )
+    def look(self, first: int, count: int) -> Look:
+        """Tokens and confidences that were written in some steps since the entry, on their way to the host."""
+        steps = slice(first, first + count)
+        return Look(self.kept.tokens[steps], self.kept.confidences[steps] if self._ends.confidences else None)
 
     def _run(self) -> None:
-        ids, positions, _, slots, kept, stride, left = self.state.unbind(0)
-        logits = self._logits()
-        tokens = self._choose(logits, None if self._noise is None else self._noise.index_select(0, self._at)[0])
-        ended = (tokens[:, None] == self._eos).any(1)
-        if self._ends.confidences:
-            confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
-            self._confidences.index_copy_(0, self._at, confidences[None])
-            if self._ends.window:
-                # a sum of so few float32 values is exact in float64: the same mean as the host's, to the last bit
-                self._window.copy_(torch.cat([self._window[1:], confidences.double()[None]]))
-                ended |= self._window.sum(0) / self._length <= self._threshold
-        self._tokens.index_copy_(0, self._at, tokens[None])
-        self._at.add_(1)
-        left.sub_(1).clamp_(min=0).masked_fill_(ended, 0)
-        stays = left == 0
-        ids.copy_(torch.where(stays, ids, tokens))
-        positions.add_(~stays)
-        slots.copy_(torch.where(stays, self._padding[3], slots + stride))
-        kept.copy_(torch.where(stays, self._padding[4], positions))
+        kept, regions, lean = self.kept, self._regions, self._lean
+        logits = lean.logits(self._stream()) if regions is None else regions.logits(self._stream())
+        drawn = None
+        if self._choose is not None and kept.chances is not None:
+            drawn = self._choose(logits, kept.chances.index_select(0, kept.at)[0])
+        self._advance(logits, drawn, kept)
 
-    def _logits(self) -> Tensor:
-        attending = Pass(self._lanes, self.state[:5], self._seen, self._seen)
+    def _stream(self) -> Tensor:
+        new = self.kept.state[:5]
+        if self._turns is None:
+            attending = Pass(self._lanes, new, self.seen, self.seen)
+        else:
+            attending = RegionPass(self._lanes, new, self.seen, self._turns)
         stream = self._decoder.embed(attending.ids)
         for step in self._path:
             stream = step(stream, attending)  # type: ignore[arg-type]
-        return self._lean.logits(stream)
+        return stream
+
+
+def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, Kept], None]:
+    confident, windowed = ends.confidences, ends.window > 0
+
+    def advance(logits: Tensor, drawn: Tensor | None, kept: Kept) -> None:
+        """Writes the tokens that were drawn, else the likeliest, and moves every column on that has not ended."""
+        ids, positions, branches, slots, _, stride, left = kept.state.unbind(0)
+        tokens = logits.argmax(dim=-1) if drawn is None else drawn
+        ended = (tokens[:, None] == kept.eos).any(1)
+        if confident:
+            confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
+            kept.confidences.index_copy_(0, kept.at, confidences[None])
+            if windowed:
+                window = torch.cat([kept.window[1:], confidences.double()[None]])
+                kept.window.copy_(window)
+                # a sum of so few float32 values is exact in float64: the same mean as the host's, to the last bit
+                ended = ended | (window.sum(0) / kept.length <= kept.threshold)
+        kept.tokens.index_copy_(0, kept.at, tokens[None])
+        left = (left - 1).clamp(min=0).masked_fill(ended, 0)
+        stays = left == 0
+        positions = torch.where(stays, positions, positions + 1)
+        slots = torch.where(stays, kept.padding[3], slots + stride)
+        places = torch.where(stays, kept.padding[4], positions)
+        kept.state.copy_(
+            torch.stack([torch.where(stays, ids, tokens), positions, branches, slots, places, stride, left])
+        )
+        kept.at.add_(1)
+
+    return advance
+
+
+def _places(lanes: Lanes, columns: int, ends: Ends, most: int, drawing: bool) -> Kept:
+    device, wide = lanes.device, torch.float64
+    each = columns // len(lanes.used)
+    padding = [(0, 0, 0, (lane + 1) * lanes.slots - 1, FREE, 0, 0) for lane in range(len(lanes.used))]
+    ended = torch.tensor([column for column in padding for _ in range(each)], device=device).T.contiguous()
+    return Kept(
+        state=ended.clone(),
+        padding=ended,
+        at=torch.zeros(1, dtype=torch.long, device=device),
+        tokens=torch.zeros(most, columns, dtype=torch.long, device=device),
+        confidences=torch.zeros(most, columns, device=device),
+        window=torch.full((ends.window, columns), torch.inf, dtype=wide, device=device),
+        threshold=torch.zeros((), dtype=wide, device=device),
+        length=torch.full((), float(ends.window), dtype=wide, device=device),
+        eos=torch.tensor(ends.eos, device=device),
+        chances=torch.zeros(most, columns, dtype=wide, device=device) if drawing else None,
+    )
+
+
+def _put(by_column: Sequence[Sequence[float]], into: Tensor) -> None:
+    """Copies to [any, columns] without waiting for the device."""
+    made = torch.tensor(by_column, dtype=into.dtype).T.contiguous()
+    into.copy_(made.pin_memory() if into.is_cuda else made, non_blocking=True)
 
 
 def _rule(row: Row) -> ExitRule:

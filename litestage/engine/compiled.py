@@ -1,0 +1,165 @@
+"""Compiled sub-layers for static steps: a few regions, compiled once, serve every layer and every skip set.
+
+A step of a small model on a GPU takes as long as its kernels are many. A compiler makes them few but needs seconds, and
+a search tries a new skip set every few; so it is not given a step, but the regions that all steps consist of
+(:mod:`litestage.decoder.regions`): before and after the attention, the feed-forward, the head, the move to the next
+token. How many tokens a step has is built in, how long the KV cache is is not. PyTorch's own attention stands between.
+What comes out is recorded as a CUDA graph like any other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from logging import getLogger
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from litestage.decoder.decoder import Decoder, Step
+from litestage.decoder.lean import Heads, LeanDecoder
+from litestage.decoder.packed import PackedLinear
+from litestage.decoder.regions import combining, feeding_forward, heading, product, projecting, scale
+from litestage.engine.attention import Pass
+from litestage.engine.lanes import Lanes
+
+MOST = 8
+"""Tokens of a step that is compiled at most: each number is compiled anew, and the more there are the less it gains."""
+COMPILING = ("auto", "on", "off")
+
+
+class Regions:
+    """The compiled make of a decoder's sub-layers and head.
+
+    Attributes:
+        sublayers: by (kind, layer), to stand in a path for the lean ones.
+        failed: why they are not to be used, once compiling has failed.
+    """
+
+    def __init__(self, decoder: Decoder, lean: LeanDecoder) -> None:
+        self.failed: str | None = None
+        config, norm = decoder.config, decoder.body.norm
+        self._eps = float(config.rms_norm_eps)
+        # the compiler times a few makes of each kernel, and products of one row are among those that it may fuse
+        tuned = decoder.device.type == "cuda"
+        self._options: dict[str, Any] = {"coordinate_descent_tuning": True} if tuned else {}
+        order = lean.interleaving()
+        self._half = order[1]  # the channel that the first one is turned with
+        self._order = torch.tensor(order, device=decoder.device) if lean.fused else None
+        self._regions: dict[object, Any] = {}
+        self._head = product([decoder.head], norm)
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self.sublayers: dict[tuple[str, int], Step] = {}
+        for index, layer in enumerate(decoder.body.layers):
+            heads = replace(lean.heads, layer=index, window=decoder.windows[index])
+            self.sublayers["mhsa", index] = self._mhsa(layer, decoder, heads)
+            self.sublayers["ffn", index] = self._ffn(layer, decoder)
+
+    def turns(self, table: Tensor) -> Tensor:
+        """Cosines and sines [positions, half of what is turned, 2] of the lean sub-layers' table of rotations."""
+        return torch.view_as_real(table)[:, : self._half].contiguous()
+
+    def logits(self, stream: Tensor) -> Tensor:
+        """Next-token logits [tokens, vocabulary], float32."""
+        logits: Tensor = self.region("head", lambda: heading(self._cap, self._eps))(stream, self._head)
+        return logits
+
+    def region(self, key: object, make: Callable[[], Callable[..., Any]]) -> Any:
+        """What ``make`` returns, compiled; made once for a key."""
+        if key not in self._regions:
+            self._regions[key] = torch.compile(make(), fullgraph=True, dynamic=False, options=self._options)
+        return self._regions[key]
+
+    def prepare(self, run: Callable[[], None]) -> bool:
+        """Runs a step for the first time, which compiles what is new in it; False where that fails."""
+        try:
+            # other models' regions, and those for other numbers of tokens, count as the same code's
+            with torch._dynamo.config.patch(recompile_limit=10**4, accumulated_recompile_limit=10**5):
+                run()
+        except Exception as error:  # whatever a compiler raises: the lean sub-layers do the same
+            said = str(error).strip() or type(error).__name__
+            self.failed = f"sub-layers could not be compiled: {said.splitlines()[0]}"
+            getLogger(__name__).warning("decoding goes on without a compiler: %s", self.failed)
+        return self.failed is None
+
+    def _mhsa(self, layer: Any, decoder: Decoder, heads: Heads) -> Step:
+        attention, family = layer.self_attn, decoder.family
+        merged = hasattr(attention, "qkv_proj")
+        parts = [attention.qkv_proj] if merged else [attention.q_proj, attention.k_proj, attention.v_proj]
+        into = product(parts, _named(layer, family.mhsa_norm))
+        out = product([attention.o_proj], None, _named(layer, family.mhsa_post_norm))
+        norms = tuple(scale(getattr(attention, name, None)) for name in ("q_norm", "k_norm"))
+        turned = bool(getattr(attention, "use_rope", True))
+        shape = heads.queries, heads.keys, heads.width
+        project = self.region(("project", turned), lambda: projecting(*shape, turned, self._eps))
+        combine = self.region("combine", lambda: combining(*shape, self._eps))
+        order = self._order
+
+        def mhsa(stream: Tensor, attending: Any) -> Tensor:
+            flat = attending.flat(heads, stream.dtype)
+            asked = project(stream, into, norms, attending.rotations, order, attending.slots, flat, attending.lanes)
+            added: Tensor = combine(stream, attending.over(heads, asked), out)
+            return added
+
+        return mhsa
+
+    def _ffn(self, layer: Any, decoder: Decoder) -> Step:
+        mlp, family = layer.mlp, decoder.family
+        parts = [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
+        into = product(parts, _named(layer, family.ffn_norm))
+        out = product([mlp.down_proj], None, _named(layer, family.ffn_post_norm))
+        activation = getattr(mlp, "act_fn", None) or mlp.activation_fn
+        run = self.region("ffn", lambda: feeding_forward(activation, self._eps))
+        return lambda stream, attending: run(stream, into, out)
+
+
+class RegionPass(Pass):
+    """One decode step's pass, as the compiled sub-layers see it.
+
+    Attributes:
+        lanes: how many.
+        slots: of the new tokens, [tokens].
+        rotations: cosines and sines [tokens, half of what is turned, 2].
+    """
+
+    def __init__(self, lanes: Lanes, new: Tensor, seen: int, turns: Tensor) -> None:
+        super().__init__(lanes, new, seen, seen)
+        self.lanes, self.slots = self._count, self._slots
+        self.rotations = turns.index_select(0, self._positions)
+
+    def flat(self, heads: Heads, dtype: torch.dtype) -> Tensor:
+        """A layer's keys and values [2 * heads, all lanes' slots, width]."""
+        flat = self._lanes.buffer(heads, dtype).flat
+        torch._dynamo.mark_dynamic(flat, 1)
+        return flat
+
+    def over(self, heads: Heads, asked: Tensor) -> Tensor:
+        """Attention of queries [lanes, key heads, queries, width] over their lanes' slots; as many come out."""
+        keys, values = self._lanes.buffer(heads, asked.dtype).views(self._seen)
+        mask = self._mask_of(heads.window, heads.queries // heads.keys, asked.dtype)
+        if heads.softcap is None:
+            return F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)
+        scores = torch.tanh(asked @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap + mask
+        return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+
+
+def unable(decoder: Decoder, compiling: str) -> str | None:
+    """Why a decoder's steps are not compiled, or None where they are: asked for, or a GPU with a compiler for it."""
+    if compiling == "off":
+        return "engine.compile is off"
+    if compiling == "auto":
+        if decoder.device.type != "cuda":
+            return "engine.compile is auto: on CUDA only"
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return "Triton is not installed, or not for this GPU"
+    if any(isinstance(module, PackedLinear) for module in (*decoder.body.modules(), decoder.head)):
+        return "weights are packed for the CPU"
+    return None
+
+
+def _named(layer: Any, name: str | None) -> Any:
+    return None if name is None else getattr(layer, name)
