@@ -30,13 +30,15 @@ class EngineConfig:
     """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured.
 
     ``path`` is ``fast``; ``plain``, the slower, simpler one that the fast one is tested against; or ``static``, the
-    steps that ``fast`` takes on CUDA (:mod:`litestage.engine.static`).
+    steps that ``fast`` takes on CUDA (:mod:`litestage.engine.static`). ``compile`` says whether those are compiled:
+    ``auto`` (on CUDA), ``on`` or ``off``.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 64
     path: str = "fast"
+    compile: str = "auto"
 
 
 @dataclass

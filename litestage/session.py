@@ -59,12 +59,14 @@ class Session:
         calibration_questions: int = 128,
         batch_size: int = 64,
         path: str = "fast",
+        compiling: str = "auto",
     ) -> Session:
         """Loads a model.
 
         Args:
             store: file of the result store, a store already open, or None to keep results in memory only.
             path: of the engine, ``fast`` or ``plain``.
+            compiling: see :class:`litestage.engine.Engine`.
 
         Raises:
             LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.
@@ -72,7 +74,7 @@ class Session:
         loaded = load_model(pretrained, revision=revision, dtype=dtype, device=own_device(device))
         if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
             raise LiteStageError(f"The tokenizer of {pretrained!r} has no chat template; leave chat_template off.")
-        engine = Engine(loaded.model, loaded.tokenizer, path)
+        engine = Engine(loaded.model, loaded.tokenizer, path, compiling)
         results = store if isinstance(store, ResultStore) else ResultStore(store)
         reusing = ReusingEngine(engine, loaded.fingerprint, results)
         return cls(loaded, engine, reusing, chat_template, calibration_questions, batch_size)

@@ -137,6 +137,7 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
         calibration_questions=config.search.calibration,
         batch_size=config.engine.batch_size,
         path=config.engine.path,
+        compiling=config.engine.compile,
     )
 
 

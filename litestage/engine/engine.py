@@ -15,7 +15,7 @@ from litestage.decoder.decoder import Attending, Decoder, Path
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.cache import KVCache
 from litestage.engine.carry import Carry
-from litestage.engine.compiled import COMPILING
+from litestage.engine.compiled import COMPILING, unable
 from litestage.engine.fast import FastPath
 from litestage.engine.prefix import common_prefix, padded
 from litestage.engine.rows import Row, Sampler
@@ -61,7 +61,8 @@ class Engine:
             raise LiteStageError(f"engine.compile is {compiling!r}; {did_you_mean(compiling, COMPILING)}")
         self._compiling = compiling
         self.path = "static" if path == "fast" and self.decoder.device.type == "cuda" else path
-        self.name = ENGINES[self.path]
+        compiles = self.path == "static" and unable(self.decoder, compiling) is None
+        self.name = ENGINES[self.path] + "+compiled" * compiles
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.eos = _eos_ids(model, tokenizer)

@@ -14,6 +14,9 @@ from litestage.engine.types import Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
 
+DRAWING = 2
+"""Version of how tokens are drawn; part of the key of results that were."""
+
 
 class Row:
     """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from litestage.engine.exit import exit_step
 from litestage.plan import ExitRule
 
-ENGINES = {"fast": "fast/1", "static": "static/1", "plain": "plain/1"}
+ENGINES = {"fast": "fast/1", "static": "static/2", "plain": "plain/1"}
 """Paths of the engine, with name and version: part of every stored result's key."""
 
 

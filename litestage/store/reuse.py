@@ -12,6 +12,7 @@ import torch
 
 from litestage.engine import Decoding, Engine, Generation, Request
 from litestage.engine.carry import Carry
+from litestage.engine.rows import DRAWING
 from litestage.engine.types import Detokenise
 from litestage.plan import StagePlan
 from litestage.store.store import ResultStore
@@ -107,7 +108,7 @@ class ReusingEngine:
         keys = []
         for request in requests:
             digest = prefix.copy()
-            stream = request.stream if decoding.temperature > 0 else ""
+            stream = f"{DRAWING}/{request.stream}" if decoding.temperature > 0 else ""
             digest.update(f"{list(request.prompt)}|{request.limit}|{stream}".encode())
             keys.append(digest.hexdigest())
         return keys
