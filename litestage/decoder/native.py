@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from litestage.decoder.lean import Heads
+    from litestage.decoder.lean_mhsa import Heads
     from litestage.decoder.products import Fused
 
 FEW = 16

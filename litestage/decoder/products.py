@@ -116,3 +116,8 @@ def finish(module: Any, post: Any, matrix: Tensor | None) -> Callable[[Tensor, T
         after = norm(post)
         return lambda stream, inner: stream + after(whole(inner))
     return lambda stream, inner: stream + whole(inner)
+
+
+def norm_of(layer: Any, name: str | None) -> Any:
+    """A layer's norm of that name, or None where the family has none there."""
+    return None if name is None else getattr(layer, name)
