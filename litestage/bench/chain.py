@@ -73,13 +73,14 @@ def why_tokens_differ(shape: Shape) -> str:
     length, count, limit = TEXTS
     asked = prompts(length, 0, count)
     ours, theirs = shape.ours(asked, limit)[1], shape.theirs(asked, limit)
-    pairs = [row for at in range(0, count, 2) for row in shape.theirs(asked[at : at + 2], limit)]
+    alone = [row for prompt in asked[: count // 2] for row in shape.theirs([prompt], limit)]
+    changed = round(differing(alone, theirs[: count // 2]) * len(alone) * limit)
     judge = Judge(shape.rival)
-    of_ours, short = judge.missed(asked, ours)
-    of_theirs, their_short = judge.missed(asked, theirs)
+    (of_ours, short), (of_theirs, their_short) = judge.missed(asked, ours), judge.missed(asked, theirs)
     return (
-        f"random weights have near-ties: after the same text float32 chooses otherwise for {of_ours:.1%} of our tokens "
-        f"(its best logit at most {short:.3f} above) and {of_theirs:.1%} of generate's ({their_short:.3f}), with "
-        f"bfloat16 rounding logits by {judge.rounding(asked, theirs):.3f}; 2 rows a batch instead of {count} change "
-        f"{differing(pairs, theirs):.0%} of generate's own"
+        f"the first that differs changes those behind it, and random weights have near-ties: after the same text "
+        f"float32 chooses otherwise for {of_ours} of {count * limit} tokens of ours (its logit at most {short:.3f} "
+        f"above) and {of_theirs} of generate's ({their_short:.3f}), where bfloat16 moves logits by "
+        f"{judge.rounding(asked, theirs):.3f} (standard deviation); generate at 1 row a batch instead of {count} "
+        f"changes {changed} of {len(alone) * limit} of its own"
     )

@@ -22,12 +22,12 @@ class Judge:
     def __init__(self, model: Any) -> None:
         self._model, self._exact = model, copy.deepcopy(model).float()
 
-    def missed(self, prompts: Sequence[Sequence[int]], rows: Rows) -> tuple[float, float]:
-        """The share of tokens that are not float32's first choice, and how far its logit is above theirs at most."""
+    def missed(self, prompts: Sequence[Sequence[int]], rows: Rows) -> tuple[int, float]:
+        """How many tokens are not float32's first choice, and how far its logit is above theirs at most."""
         logits = _choices(self._exact, prompts, rows)
         tokens = torch.tensor(rows)
         short = logits.amax(dim=-1) - logits.gather(-1, tokens[..., None])[..., 0]
-        return float((short > 0).float().mean()), float(short.max())
+        return int((short > 0).sum()), float(short.max())
 
     def rounding(self, prompts: Sequence[Sequence[int]], rows: Rows) -> float:
         """How far the bfloat16 model's logits lie from float32's on the same text: the standard deviation."""
