@@ -121,6 +121,7 @@ def _figure(rows: Sequence[Row], bound: float) -> Any:
             budgets.annotate(f"{count}x", (index, budget), textcoords="offset points", xytext=(12, -3), fontsize=8)
     budgets.set_xticks(range(len(stages)), stages)
     budgets.margins(x=0.25, y=0.15)
+    budgets.yaxis.get_major_locator().set_params(integer=True)
     name_axes(budgets, title="what the searches chose", y="sub-layers skipped")
     for row in rows:
         colour = PALETTE[0] if row["breaks_bound"] else PALETTE[1]

@@ -16,7 +16,7 @@ from typing import Any
 
 from litestage.config import RunConfig, SearchConfig, variant
 from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.plan import Plan
@@ -146,12 +146,12 @@ def _figure(rows: Sequence[Row]) -> Any:
     colours = [PALETTE[index % len(PALETTE)] for index in range(len(rows))]
     cost.barh(names, [row["seconds"] for row in rows], color=colours)
     cost.invert_yaxis()
-    name_axes(cost, x="seconds of search")
+    name_axes(cost, title="what it took", x="seconds of search")
     for row, colour in zip(rows, colours, strict=True):
-        style = {"fmt": "o", "color": colour, "label": row["search"]}
-        with_intervals(quality, [row["measured_speedup"]], [row], "accuracy_drop", scale=100, **style)
-    legend(quality)
-    name_axes(quality, x="speed-up by the clock", y="accuracy lost on the test split, points")
+        x = [row["measured_speedup"]]
+        with_intervals(quality, x, [row], "accuracy_drop", scale=100, fmt="o", color=colour)
+    lost = "accuracy lost on the test split, points"
+    name_axes(quality, title="what was found, in the bars' colours", x="speed-up by the clock", y=lost)
     return figure
 
 
