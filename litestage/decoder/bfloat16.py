@@ -16,7 +16,7 @@ from litestage.decoder.products import epsilon, norm_weight
 
 if TYPE_CHECKING:
     from litestage.decoder.decoder import Step
-    from litestage.decoder.lean import Heads
+    from litestage.decoder.lean_mhsa import Heads
     from litestage.decoder.native import Few
 
 LONGEST = 16384
