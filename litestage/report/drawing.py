@@ -119,6 +119,13 @@ def panel(height: float = 3.2, rows: int = 1, width: float = WIDTH) -> tuple[Any
     return figure, axes
 
 
+def within_percent(axes: Any, room: float = 0.08) -> None:
+    """The vertical axis without what no percentage can be, but with room for what is drawn at 0 and at 100 %."""
+    low, high = axes.get_ylim()
+    span = min(high, 100) - max(low, 0)
+    axes.set_ylim(max(low, -room * span), min(high, 100 + room * span))
+
+
 def legend_above(axes: Any) -> None:
     """The legend over the axes, where it hides nothing: as many names in a row as there is room for."""
     _, names = axes.get_legend_handles_labels()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litestage.report.answer import chosen
-from litestage.report.drawing import Picture, panel, short
+from litestage.report.drawing import Picture, panel, short, within_percent
 from litestage.report.palette import GREY, OURS
 from litestage.report.pictures.labels import Label, place, write_key
 
@@ -46,7 +46,7 @@ def accuracy_against_latency(results: Mapping[str, Any]) -> Picture | None:
     axes.set_xlabel("milliseconds per question, one at a time", fontsize=9)
     axes.set_ylabel("accuracy, %", fontsize=9)
     axes.margins(x=0.12 if numbered else 0.22, y=0.14)
-    axes.set_ylim(max(axes.get_ylim()[0], -6), min(axes.get_ylim()[1], 106))  # no accuracy lies outside 0 to 100 %
+    within_percent(axes, 0.14)
     numbers = {method["name"]: str(at) for at, method in enumerate(numbered, 1)}
     labels = [
         Label(numbers.get(method["name"], short(method["name"])), _point(method), _colour(method))

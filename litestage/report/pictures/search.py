@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from litestage.report.drawing import Picture, panel, short
+from litestage.report.drawing import Picture, panel, short, within_percent
 from litestage.report.palette import GREY, OURS, SERIES
 
 Candidate = Mapping[str, Any]
@@ -41,6 +41,7 @@ def _overall(search: Mapping[str, Any], candidates: Sequence[Candidate], most: i
     axes.set_xlabel("predicted milliseconds per question", fontsize=9)
     axes.set_ylabel("accuracy, % of the questions tried", fontsize=9)
     axes.margins(0.12)
+    within_percent(axes)
     return Picture(
         "search",
         "Every plan that was tried",
@@ -64,6 +65,7 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
         axes.plot(budget, value(chosen), "*", color=OURS, markersize=13, zorder=4)
         axes.axvline(budget, color=OURS, linestyle="--", linewidth=1)
         axes.margins(0.06, 0.14)
+    within_percent(above)
     above.set_ylabel("accuracy, %", fontsize=9)
     below.set_ylabel(f"{short(stage)}, ms", fontsize=9)
     below.set_xlabel(f"sub-layers skipped in {short(stage)}", fontsize=9)
