@@ -56,10 +56,15 @@ def comparison(reports: Path) -> str:
     )
 
 
-def search_cost(reports: Path) -> str:
-    """The two sentences of the experiment."""
-    experiment = _read(reports / "search-cost" / "results.json")
-    return "\n".join([f"> {sentence}" for sentence in experiment["shows"]] + ["", f"`{experiment['command']}`"])
+def experiments(reports: Path) -> str:
+    """What each committed experiment shows: its two sentences, its plot, its command."""
+    found = {path.parent.name: _read(path) for path in sorted(reports.glob("*/results.json"))}
+    return "\n\n".join(
+        f"### {experiment['experiment']}\n\n{' '.join(experiment['shows'])}\n\n"
+        f"![Plot of {experiment['experiment']}](../reports/{folder}/plot.svg)\n\n`{experiment['command']}`"
+        for folder, experiment in found.items()
+        if "experiment" in experiment
+    )
 
 
 def bench(reports: Path) -> str:
@@ -78,7 +83,7 @@ def bench(reports: Path) -> str:
     )
 
 
-EXCERPTS: dict[str, Callable[[Path], str]] = {"comparison": comparison, "search-cost": search_cost, "bench": bench}
+EXCERPTS: dict[str, Callable[[Path], str]] = {"comparison": comparison, "experiments": experiments, "bench": bench}
 
 
 def shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
