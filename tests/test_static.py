@@ -4,6 +4,7 @@ There is no CUDA graph on a CPU. What stands in for one here is a tape: it recor
 only repeats those, with the same tensors in the same places, as a graph does.
 """
 
+import copy
 import random
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from tiny import LAYERS, Characters, tiny_engine, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from litestage.decoder.regions import Product
 from litestage.engine import Decoding, Engine, Request, static
 from litestage.engine.lookahead import POLL
 from litestage.errors import LiteStageError
@@ -205,24 +207,54 @@ def test_longer_lanes_and_other_buckets_compile_nothing(compiles):
 
 
 @pytest.mark.slow
-def test_the_compiler_writes_code_for_the_regions():
-    """As on CUDA, but for the CPU: no region is left out, and keys and values are written where they are kept."""
+def test_the_compiler_writes_code_that_keeps_keys_and_values_where_they_are(monkeypatch):
+    """As on CUDA, but for the CPU; the region that writes, for all: a compiler takes seconds for each."""
+    compile_, written = torch.compile, []
+
+    def one(function, **given):
+        if function.__name__ != "project":
+            return function
+        written.append(function)
+        return compile_(function, **given)
+
+    monkeypatch.setattr(torch, "compile", one)
     engine = Engine(tiny_model("qwen2"), Characters(), "static", "on")
     both(engine, "qwen2", [Request(PROMPTS[0], 9)], StagePlan(SkipSet(ffn=(1,))), Decoding())
     assert engine._fast.static.uncompiled_because is None
+    assert len(written) == 1
+
+
+def test_compiled_regions_hold_no_weights_of_their_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    model = copy.deepcopy(tiny_model("qwen2"))
+    held = sum(tensor.nbytes for tensor in model.parameters() if tensor.dim() == 2)
+    engine = Engine(model, Characters(), "static", "on")
+    run(engine, [Request(PROMPTS[0], 3)])
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in _matrices(engine)}
+    assert sum(storage.nbytes() for storage in storages.values()) == held
+
+
+def _matrices(engine):
+    """All matrices of the model and of what its regions were given."""
+    regions = engine._fast.static._regions
+    given = [cell.cell_contents for step in regions.sublayers.values() for cell in step.__closure__ or ()]
+    products = [part for part in (*given, regions._head) if isinstance(part, Product)]
+    assert len(products) == 4 * LAYERS + 1
+    matrices = [product.weight for product in products]
+    return [*matrices, *(parameter for parameter in engine.decoder.body.parameters() if parameter.dim() == 2)]
 
 
 def test_a_compiler_that_fails_is_done_without(monkeypatch):
     def fails(function, **_):
         def compiled(*args):
-            raise RuntimeError("no compiler here\nand a long trace")
+            raise RuntimeError("a compiler raised:\nno headers\n\nand a long trace")
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", fails)
     engine = Engine(tiny_model("llama"), Characters(), "static", "on")
     both(engine, "llama", fans(2, seed=4), StagePlan(), Decoding())
-    assert engine._fast.static.uncompiled_because == "sub-layers could not be compiled: no compiler here"
+    assert engine._fast.static.uncompiled_because == "sub-layers could not be compiled: a compiler raised: no headers"
 
 
 def test_what_is_compiled_is_said():

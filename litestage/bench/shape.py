@@ -22,6 +22,7 @@ HEADS = {"num_attention_heads": 14, "num_key_value_heads": 2}
 LAYERS = 24
 STEPS = 8  # of a decode measurement
 FEW_STEPS = 2  # where two measurements are subtracted
+MANY_STEPS = 64  # the same on a GPU, where they are short and entering them is not
 ALTERNATIONS = 6  # of those, for every repeat of the others
 
 
@@ -154,7 +155,8 @@ def skip_efficiency(shape: Shape, repeats: int) -> list[Row]:
 
 
 def _step_s(shape: Shape, asked: list[tuple[int, ...]], skip: SkipSet) -> float:
-    return shape.ours(asked, 1 + FEW_STEPS, skip)[0] / FEW_STEPS
+    steps = FEW_STEPS if shape.engine.decoder.device.type == "cpu" else MANY_STEPS
+    return shape.ours(asked, 1 + steps, skip)[0] / steps
 
 
 def step_bytes(shape: Shape, skip: SkipSet) -> int:

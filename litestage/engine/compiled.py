@@ -9,6 +9,7 @@ What comes out is recorded as a CUDA graph like any other step.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litestage.decoder.decoder import Decoder, Step
-from litestage.decoder.lean import Heads, LeanDecoder
+from litestage.decoder.lean import LeanDecoder
+from litestage.decoder.lean_mhsa import Heads
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.regions import combining, feeding_forward, heading, product, projecting, scale
 from litestage.engine.attention import Pass
@@ -76,11 +78,13 @@ class Regions:
         """Runs a step for the first time, which compiles what is new in it; False where that fails."""
         try:
             # other models' regions, and those for other numbers of tokens, count as the same code's
-            with torch._dynamo.config.patch(recompile_limit=10**4, accumulated_recompile_limit=10**5):
+            limits = torch._dynamo.config.patch(recompile_limit=10**4, accumulated_recompile_limit=10**5)
+            with limits, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a compiler's about its own parts
                 run()
         except Exception as error:  # whatever a compiler raises: the lean sub-layers do the same
-            said = str(error).strip() or type(error).__name__
-            self.failed = f"sub-layers could not be compiled: {said.splitlines()[0]}"
+            said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            self.failed = f"sub-layers could not be compiled: {' '.join(said[:2])}"  # whose compiler, and what it said
             getLogger(__name__).warning("decoding goes on without a compiler: %s", self.failed)
         return self.failed is None
 
