@@ -265,6 +265,15 @@ def test_what_is_compiled_is_said():
         Engine(tiny_model("llama"), Characters(), "static", "yes")
 
 
+def test_static_steps_have_one_thread_however_many_pytorch_has():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        both(static_engine(), "llama", fans(14), StagePlan(), Decoding())
+    finally:
+        torch.set_num_threads(threads)
+
+
 # --- made once ---
 
 
@@ -331,6 +340,7 @@ def test_longer_questions_move_the_lanes_and_shorter_ones_go_on_reading_few_slot
     both(engine, "llama", long, StagePlan(), Decoding())
     both(engine, "llama", [Request(PROMPTS[0], 8)], StagePlan(), Decoding())
     seen = sorted(step.seen for step in engine._fast.static._lanes[1].steps.values())
+    assert all(slots % 32 == 0 for slots in seen)  # what the attention's kernels want of a mask
     assert seen[0] == 32
     assert seen[-1] >= len(long[0].prompt) + 60
 

@@ -100,7 +100,7 @@ class FastPath:
             self._begin(waiting, plan, carry.take(plan) if carry else {})
         waiting.sort(key=lambda bundle: len(bundle.new))
         kept = carry if carry and static is None and carry.wants(plan) else None
-        threads = self._threads(waiting, plan)
+        threads = 1 if static else self._threads(waiting, plan)  # static steps have one set of lanes
         batches = [
             ContinuousBatch(self, waiting[first::threads], plan, sampler, clock, static, kept)
             for first in range(threads)

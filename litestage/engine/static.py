@@ -67,13 +67,13 @@ class StaticLanes(Lanes):
         return super().enter(lanes, tokens, fresh=fresh)
 
     def reserve(self, slots: int) -> None:
-        """Makes room for this many slots."""
-        if slots >= self.slots:
+        """Makes room for this many slots, and for the rest of their bucket."""
+        if _bucket(slots) >= self.slots:
             self._grow(slots)
 
     def take(self, other: Lanes, lanes: Sequence[int]) -> None:
         """Copies some of another's lanes to the first ones here, which are empty."""
-        ours, slots = slice(len(lanes)), other.slots - 1
+        ours, slots = slice(len(lanes)), _bucket(max(other.used[lane] for lane in lanes))
         index = torch.tensor(lanes, device=self.device)
         self.reserve(slots)
         self.alone = False
@@ -137,7 +137,7 @@ class StaticDecoding:
         going = _going(held)
         if not going:
             return lanes, held
-        fewer = self._pool(len(going), lanes.slots - 1)
+        fewer = self._pool(len(going), max(lanes.used[lane] for lane in going))
         fewer.take(lanes, going)
         return fewer, [held[lane] for lane in going] + [None] * (len(fewer.used) - len(going))
 
@@ -183,7 +183,7 @@ class StaticDecoding:
     def _step(
         self, lanes: StaticLanes, widest: int, needed: int, row: Row, plan: StagePlan, sampler: Sampler
     ) -> StaticStep:
-        seen, ends = min(_bucket(needed), lanes.slots - 1), Ends.of(row)
+        seen, ends = _bucket(needed), Ends.of(row)
         tensors = tuple(sorted((name, id(tensor)) for name, tensor in plan.tensors.items()))
         key = (plan.skip, plan.compensation, tensors, widest, seen, lanes.alone, sampler.key, astuple(ends))
         if key not in lanes.steps:
