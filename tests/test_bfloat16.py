@@ -35,9 +35,14 @@ def test_weights_that_follow_each_other_in_memory_do_not_touch():
     weights = [torch.full((70, 6), float(value)).bfloat16() for value in range(3)]
     laid = [panels.Panels(weight, None) for weight in weights]
     assert all(torch.equal(one.weight(), weight) for one, weight in zip(laid, weights, strict=True))
-    large = panels.HugePages().take(40 * 2**20)
+    memory = panels.HugePages()
+    with torch.inference_mode():
+        before, large = memory.take(33), memory.take(40 * 2**20)
     assert len(large) == 40 * 2**20
     assert large.data_ptr() % 64 == 0
+    after = memory.take(5).fill_(1)  # as if nothing had been taken in inference mode
+    assert len({before.data_ptr(), large.data_ptr(), after.data_ptr()}) == 3
+    assert after.data_ptr() % 64 == 0
 
 
 @needs_panels

@@ -89,19 +89,21 @@ class HugePages:
     """Memory in few and large pages, where Linux has them: weights are read faster through them."""
 
     def __init__(self) -> None:
-        self._rest = torch.empty(0, dtype=torch.bfloat16)
+        self._memory: mmap.mmap | None = None
+        self._used = self._size = 0
 
     def take(self, elements: int) -> Tensor:
         """Room for bfloat16 elements, at a multiple of 64 bytes."""
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             return torch.empty(elements, dtype=torch.bfloat16)
-        if len(self._rest) < elements:
-            size = max(ARENA, 2 * elements) // PAGE * PAGE + 2 * PAGE  # one more than needed, to begin at a page
-            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            memory.madvise(mmap.MADV_HUGEPAGE)
-            whole = torch.frombuffer(memory, dtype=torch.bfloat16)
-            self._rest = whole[-whole.data_ptr() % PAGE // 2 :]
-        taken, self._rest = self._rest[:elements], self._rest[-(-elements // 32) * 32 :]
+        if self._memory is None or self._used + 2 * elements > self._size:
+            self._size = max(ARENA, 2 * elements) // PAGE * PAGE + 2 * PAGE  # one more than needed, to begin at a page
+            self._memory = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._used = -torch.frombuffer(self._memory, dtype=torch.uint8).data_ptr() % PAGE
+        # a tensor of its own, not a slice of one that was made in inference mode, which could not be written outside it
+        taken = torch.frombuffer(self._memory, dtype=torch.bfloat16, count=elements, offset=self._used)
+        self._used += -(-2 * elements // 64) * 64
         return taken
 
 
