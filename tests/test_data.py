@@ -141,6 +141,14 @@ def test_own_task_reads_letters_or_texts_as_answers(own_task):
     assert task.through("cot").stage_names == ("reason",)
 
 
+def test_a_pipeline_file_beside_the_task_is_found_from_anywhere(own_task, tmp_path):
+    (tmp_path / "stages.yaml").write_text("stages: [{name: think, prompt: '{{ question }} So it is option'}]\n")
+    task = load_task(
+        own_task([{"question": "Is fire hot?", "options": ["yes", "no"], "answer": "A"}], pipeline="stages.yaml")
+    )
+    assert task.through().stage_names == ("think",)
+
+
 GOOD = {"question": "Is fire hot?", "options": ["yes", "no"], "answer": "A"}
 
 

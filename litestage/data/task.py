@@ -147,9 +147,15 @@ def _task(path: Path, raw: dict[str, Any]) -> Task:
             raise LiteStageError(f"there is no split {name!r}; a task needs calibration and test rows.")
     return Task(
         name=raw.get("name", path.stem),
-        pipeline=raw.get("pipeline", "recall_analyze_summarize_fewshot"),
+        pipeline=_pipeline(path, raw.get("pipeline", "recall_analyze_summarize_fewshot")),
         source=source,
         splits={name: Split(of) if isinstance(of, str) else Split(**of) for name, of in splits.items()},
         max_new_tokens=raw.get("max_new_tokens") or {},
         description=raw.get("description", ""),
     )
+
+
+def _pipeline(task: Path, name: str) -> str:
+    """A pipeline's name, or its file: one beside the task's own YAML comes first, as its rows do."""
+    beside = task.parent / str(name)
+    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else name
