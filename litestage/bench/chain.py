@@ -33,7 +33,7 @@ def chain_rows(shape: Shape, repeats: int) -> list[Row]:
 
     ours, generate = chain(lambda asked, limit: shape.ours(asked, limit)[1]), chain(shape.theirs)
     runs = {"ours": ours, "generate": generate}
-    note = f"{differing(ours(), generate()):.0%} of tokens differ from generate's; {why_tokens_differ(shape)}"
+    note = f"{differing(ours(), generate()):.0%} of tokens differ; {why_tokens_differ(shape)}"
     why_not = missing()
     with ExitStack() as until_done:
         if why_not is None:
@@ -78,9 +78,8 @@ def why_tokens_differ(shape: Shape) -> str:
     judge = Judge(shape.rival)
     (of_ours, short), (of_theirs, their_short) = judge.missed(asked, ours), judge.missed(asked, theirs)
     return (
-        f"the first that differs changes those behind it, and random weights have near-ties: after the same text "
-        f"float32 chooses otherwise for {of_ours} of {count * limit} tokens of ours (its logit at most {short:.3f} "
-        f"above) and {of_theirs} of generate's ({their_short:.3f}), where bfloat16 moves logits by "
-        f"{judge.rounding(asked, theirs):.3f} (standard deviation); generate at 1 row a batch instead of {count} "
-        f"changes {changed} of {len(alone) * limit} of its own"
+        f"after the same text float32 chooses otherwise for {of_ours} of {count * limit} of ours and {of_theirs} of "
+        f"generate's, by logits at most {max(short, their_short):.3f} apart (bfloat16 moves them by "
+        f"{judge.rounding(asked, theirs):.3f}); alone instead of {count} to a batch, generate changes {changed} of "
+        f"{len(alone) * limit} of its own"
     )
