@@ -304,7 +304,7 @@ def test_a_map_brings_the_stream_nearer_to_full_depths(method):
     last = max(plan.skip.mhsa)  # the stream after the last layer left out
 
     def error(stage_plan):
-        stream, attending = engine.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
+        stream, attending = engine.plain.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
         path = engine.decoder.path(stage_plan, "prefill")
         for step in path[: len(path) - 2 * (5 - last)]:
             stream = step(stream, attending)

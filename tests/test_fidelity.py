@@ -101,7 +101,7 @@ def test_compensation_brings_the_stream_closer_to_full_depth_on_unseen_prompts(f
         run = unseen.streams[0]
         rows = [[*prompt, 5] for prompt in many[30:]]
         ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
-        _, attending = engine.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
+        _, attending = engine.plain.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
         for replace in engine.decoder.path(StagePlan(skip=skip, compensation=form, tensors=tensors), "prefill"):
             run = replace(run, attending)
     assert torch.allclose(under, unseen.streams[-1], atol=1e-5)

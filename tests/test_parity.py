@@ -74,7 +74,7 @@ def test_tokens_and_logits_equal_transformers(family, chosen_from):
 
 @families
 def test_prefill_gives_the_next_tokens_logits(family):
-    logits, _ = tiny_engine(family).prefill(PROMPTS, range(len(PROMPTS)), StagePlan())
+    logits, _ = tiny_engine(family).plain.prefill(PROMPTS, range(len(PROMPTS)), StagePlan())
     model = tiny_model(family)
     for row, prompt in enumerate(PROMPTS):
         reference = model(torch.tensor([prompt])).logits[0, -1]
@@ -111,7 +111,7 @@ def test_a_shared_prefix_is_run_once(monkeypatch):
     embed = engine.decoder.embed
     monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(tuple(ids.shape)) or embed(ids))
     head = PROMPTS[4]
-    engine.prefill([(*head, 5), (*head, 6, 7), (*head, 8)], [0, 0, 0], StagePlan())
+    engine.plain.prefill([(*head, 5), (*head, 6, 7), (*head, 8)], [0, 0, 0], StagePlan())
     assert passes == [(1, len(head)), (3, 2)]
 
 

@@ -148,7 +148,7 @@ def test_positions_are_right_without_layer_0s_attention():
     """Read off layer 0's keys, the length stays 0 for ever: every step is then taken for position 0."""
     engine, plan = tiny_engine("qwen2"), StagePlan(SkipSet(mhsa=(0,)))
     prompt = PROMPTS[3]
-    _, cache = engine.prefill([prompt], [0], plan)
+    _, cache = engine.plain.prefill([prompt], [0], plan)
     assert cache.positions.tolist() == [list(range(len(prompt)))]
     tokens = run(engine, ragged([prompt]), plan)[0].tokens
     assert_is_the_references_own("qwen2", prompt, tokens, plan)
@@ -231,5 +231,5 @@ def test_in_decode_only_a_skipped_sublayer_runs_once_for_the_prompt(calls):
 
 
 def test_a_skipped_attention_holds_no_memory():
-    _, cache = tiny_engine("llama").prefill(PROMPTS, range(len(PROMPTS)), StagePlan(SkipSet(mhsa=(0, 2))))
+    _, cache = tiny_engine("llama").plain.prefill(PROMPTS, range(len(PROMPTS)), StagePlan(SkipSet(mhsa=(0, 2))))
     assert sorted(cache._keys) == sorted(cache._values) == [1, 3]

@@ -41,8 +41,8 @@ def test_a_right_draft_takes_one_pass(monkeypatch):
     engine = tiny_engine("llama", "plain")
     tokens = engine.generate(REQUESTS[:1], StagePlan(), Decoding()).generations[0].tokens
     passes = []
-    real = type(engine).forward
-    monkeypatch.setattr(type(engine), "forward", lambda self, *a, **k: passes.append(1) or real(self, *a, **k))
+    real = type(engine.plain).forward
+    monkeypatch.setattr(type(engine.plain), "forward", lambda self, *a, **k: passes.append(1) or real(self, *a, **k))
     engine.generate([replace(REQUESTS[0], draft=tokens)], StagePlan(), Decoding())
     verified = len(passes)
     passes.clear()

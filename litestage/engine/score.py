@@ -46,7 +46,7 @@ def _together(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[Te
     cache, streams, starts = KVCache(len(pairs), device), [], [0] * len(pairs)
     for part, phase in zip(parts, ("prefill", "decode"), strict=False):
         ids, positions, valid = padded(part, starts, device)
-        stream = engine.forward(ids, positions, cache, decoder.path(plan, phase), valid)
+        stream = engine.plain.forward(ids, positions, cache, decoder.path(plan, phase), valid)
         streams.append([row[: len(tokens)] for row, tokens in zip(stream, part, strict=True)])
         starts = [start + len(tokens) for start, tokens in zip(starts, part, strict=True)]
     return [
@@ -62,13 +62,13 @@ def _scheduled(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[T
     for row, (context, ending) in enumerate(pairs):
         cache = KVCache(1, device)
         ids, positions, _ = padded([context], [0], device)
-        streams = [engine.forward(ids, positions, cache, decoder.path(plan, "prefill"))[0, -1:]]
+        streams = [engine.plain.forward(ids, positions, cache, decoder.path(plan, "prefill"))[0, -1:]]
         done = 0
         while done < len(ending) - 1:
             until = course.unchanged_until(done + 1)
             part = ending[done : len(ending) - 1 if until is None else min(until, len(ending) - 1)]
             ids, positions, _ = padded([part], [len(context) + done], device)
-            streams.append(engine.forward(ids, positions, cache, course.path([row], done + 1))[0])
+            streams.append(engine.plain.forward(ids, positions, cache, course.path([row], done + 1))[0])
             done += len(part)
         states.append(torch.cat(streams))
     return states

@@ -18,18 +18,18 @@ from litestage.engine.rows import Row, Sampler
 if TYPE_CHECKING:
     from litestage.decoder.decoder import Path
     from litestage.engine.cache import KVCache
-    from litestage.engine.engine import Engine
+    from litestage.engine.plain import PlainPath
 
 
-def verify(engine: Engine, rows: Sequence[Row], cache: KVCache, path: Path, sampler: Sampler) -> None:
+def verify(plain: PlainPath, rows: Sequence[Row], cache: KVCache, path: Path, sampler: Sampler) -> None:
     """Takes every row, whose first token is chosen but not yet run, as far as its draft agrees.
 
     Afterwards each going row's last token is again chosen but not yet run, and the cache holds just what precedes it.
     """
     fed = [agreeing_draft(row) for row in rows]
     starts = [row.length - 1 for row in rows]
-    ids, positions, valid = padded(fed, starts, engine.decoder.device)
-    logits = engine.decoder.logits(engine.forward(ids, positions, cache, path, valid))
+    ids, positions, valid = padded(fed, starts, plain.decoder.device)
+    logits = plain.decoder.logits(plain.forward(ids, positions, cache, path, valid))
     following = list(range(len(rows)))
     for step in range(logits.shape[1]):
         following = [
@@ -40,7 +40,7 @@ def verify(engine: Engine, rows: Sequence[Row], cache: KVCache, path: Path, samp
         if not following:
             break
         sampler.advance([rows[index] for index in following], logits[following, step])
-    cache.forget(torch.tensor([row.length - 1 for row in rows], device=engine.decoder.device))
+    cache.forget(torch.tensor([row.length - 1 for row in rows], device=plain.decoder.device))
 
 
 def agreeing_draft(row: Row) -> list[int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from litestage.engine.engine import COMPACT
+from litestage.engine.plain import COMPACT
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
 from litestage.trace import StageTrace

@@ -115,7 +115,7 @@ def _sublayers(
     decoder = engine.decoder
     lean = engine.lean
     if lean is None:
-        stream, attending = engine.enter(ids, positions, KVCache(len(rows), decoder.device), valid)
+        stream, attending = engine.plain.enter(ids, positions, KVCache(len(rows), decoder.device), valid)
         attending = replace(attending, cache=None)
         return [_plain(sublayer, attending) for sublayer in decoder.sublayers], stream
     longest = ids.shape[1]

@@ -92,7 +92,7 @@ def _observe(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Cosines and norm ratios [2, sub-layers], summed over the prompts, of one full-depth prefill."""
     decoder = engine.decoder
     ids, positions, valid = padded(prompts, [0] * len(prompts), decoder.device)
-    stream, attending = engine.enter(ids, positions, KVCache(len(prompts), decoder.device), valid)
+    stream, attending = engine.plain.enter(ids, positions, KVCache(len(prompts), decoder.device), valid)
     counts, rows = valid.sum(dim=1), []
     for sublayer in decoder.sublayers:
         after = stream + sublayer.update(stream, attending)
