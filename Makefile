@@ -60,11 +60,10 @@ report-baseline: $(STAMP)
 readme: $(STAMP)
 	$(BIN)/python -m litestage.report.excerpt README.md docs/experiments.md
 
-# A small comparison held to the committed baseline; after a change that is meant:
-# litestage gate runs/gate/results.json --update
+# A small comparison held to the committed baseline; after a change that is meant: make report-baseline
 gate: $(STAMP)
 	rm -rf runs/gate
-	$(BIN)/litestage compare --config gate
+	$(ONE_THREAD) $(BIN)/litestage compare --config gate
 	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json
 
 lint: $(STAMP)

@@ -13,6 +13,7 @@ def environment(engine: Any) -> dict[str, Any]:
     import transformers
 
     from litestage import __version__
+    from litestage.decoder.native import library
 
     decoder, device = engine.decoder, engine.decoder.device
     return {
@@ -21,6 +22,7 @@ def environment(engine: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "engine": engine.name,
+        "c_kernels": decoder.device.type == "cpu" and library() is not None,
         "litestage": __version__,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

@@ -11,7 +11,7 @@ from litestage.gate.figures import Figure, Tolerance, figures
 from litestage.gate.record import Record
 from litestage.stats import holm
 
-SAME_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "torch", "transformers")
+SAME_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "c_kernels", "torch", "transformers")
 """What of the environment decides which tokens are written: its fingerprint."""
 
 
