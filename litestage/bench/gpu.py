@@ -65,8 +65,13 @@ def decode_rows(shape: Shape, repeats: int, steps: int) -> Iterator[Row]:
     yield ceiling(shape, repeats, steps, BARS[QWEN, CEILING])
     yield _new_mask(shape)
     yield from skip_efficiency(shape, repeats)
-    other = Shape.of(LlamaConfig(**TINYLLAMA_SHAPE), TINYLLAMA.split(",")[0], torch.bfloat16, str(device))
-    yield ceiling(replace(other, name=f"{other.name}, {_where(device)}"), repeats, steps, BARS[TINYLLAMA, CEILING])
+    whole = TINYLLAMA_SHAPE["num_hidden_layers"]
+    layers = min(whole, shape.engine.decoder.layers)
+    depth = "" if layers == whole else f", {layers} of {whole} layers"
+    config = LlamaConfig(**{**TINYLLAMA_SHAPE, "num_hidden_layers": layers})
+    other = Shape.of(config, f"{TINYLLAMA.split(',')[0]}{depth}", torch.bfloat16, str(device))
+    other = replace(other, name=f"{other.name}, {_where(device)}")
+    yield ceiling(other, repeats, steps, BARS[TINYLLAMA, CEILING])
 
 
 def search_row(shape: Shape, tokenizer: Any = None, options: Sequence[str] = ()) -> Row:
