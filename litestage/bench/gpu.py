@@ -77,7 +77,8 @@ def decode_rows(shape: Shape, repeats: int, steps: int) -> Iterator[Row]:
 def search_row(shape: Shape, tokenizer: Any = None, options: Sequence[str] = ()) -> Row:
     """The wall time of a whole search, ranking and step costs included, with nothing in the store.
 
-    The weights are random, so no answer can be read and no text ends before its limit: as much work as a search can be.
+    The weights are random, so no answer can be read, and hardly a text ends before its limit: as much work as a search
+    can be.
     """
     from litestage.config import load_config
     from litestage.decoder import LoadedModel
@@ -89,7 +90,6 @@ def search_row(shape: Shape, tokenizer: Any = None, options: Sequence[str] = ())
     row = Row(f"{shape.name}, {_where(shape.engine.decoder.device)}", SEARCH, "ten minutes", bar=1.0)
     try:
         engine = Engine(copy.deepcopy(shape.rival), tokenizer or _tokenizer())
-        engine.eos = (-1,)
         loaded = LoadedModel(shape.rival, engine.tokenizer, shape.name, None, "random")
         config = load_config(["task=obqa", "search.strategy=pareto", "search.calibration=500", *options])
         session = Session(loaded, engine, ReusingEngine(engine, "random", ResultStore()), batch_size=128)
