@@ -5,8 +5,8 @@ from pathlib import Path
 TEXT = "Where does a turtle live? (A) river (B) canopy (C) swamp (D) burrow Recall: Analyze: For option Summarize: "
 
 
-def save_tiny_model(folder: Path, *, bos: bool = False) -> str:
-    """Writes the model (4 layers, width 64, context 1024) and returns the folder's path.
+def save_tiny_model(folder: Path, *, layers: int = 4, context: int = 1024, bos: bool = False) -> str:
+    """Writes the model (width 64) and returns the folder's path.
 
     Args:
         bos: give the tokenizer a BOS token that it puts in front of every text, as Gemma's and Llama's do.
@@ -34,10 +34,10 @@ def save_tiny_model(folder: Path, *, bos: bool = False) -> str:
         vocab_size=len(fast),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=context,
         tie_word_embeddings=False,
         initializer_range=0.2,
         eos_token_id=fast.eos_token_id,
