@@ -60,11 +60,12 @@ report-baseline: $(STAMP)
 readme: $(STAMP)
 	$(BIN)/python -m litestage.report.excerpt README.md docs/experiments.md
 
-# A small comparison held to the committed baseline; after a change that is meant: make report-baseline
+# A small comparison held to the committed baseline; after a change that is meant: make report-baseline. On another
+# processor a speed-up differs by more than between runs on one; skipping nothing would cost a third.
 gate: $(STAMP)
 	rm -rf runs/gate
 	$(ONE_THREAD) $(BIN)/litestage compare --config gate
-	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json
+	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json latency_tolerance=0.25
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
