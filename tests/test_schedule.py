@@ -65,7 +65,8 @@ def test_steps_with_longrope_do_not_depend_on_the_batch():
 def test_a_scheduled_plan_runs_no_drafts(monkeypatch):
     plan = StagePlan(SETS[0], schedule=STEPS)
     expected = run(tiny_engine("llama"), ragged(PROMPTS[:1]), plan)[0].tokens
-    monkeypatch.setattr("litestage.engine.engine.verify", lambda *_: pytest.fail("a draft was verified"))
+    for verify in ("plain.verify", "batching.ContinuousBatch._verify"):
+        monkeypatch.setattr(f"litestage.engine.{verify}", lambda *_: pytest.fail("a draft was verified"))
     drafted = [Request(PROMPTS[0], NEW, draft=expected)]
     assert run(tiny_engine("llama"), drafted, plan)[0].tokens == expected
 
