@@ -375,4 +375,5 @@ def test_another_plan_saved_over_one_with_tensors_leaves_none_behind(tmp_path):
     save_plan(Plan.full(["analyze"]), tmp_path / "plan.yaml")
     plan = load_plan(tmp_path / "plan.yaml")
     assert plan.hash == Plan.full(["analyze"]).hash
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yaml"]
     assert re.fullmatch("[0-9a-f]{16}", plan.hash)

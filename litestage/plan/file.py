@@ -39,8 +39,9 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Writes the YAML and, where a stage has compensation, ``<plan>.safetensors`` beside it."""
+    """Writes the YAML and, where a stage has compensation, ``<plan>.safetensors`` beside it; another plan's goes."""
     path = Path(path)
+    beside = path.with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}.{key}": value for name, stage in plan.stages.items() for key, value in stage.tensors.items()}
     if tensors:
@@ -49,7 +50,9 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
         # cloned: stages may share a tensor, which safetensors refuses
         own = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-        save_file(own, path.with_suffix(".safetensors"))
+        save_file(own, beside)
+    else:
+        beside.unlink(missing_ok=True)
     path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
