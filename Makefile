@@ -37,7 +37,7 @@ test: $(STAMP)
 reports: report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline
 	$(MAKE) readme
 
-# Every baseline and the ablation on the embedded task; about a quarter of an hour.
+# Every baseline and the ablation on the embedded task; about twenty minutes.
 report-menagerie: $(STAMP)
 	$(ONE_THREAD) $(BIN)/litestage compare --config menagerie
 
