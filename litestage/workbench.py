@@ -54,7 +54,7 @@ class Workbench:
         return ExitRule(self.config.exit.rule, self.config.exit.threshold, self.config.exit.window)
 
     def calibration(self) -> list[Question]:
-        """The first ``search.calibration`` questions of the calibration split; the test split is never looked at."""
+        """``search.calibration`` questions of the calibration split, as the seed draws them; never test questions."""
         return self.task.questions("calibration")[: self.config.search.calibration]
 
     def plan(self, spec: str) -> Plan:
