@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
-from litestage.menagerie import VARIANTS, StagedRow, load_split, read_staged, write_staged
+from litestage.menagerie import VARIANTS, load_split
 from litestage.menagerie.world import ANIMALS, RELATIONS, facts
 from litestage.stages import Question, load_pipeline
 

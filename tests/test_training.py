@@ -18,8 +18,9 @@ from tiny_model import save_tiny_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
-from litestage.menagerie import StagedRow, load_split, read_staged, write_staged
+from litestage.menagerie import load_split
 from litestage.stages import load_pipeline
 from litestage.training.config import TokenWeight, load_config
 from litestage.training.evaluate import evaluate

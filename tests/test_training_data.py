@@ -3,16 +3,18 @@
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from litestage.cli import main
 from litestage.data import load_task
-from litestage.data.build import build, repeated
-from litestage.data.explanations import commonsense_qa, openbookqa, strategyqa
+from litestage.data.build import build, judged, repeated
+from litestage.data.explanations import FORMATS
+from litestage.data.facts import FactBook, stems
+from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
-from litestage.menagerie import read_staged
 from litestage.stages import Question, load_pipeline
 from litestage.training.examples import stage_examples
 
@@ -47,40 +49,100 @@ def obqa_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_fact_says_what_follows_and_what_does_not():
-    question = Question("1", "The sun is a", ("moon", "star"), "B")
-    explained = openbookqa(question, {"fact1": "the sun is a  star."})
-    assert explained.recall == "The sun is a star."
-    assert explained.analyze == (
-        'the sun is a star; "moon" does not follow, so it is incorrect.',
-        'the sun is a star; "star" follows, so it is correct.',
-    )
+def test_an_option_is_weighed_by_what_the_book_says_about_its_words():
+    question = Question("1", "The sun is a", ("moon", "star", "lamp"), "B")
+    book = FactBook(["the sun is a  star", "the moon orbits the Earth"])
+    explain = FORMATS["openbookqa"]
+    assert explain.recall(question, {"fact1": "the sun is a  star ."}, book) == "The sun is a star."
+    moon, star, lamp = explain.evidence(question, {}, book)
+    assert "moon" in moon
+    assert ": the moon orbits the Earth; " in moon
+    assert "star" in star
+    assert ": the sun is a  star; " in star
+    assert "lamp" in lamp
+    assert "orbits" not in lamp
+    assert lamp.endswith(": sun")
 
 
-def test_facts_and_steps_make_a_yes_or_no():
+def test_evidence_is_the_same_whichever_option_is_right():
+    book = FactBook(["a star is hot", "the moon is a rock", "fish swim"])
+    rows = {
+        "openbookqa": {"fact1": "a star is hot"},
+        "strategyqa": {"facts": ["a star is hot"], "decomposition": ["What is hot?", "Is #1 a star?"]},
+    }
+    for format, row in rows.items():
+        asked = [Question("1", "What is hot?", ("star", "moon"), right) for right in "AB"]
+        first, second = (FORMATS[format].evidence(question, row, book) for question in asked)
+        assert first == second
+
+
+def test_recall_is_facts_and_the_last_step_is_asked_with_what_it_refers_to():
     question = Question("1", "Is it warmer in June?", ("yes", "no"), "A")
-    facts = [" June is in summer.", "summer is warm"]
-    steps = ["When is June?", "Is #1 warm?"]
-    explained = strategyqa(question, {"facts": facts, "decomposition": steps})
-    assert explained.recall == "June is in summer. Summer is warm."
-    asked = "(1) When is June? (2) Is answer 1 warm? The facts answer yes, so it is "
-    assert explained.analyze == (f"{asked}correct.", f"{asked}incorrect.")
-    assert strategyqa(question, {"facts": "June is warm."}).analyze[0] == "the facts answer yes, so it is correct."
+    explain = FORMATS["strategyqa"]
+    row = {"facts": [" June is in summer.", "summer is warm"], "decomposition": ["When is June?", "Is #1 warm?"]}
+    assert explain.recall(question, row, FactBook([])) == "June is in summer. Summer is warm."
+    yes, no = explain.evidence(question, row, FactBook([]))
+    assert ": Is June warm; " in yes
+    assert ": Is June warm; " in no
+    joined = {"facts": "June is in summer. Summer is warm."}  # as ChilleD/StrategyQA has them
+    assert explain.recall(question, joined, FactBook([])) == "June is in summer. Summer is warm."
+    assert ": June is in summer; " in explain.evidence(question, joined, FactBook([]))[0]
+    long = {"facts": ["one two three."] * 2 + ["word " * 70, "four.", "five."]}
+    assert explain.recall(question, long, FactBook([])) == "One two three. One two three. Four."
 
 
-def test_properties_go_to_the_option_they_name():
+def test_properties_that_judge_or_repeat_the_question_are_no_evidence():
     question = Question("1", "Where are cars fast?", ("race track", "train track", "roads"), "A")
     row = {
-        "taskA_pos": "Racers compete on the race track\nCars are fast there.",
-        "taskA_neg": "A train is on the train track.\nRoad traffic is slow\nRacing is not for trains",
+        "question_concept": "cars",
+        "taskA_pos": "Racers compete on the race track\nCars are fast on a race track.",
+        "taskA_neg": "A train runs on the train track.\nRoads are not for racing\nThey are roads",
     }
-    explained = commonsense_qa(question, row)
-    assert explained.recall == "Racers compete on the race track. Cars are fast there."
-    assert explained.analyze == (
-        "Racers compete on the race track, so it is correct.",
-        "A train is on the train track, so it is incorrect.",
-        "Road traffic is slow, so it is incorrect.",
-    )
+    explain = FORMATS["commonsense_qa"]
+    book = FactBook([*explain.facts(row), "A race is a contest", "Roads lead to towns"])
+    assert explain.facts(row)[-1] == "A train runs on the train track"
+    assert explain.recall(question, row, book) == "Racers compete on the race track. Cars are fast on a race track."
+    race, train, roads = explain.evidence(question, row, book)
+    assert "A race is a contest" in race
+    assert "A train runs" in train
+    assert "Roads lead to towns" in roads
+
+
+def test_without_properties_recall_is_what_others_say_about_the_concept():
+    question = Question("1", "Where does an otter swim?", ("river", "desert"), "A")
+    recall = FORMATS["commonsense_qa"].recall
+    book = FactBook(["An otter in the desert is lost", "An otter eats fish", "A river is wet"])
+    assert recall(question, {"question_concept": "otter"}, book) == "An otter eats fish."
+    neutral = "Swimming is what the question is about."
+    assert recall(question, {"question_concept": "swimming"}, FactBook(["fish eat"])) == neutral
+
+
+def test_the_nearest_fact_has_the_rarer_words_and_is_not_too_long():
+    book = FactBook(["a dog is a pet", "a pet shop sells dogs", "A dog is a pet", "a shop is a room", "dogs bark"])
+    assert len(book.facts) == 4
+    assert book.nearest({"bark", "dog"}) == ["dogs bark"]
+    assert book.nearest({"bark", "dog"}, but=["Dogs bark"], covers=0.2)[0] == "a dog is a pet"
+    assert book.nearest({"shop"}, words=4) == []
+    assert book.nearest({"whale"}) == []
+    assert stems("The shops") == stems("shop")
+    assert stems("is it") == {"i", "it"}
+
+
+def test_verdicts_that_a_model_might_give_are_wrong_as_often_as_a_models():
+    questions = [Question(str(number), "Why?", ("a", "b", "c", "d"), "C") for number in range(4000)]
+    called = [judged(question, 0) for question in questions]
+    assert called == [judged(question, 0) for question in questions]
+    share = Counter(min(len(each), 2) for each in called)
+    assert abs(share[0] / 4000 - 0.25) < 0.03
+    assert abs(share[2] / 4000 - 0.30) < 0.03
+    assert {"C"} == set().union(*(each for each in called if len(each) == 1))
+    ties = ["C" in each for each in called if len(each) > 1]
+    assert 0.75 < sum(ties) / len(ties) < 0.92
+    assert {frozenset(judged(Question(str(n), "?", ("yes", "no"), "B"), 0)) for n in range(50)} == {
+        frozenset(),
+        frozenset("B"),
+        frozenset("AB"),
+    }
 
 
 def test_what_another_split_asks_is_left_out_whatever_the_order_of_its_words(obqa_rows: Path):
@@ -121,10 +183,30 @@ def test_real_rows_are_training_rows_only_and_fit_the_pipeline(name: str, stages
     examples = stage_examples(rows, PIPELINE)
     assert [len(each) for each in examples.values()] == [len(rows), stages * len(rows), len(rows)]
     assert not [example for each in examples.values() for example in each if "\n" in example.completion]
+    facts = {told for row in rows for told in row.seen["recall"]}
+    assert len(facts) > len(rows) / 10
+    evidence = [text for row in rows for text in row.gold["analyze"]]
+    assert sum(len(text.split()) > 30 for text in evidence) < 0.06 * len(evidence)
     for row in rows:
+        assert row.gold["recall"] not in row.seen["recall"]
+        assert len(row.gold["recall"].split()) <= 60
+        for analyses in row.seen["analyze"]:  # the same evidence, whatever the verdict
+            both = zip(analyses, row.gold["analyze"], strict=True)
+            assert all(seen.rsplit(maxsplit=1)[0] == gold.rsplit(maxsplit=1)[0] for seen, gold in both)
         assert PIPELINE.parse_answer(row.gold) == row.question.answer
         right = [text.endswith("so it is correct.") for text in row.gold["analyze"]]
         assert right == [label == row.question.answer for label in row.question.labels]
+
+
+@REAL
+@pytest.mark.parametrize("name", ["obqa", "csqa", "strategyqa"])
+def test_whether_there_is_evidence_and_how_long_it_is_does_not_tell_right_from_wrong(name: str):
+    words: dict[bool, list[int]] = {True: [], False: []}
+    for row in build(load_task(name)).rows:
+        for text, option in zip(row.gold["analyze"], row.question.options, strict=True):
+            words[text.endswith("so it is correct.")].append(len(text.split()) - len(option.split()))
+    right, wrong = (sum(each) / len(each) for each in words.values())
+    assert abs(right - wrong) < 0.6
 
 
 @pytest.fixture
@@ -149,6 +231,8 @@ def test_the_command_writes_what_training_reads_and_says_what_it_left_out(litest
     (row,) = read_staged("runs/data/obqa.jsonl")
     assert (code, row.question.text, row.gold["summarize"]) == (0, "The sun is a", "So the answer is option A.")
     assert "Left out: 3 (asked in the same or nearly the same words in calibration or test)." in out
+    assert "Answers: A 100%. Verdicts: correct 25%, incorrect 75%." in out
+    assert [len(row.seen[stage]) for stage in ("recall", "analyze")] == [0, 2]  # there is no other question's fact
     told = json.loads(out.splitlines()[-1])
     assert told["rows"] == {"recall": 1, "analyze": 4, "summarize": 1}
 
@@ -178,3 +262,33 @@ def test_without_ecqa_it_is_said_where_to_put_it(obqa_rows: Path):
         path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     with pytest.raises(LiteStageError, match=r"'csqa' can be used: 79: no explanation.*LITESTAGE_DATA/ecqa"):
         build(load_task("csqa"))
+
+
+def test_what_a_later_stage_may_see_comes_back_as_it_was_written(tmp_path: Path):
+    gold = {"recall": "x.", "analyze": ["a", "b"]}
+    rows = [
+        StagedRow(Question("1", "Why?", ("a", "b"), "A"), gold, {"recall": ["y.", "z."], "analyze": [["c", "d"]]}),
+        StagedRow(Question("2", "Why?", ("a", "b"), "A"), gold),
+    ]
+    write_staged(rows, tmp_path / "rows.jsonl")
+    assert read_staged(tmp_path / "rows.jsonl") == rows
+    assert "seen" not in (tmp_path / "rows.jsonl").read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("seen", "named"),
+    [
+        (["x"], r"seen is \['x'\]; give a list of texts for each stage"),
+        ({"recal": ["x"]}, "seen has 'recal', did you mean 'recall'"),
+        ({"recall": "x"}, "'x' for 'recall'; give a list"),
+        ({"recall": [" "]}, "shaped like 'recall'"),
+        ({"recall": [["x", "y"]]}, "shaped like 'recall'"),
+        ({"analyze": [["x"]]}, "shaped like 'analyze'"),
+        ({"analyze": ["x"]}, "shaped like 'analyze'"),
+    ],
+)
+def test_texts_seen_have_the_shape_of_their_stage(tmp_path: Path, seen: object, named: str):
+    row = {"id": "1", "question": "Why?", "options": ["a", "b"], "answer": "A", "recall": "x", "analyze": ["a", "b"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "seen": seen}))
+    with pytest.raises(LiteStageError, match=f"rows.jsonl, line 1: .*{named}"):
+        read_staged(tmp_path / "rows.jsonl")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from litestage.cli.output import print_json, print_table
 from litestage.errors import LiteStageError
 from litestage.overrides import configure
+
+if TYPE_CHECKING:
+    from litestage.data.staged import StagedRow
 
 
 @dataclass
@@ -33,7 +38,7 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
         raise LiteStageError(f"questions is {config.questions}; give at least 1.")
     from litestage.data import load_task
     from litestage.data.build import build
-    from litestage.menagerie import write_staged
+    from litestage.data.staged import write_staged
 
     task = load_task(config.task)
     output = Path(config.output or f"runs/data/{task.name}.jsonl")
@@ -49,6 +54,7 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
     print_table(["stage", "rows"], [[stage, str(count)] for stage, count in rows.items()])
     for reason, count in built.left_out.items():
         print(f"Left out: {count} ({reason}).")
+    print(shares(built.rows))
     print(f"{task.name}: {len(built.rows)} questions of the training split, written to {output}")
     if as_json:
         print_json(
@@ -60,3 +66,14 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
                 "alike": built.alike,
             }
         )
+
+
+def shares(rows: Sequence[StagedRow]) -> str:
+    """How often each label is the answer, and how often an analysis ends in each verdict, in one line."""
+    labels = Counter(str(row.question.answer) for row in rows)
+    verdicts = Counter(text.rsplit(maxsplit=1)[-1].rstrip(".") for row in rows for text in row.gold["analyze"])
+
+    def told(counts: Counter[str]) -> str:
+        return ", ".join(f"{name} {count / counts.total():.0%}" for name, count in sorted(counts.items()))
+
+    return f"Answers: {told(labels)}. Verdicts: {told(verdicts)}."

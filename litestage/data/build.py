@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from litestage.data.explanations import EXPLAIN, NotExplained
+from litestage.data.explanations import FORMATS, NotExplained, drawn, sentences
+from litestage.data.facts import FactBook, stems, within
 from litestage.data.rows import Row
 from litestage.data.sources import DATA, Hub
+from litestage.data.staged import StagedRow
 from litestage.data.task import Task
 from litestage.errors import LiteStageError
-from litestage.menagerie import StagedRow
 from litestage.stages import Question
 
 ECQA = Hub("yangdong/ecqa", format="commonsense_qa", folder="ecqa")
@@ -56,22 +58,30 @@ def build(task: Task, questions: int | None = None) -> Built:
     explained = _explanations(source, task.splits["train"].of)
     asked = task.questions("train")
     repeats = repeated(asked, [question for split in ("calibration", "test") for question in task.questions(split)])
-    rows: list[StagedRow] = []
     left_out: Counter[str] = Counter()
-    seen: set[tuple[str, frozenset[str]]] = set()
+    kept: list[Question] = []
+    asked_before: set[tuple[str, frozenset[str]]] = set()
     for question in asked:
         key = question.text.lower(), frozenset(option.lower() for option in question.options)
+        if question.id in repeats:
+            left_out["asked in the same or nearly the same words in calibration or test"] += 1
+        elif key in asked_before:
+            left_out["an earlier training question and its options again"] += 1
+        elif len(key[1]) < len(question.options):
+            left_out["two options of the same text"] += 1
+        elif question.id not in explained:
+            left_out["no explanation"] += 1
+        else:
+            kept.append(question)
+        asked_before.add(key)
+    facts = FORMATS[source.format].facts
+    book = FactBook(fact for question in kept for fact in facts(explained[question.id]))
+    rows: list[StagedRow] = []
+    for question in kept:
         try:
-            if question.id in repeats:
-                raise NotExplained("asked in the same or nearly the same words in calibration or test")
-            if key in seen:
-                raise NotExplained("an earlier training question and its options again")
-            if len(key[1]) < len(question.options):
-                raise NotExplained("two options of the same text")
-            rows.append(_row(question, explained, source.format))
+            rows.append(_row(question, explained[question.id], book, source.format))
         except NotExplained as reason:
             left_out[str(reason)] += 1
-        seen.add(key)
     if not rows:
         raise LiteStageError(
             f"No training question of {task.name!r} can be used: "
@@ -106,25 +116,62 @@ def _words(text: str) -> set[str]:
     return set("".join(each if each.isalnum() else " " for each in text.lower()).split())
 
 
-def _row(question: Question, explained: Mapping[str, Row], format: str) -> StagedRow:
-    if question.id not in explained:
-        raise NotExplained("no explanation")
-    explanation = EXPLAIN[format](question, explained[question.id])
-    gold: dict[str, str | list[str]] = {
-        "recall": explanation.recall,
-        "analyze": list(explanation.analyze),
-        "summarize": f"So the answer is option {question.answer}.",
-    }
-    return StagedRow(question, gold)
+def _row(question: Question, row: Row, book: FactBook, format: str) -> StagedRow:
+    explain, answer = FORMATS[format], str(question.answer)
+    recall, evidence = explain.recall(question, row, book), explain.evidence(question, row, book)
+    own = {*explain.facts(row), recall, recall.rstrip(".")}
+    others = book.nearest(stems(question.text), count=2, covers=0.0, but=own)
+
+    def analyses(correct: Collection[str]) -> list[str]:
+        return [
+            f"{about}, so it is {'correct' if label in correct else 'incorrect'}."
+            for label, about in zip(question.labels, evidence, strict=True)
+        ]
+
+    return StagedRow(
+        question,
+        {
+            "recall": recall,
+            "analyze": analyses({answer}),
+            "summarize": f"So the answer is option {answer}.",
+        },
+        {
+            "recall": [sentences(within([fact], count=1, words=60)) for fact in others],
+            "analyze": [analyses(judged(question, number)) for number in range(2)],
+        },
+    )
+
+
+def judged(question: Question, number: int) -> set[str]:
+    """The options that a model of middling ability might call correct, for a question's first, second, ... time.
+
+    None in a quarter of all draws, two or more in 30 in a hundred (three in a quarter of those, the right one missing
+    in a sixth, where there are options enough), else the right one alone.
+    """
+    draw = random.Random(drawn(question.id, str(number)))
+    kind, answer = draw.random(), str(question.answer)
+    if kind < 0.25:
+        return set()
+    if kind >= 0.55:
+        return {answer}
+    wrong = [label for label in question.labels if label != answer]
+    count = min(len(wrong), 3 if draw.random() < 0.25 else 2)
+    called = draw.sample(wrong, count)
+    if count < 2 or draw.random() >= 1 / 6:
+        called[0] = answer
+        called += draw.sample(wrong, 1) if count < 2 else []
+    return set(called)
 
 
 def _explanations(source: Hub, split: str) -> dict[str, Row]:
-    """By question id, the row that explains it; of ECQA whatever splits there are, for its splits are not CSQA's."""
-    if source.format == "commonsense_qa":
-        return {row["q_no"]: row for name in ECQA.names if _is_there(name) for _, row in ECQA.rows(name)}
+    """By question id, the row that explains it; CommonsenseQA's with what ECQA, in splits of its own, adds to it."""
     if source.format == "openbookqa":
         source = replace(source, config="additional")  # the config ``main`` has no facts
-    return {row.get("id") or row["qid"]: row for _, row in source.rows(split)}
+    rows: dict[str, Row] = {row.get("id") or row["qid"]: row for _, row in source.rows(split)}
+    if source.format == "commonsense_qa":
+        added = {row["q_no"]: row for name in ECQA.names if _is_there(name) for _, row in ECQA.rows(name)}
+        rows = {name: {**row, **added.get(name, {})} for name, row in rows.items()} if added else {}
+    return rows
 
 
 def _is_there(name: str) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from litestage import menagerie
 from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.menagerie import VARIANTS, load_split
 from litestage.stages import Question
 
 DATA = "LITESTAGE_DATA"
@@ -96,7 +96,7 @@ class Menagerie:
         return ("calibration", "test", "train")
 
     def questions(self, name: str) -> list[Question]:
-        return [row.question for row in load_split(self.variant, name)]
+        return [row.question for row in menagerie.load_split(self.variant, name)]
 
 
 def source_of(raw: dict[str, Any], here: Path) -> Source:
@@ -106,8 +106,8 @@ def source_of(raw: dict[str, Any], here: Path) -> Source:
         raise LiteStageError(f"it has {' and '.join(named) or 'no rows'}; give exactly one of rows, hub, menagerie.")
     value = raw.pop(named[0])
     if named[0] == "menagerie":
-        if value not in VARIANTS:
-            raise LiteStageError(f"menagerie is {value!r}; {did_you_mean(str(value), VARIANTS)}")
+        if value not in menagerie.VARIANTS:
+            raise LiteStageError(f"menagerie is {value!r}; {did_you_mean(str(value), menagerie.VARIANTS)}")
         return Menagerie(value)
     if not isinstance(value, Mapping):
         holds = "a file for each split" if named[0] == "rows" else "path, folder and format"

@@ -23,8 +23,8 @@ import random
 from collections.abc import Iterator
 from itertools import cycle, islice
 
+from litestage.data.staged import StagedRow
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.menagerie.staged import StagedRow
 from litestage.menagerie.world import SEED, Fact, facts, with_article
 from litestage.stages import Question
 

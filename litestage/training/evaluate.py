@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
-from litestage.menagerie import VARIANTS, StagedRow, load_split, read_staged
+from litestage.menagerie import VARIANTS, load_split
 from litestage.stages import Pipeline, load_pipeline
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from litestage.errors import LiteStageError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from litestage.menagerie import StagedRow
+    from litestage.data.staged import StagedRow
     from litestage.stages import Pipeline
     from litestage.training.config import TokenWeight
 

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import OmegaConf
 
+from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
-from litestage.menagerie import StagedRow, load_split, read_staged
+from litestage.menagerie import load_split
 from litestage.stages import load_pipeline
 from litestage.training.checkpoint import Checkpoints
 from litestage.training.examples import Example, StagedBatches, stage_examples
