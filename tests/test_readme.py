@@ -43,7 +43,7 @@ SMALL = {
     "store": "store.sqlite",
 }
 SHORT = {f"max_new_tokens.{stage}": "6" for stage in ("recall", "analyze", "summarize")}
-TUNING = ["steps=2", "rows={recall: 1, analyze: 1, summarize: 1}", "precision=32-true", "accelerator=cpu", "threads=1"]
+TUNING = ["steps=2", "questions=1", "precision=32-true", "accelerator=cpu", "threads=1"]
 ELSEWHERE = {
     r"make demo": "test_install.py::test_the_embedded_model_answers_the_menagerie_under_a_plan",
     r"make test": "this suite",

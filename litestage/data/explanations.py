@@ -20,12 +20,7 @@ from litestage.data.rows import Row
 from litestage.stages import Question
 from litestage.stages.pipeline import as_sentence
 
-WORDINGS = (
-    "{option}: {fact}; compare with: {need}",
-    "{option} brings up: {fact}; the question is: {need}",
-    "about {option}: {fact}; asked for is: {need}",
-    "{option}, then: {fact}; needed is: {need}",
-)
+WORDINGS = ("{option}: {fact}", "think of {option}: {fact}", "it says {option}; {fact}")
 """How evidence about an option is put; `drawn` chooses by question and option."""
 
 
@@ -168,10 +163,8 @@ _DANGLES = re.compile(r"(they|he|she|it|i|this|these|that|those|as|we|his|her|th
 
 def _worded(question: Question, option: str, fact: str) -> str:
     wording = WORDINGS[drawn(question.id, option) % len(WORDINGS)]
-    if not fact:
-        wording = wording.replace(": {fact}", "").replace(", then", "").replace(" brings up", "")
-    need = " ".join(key_words(question.text)[-6:])
-    return wording.format(option=_one_line(option).rstrip(" .,;:"), fact=fact.rstrip(" .,;:?"), need=need)
+    said = wording if fact else wording.removesuffix(": {fact}").removesuffix("; {fact}")
+    return said.format(option=_one_line(option).rstrip(" .,;:"), fact=fact.rstrip(" .,;:?"))
 
 
 def _lines(row: Row, name: str) -> list[str]:

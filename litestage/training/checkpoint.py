@@ -11,27 +11,24 @@ from lightning.pytorch.callbacks import Checkpoint
 from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
+    from litestage.training.batches import Steps
     from litestage.training.config import TrainingConfig
-    from litestage.training.examples import StagedBatches
 
 _OPTIONS = "litestage_training"
 
 
 class Checkpoints(Checkpoint):  # type: ignore[misc]
-    """Has Lightning save everything (weights, optimiser, schedule, step) every ``save_every`` steps, in one file.
+    """Has Lightning save what is trained (weights, optimiser, schedule, step) every ``save_every`` steps, in one file.
 
     The file is replaced in one move, so that a kill at any moment leaves a whole one.
     """
 
-    def __init__(self, config: TrainingConfig, batches: StagedBatches) -> None:
-        self.config, self.batches = config, batches
+    def __init__(self, config: TrainingConfig, steps: Steps) -> None:
+        self.config, self.steps = config, steps
         self.file = Path(config.output) / "checkpoint.ckpt"
-        self._saved = 0
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step  # with ``accumulate``, several batches are one step
-        if self.config.save_every and step % self.config.save_every == 0 and step not in (0, self._saved):
-            self._saved = step
+        if self.config.save_every and trainer.global_step % self.config.save_every == 0:
             trainer.save_checkpoint(self.file)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -46,5 +43,4 @@ class Checkpoints(Checkpoint):  # type: ignore[misc]
             raise LiteStageError(
                 f"{self.file} is from a run with other options ({was}); give those again, or remove the file."
             )
-        self._saved = checkpoint["global_step"]
-        self.batches.start = self._saved * self.config.accumulate
+        self.steps.start = checkpoint["global_step"]

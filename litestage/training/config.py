@@ -13,10 +13,36 @@ from litestage.overrides import configure
 
 @dataclass
 class TokenWeight:
-    """Completion tokens that touch a match of the regular expression ``pattern`` count ``weight`` times in the loss."""
+    """Completion tokens that touch a match of the regular expression ``pattern`` count ``weight`` times in the loss.
+
+    ``balanced`` shares the weight among a question's equal matches: each wording weighs the same, however frequent.
+    """
 
     pattern: str = "???"
     weight: float = 1.0
+    balanced: bool = False
+
+
+@dataclass
+class LoraOptions:
+    """Low-rank adaptation (rank 0: all weights are trained). ``alpha`` 0 is twice the rank; by default all projections
+    are ``targets``."""
+
+    rank: int = 0
+    alpha: int = 0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
+
+
+@dataclass
+class CheckOptions:
+    """What is looked at on the way, every ``every`` steps (0: nothing): the loss on training rows held out, and the
+    accuracy, by plain greedy generation, on calibration questions of ``tasks``."""
+
+    every: int = 0
+    held_out: int = 32
+    tasks: list[str] = field(default_factory=list)
+    questions: int = 24
 
 
 @dataclass
@@ -29,9 +55,13 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Either ``pretrained`` (a folder or hub name), or a ``transformers`` configuration to start from scratch."""
+    """Either ``pretrained`` (a folder or hub name), or a ``transformers`` configuration to start from scratch.
+
+    ``base`` is the name that a saved adapter gives for its base model, where that is not ``pretrained``.
+    """
 
     pretrained: str | None = None
+    base: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
     vocab_size: int = 1024
 
@@ -43,15 +73,24 @@ class TrainingConfig:
     Attributes:
         output: folder that receives the model, the tokenizer and this configuration.
         pipeline: the stages whose prompts and completions are trained.
-        rows: per stage, how many prompts go through the model at once.
-        accumulate: how many times that many make one optimiser step.
-        token_weights: loss weights of some completion tokens; all others count once.
+        questions: how many questions make a step, each a tree of tokens that holds all its stages' prompts once.
+        stage_share: with ``questions``: by stage, in what share of the questions it is trained (1 unless given).
+        seen: with ``questions``: how often a prompt holds what a model might have written in an earlier stage, where
+            the row has such texts, in place of the gold text.
+        rows: instead of ``questions``: per stage, how many prompts make a step, each by itself.
+        tokens: how many tokens go through the model at once (0: a whole step's); a step of more is done in parts.
+        lora: train low-rank matrices beside the frozen weights, and save them as an adapter.
+        check: what is looked at on the way.
+        compile: compile the decoder layers, which takes a C++ compiler and about a minute, and is faster after it.
+        token_weights: loss weights of some completion tokens.
+        completion_weight: of all other completion tokens.
         earlier_weight: what the texts of earlier stages count where a later prompt repeats them; 0 trains on
             completions only.
         learning_rate: the highest; it rises linearly over ``warmup_steps``, then follows ``schedule``.
         schedule: ``linear`` holds it, and lets it fall to 0 over the last ``decay`` (a fraction) of the steps;
             ``cosine`` lets it fall to 0 along half a cosine (TinyThinker's); ``constant`` holds it.
-        precision: Lightning's: ``32-true``, or ``bf16-mixed`` (weights and optimiser in 32 bits) on a GPU that has it.
+        precision: Lightning's: ``32-true``, ``bf16-mixed`` (weights and optimiser in 32 bits; with LoRA the frozen
+            weights in 16), or ``auto``: the latter where the device multiplies bfloat16 quickly.
         save_dtype: what the weights are rounded to when saved.
         save_every: optimiser steps between checkpoints; the same command goes on from the last (0: there are none).
         threads: CPU threads (0: torch's choice).
@@ -61,9 +100,16 @@ class TrainingConfig:
     pipeline: str = "recall_analyze_summarize"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    rows: dict[str, int] = field(default_factory=lambda: {"recall": 64, "analyze": 32, "summarize": 16})
+    questions: int = 0
+    stage_share: dict[str, float] = field(default_factory=dict)
+    seen: float = 0.0
+    rows: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    lora: LoraOptions = field(default_factory=LoraOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
+    compile: bool = False
     token_weights: list[TokenWeight] = field(default_factory=list)
-    accumulate: int = 1
+    completion_weight: float = 1.0
     earlier_weight: float = 0.0
     steps: int = 1000
     learning_rate: float = 1e-3
@@ -82,7 +128,7 @@ class TrainingConfig:
 
 _KNOWN = {
     "schedule": ("linear", "cosine", "constant"),
-    "precision": ("32-true", "bf16-mixed", "bf16-true", "16-mixed"),
+    "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "save_dtype": ("float32", "bfloat16", "float16"),
 }
 
@@ -106,9 +152,20 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
         raise LiteStageError("The training data is empty; set data.menagerie=[menagerie] or data.files=[rows.jsonl].")
     if bool(config.model.pretrained) == bool(config.model.architecture):
         raise LiteStageError("Give one of model.pretrained (to fine-tune) and model.architecture (from scratch).")
-    for name, number in (("steps", config.steps), ("accumulate", config.accumulate)):
-        if number < 1:
-            raise LiteStageError(f"{name}={number} trains nothing; give at least 1.")
+    if config.steps < 1:
+        raise LiteStageError(f"steps={config.steps} trains nothing; give at least 1.")
+    if bool(config.questions) == bool(config.rows):
+        raise LiteStageError("Give one of questions (so many to a step) and rows (so many prompts of each stage).")
+    for name, number in (
+        *(("questions", config.questions), ("tokens", config.tokens), ("lora.rank", config.lora.rank)),
+        *(("check.every", config.check.every), ("check.held_out", config.check.held_out)),
+        *((f"rows.{stage}", count) for stage, count in config.rows.items()),
+    ):
+        if number < 0:
+            raise LiteStageError(f"{name}={number} is negative; give 0 or more.")
+    for name, share in (("seen", config.seen), *((f"stage_share.{s}", each) for s, each in config.stage_share.items())):
+        if not 0 <= share <= 1:
+            raise LiteStageError(f"{name}={share} is not a share; give a number from 0 to 1.")
     for name, known in _KNOWN.items():
         if getattr(config, name) not in known:
             raise LiteStageError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(known)}.")

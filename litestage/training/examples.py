@@ -9,18 +9,14 @@ ends there.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import torch
-from torch.utils.data import IterableDataset
-
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -42,32 +38,41 @@ class Example:
     earlier: tuple[tuple[int, int], ...] = ()
 
 
-class Batch(NamedTuple):
-    """Rows padded on the right. Shapes ``[rows, tokens]``; ``weights`` is 0 where a token is context or padding."""
+def row_examples(
+    row: StagedRow, pipeline: Pipeline, seen: Mapping[str, str | list[str]] | None = None
+) -> dict[str, list[Example]]:
+    """By stage name, the row's example, or one per option where the stage fans out.
 
-    input_ids: torch.Tensor
-    weights: torch.Tensor
-
-
-def stage_examples(rows: Sequence[StagedRow], pipeline: Pipeline) -> dict[str, list[Example]]:
-    """By stage name, one example per row, or one per row and option where the stage fans out.
+    Args:
+        seen: by stage, what later prompts hold of it in place of its gold text: a model reads its own texts.
 
     Raises:
         LiteStageError: a row without a text for a stage, or with one text where one per option is due.
     """
-    examples: dict[str, list[Example]] = {name: [] for name in pipeline.stage_names}
-    for row in rows:
-        written: list[str] = []
-        for stage in pipeline.stages:
-            gold = row.gold.get(stage.name)
-            if gold is None or isinstance(gold, list) != stage.per_option:
-                needs = "one text per option" if stage.per_option else "one text"
-                raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
-            texts = [text.strip() for text in (gold if isinstance(gold, list) else [gold])]
-            for prompt, text in zip(stage.prompts(row.question, row.gold), texts, strict=True):
-                examples[stage.name].append(Example(prompt, f" {text}", _spans(written, prompt)))
-            written += texts
+    examples: dict[str, list[Example]] = {}
+    outputs = {**row.gold, **(seen or {})}
+    written: list[str] = []
+    for stage in pipeline.stages:
+        gold = row.gold.get(stage.name)
+        if gold is None or isinstance(gold, list) != stage.per_option:
+            needs = "one text per option" if stage.per_option else "one text"
+            raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
+        examples[stage.name] = [
+            Example(prompt, f" {text}", _spans(written, prompt))
+            for prompt, text in zip(stage.prompts(row.question, outputs), _texts(gold), strict=True)
+        ]
+        written += _texts(outputs[stage.name])
     return examples
+
+
+def stage_examples(rows: Sequence[StagedRow], pipeline: Pipeline) -> dict[str, list[Example]]:
+    """By stage name, the examples of all rows, each with the gold texts of earlier stages in its prompt."""
+    of_rows = [row_examples(row, pipeline) for row in rows]
+    return {name: [example for each in of_rows for example in each[name]] for name in pipeline.stage_names}
+
+
+def _texts(gold: str | list[str]) -> list[str]:
+    return [text.strip() for text in (gold if isinstance(gold, list) else [gold])]
 
 
 def _spans(texts: Sequence[str], prompt: str) -> tuple[tuple[int, int], ...]:
@@ -80,75 +85,58 @@ def _spans(texts: Sequence[str], prompt: str) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
-class StagedBatches(IterableDataset[list[Batch]]):
-    """Endless optimiser steps, each a list with one batch per stage (stages differ in length, so padding stays small).
+class ExampleTokens:
+    """Turns examples into token ids and loss weights.
 
     Args:
-        examples: by stage.
-        rows: by stage, how many examples a step takes. Every example is used once before any is used again.
-        token_weights: see `litestage.training.config.TokenWeight`.
-        earlier_weight: what the texts of earlier stages in a prompt count in the loss.
-
-    Attributes:
-        start: how many lists to pass over, for a run that goes on.
+        completion_weight: of completion tokens that no pattern names.
+        earlier_weight: of what earlier stages wrote, where a prompt repeats it.
 
     Raises:
-        LiteStageError: rows for a stage that is not there, or a tokenizer without an end of text.
+        LiteStageError: a tokenizer without an end of text.
     """
 
     def __init__(
         self,
-        examples: Mapping[str, Sequence[Example]],
         tokenizer: PreTrainedTokenizerFast,
-        rows: Mapping[str, int],
         token_weights: Sequence[TokenWeight] = (),
+        completion_weight: float = 1.0,
         earlier_weight: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        for stage in rows:
-            if stage not in examples:
-                raise LiteStageError(f"rows names the stage {stage!r}; {did_you_mean(stage, examples)}")
         if tokenizer.eos_token_id is None:
             raise LiteStageError("The tokenizer has no end-of-text token; set eos_token in its tokenizer_config.json.")
-        self.examples, self.tokenizer, self.rows, self.seed = examples, tokenizer, rows, seed
-        self.start = 0
-        self.earlier_weight = earlier_weight
-        self.token_weights = [(re.compile(each.pattern), each.weight) for each in token_weights]
+        self.tokenizer, self.completion_weight, self.earlier_weight = tokenizer, completion_weight, earlier_weight
+        self.token_weights = [(re.compile(each.pattern), each) for each in token_weights]
 
-    def __iter__(self) -> Iterator[list[Batch]]:
-        draw = random.Random(self.seed)
-        streams = {stage: _shuffled_forever(self.examples[stage], draw) for stage, each in self.rows.items() if each}
-        for number in count():
-            drawn = [[next(stream) for _ in range(self.rows[stage])] for stage, stream in streams.items()]
-            if number >= self.start:
-                yield [self._batch(each) for each in drawn]
+    def of_stage(self, examples: Sequence[Example]) -> list[tuple[list[int], list[float]]]:
+        """Token ids of prompt, completion and end of text with each one's weight, for a question's examples of a stage.
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
-        rows = [self._tokens(example) for example in examples]
-        longest = max(len(ids) for ids, _ in rows)
-        # Any id would do as padding: its weight is 0 and nothing to its left sees it.
-        return Batch(
-            torch.tensor([ids + [ids[-1]] * (longest - len(ids)) for ids, _ in rows]),
-            torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights in rows]),
-        )
-
-    def _tokens(self, example: Example) -> tuple[list[int], list[float]]:
-        """Token ids of prompt, completion and end of text, and each one's weight in the loss."""
-        prompt = self.tokenizer(example.prompt, return_offsets_mapping=True)
-        context = [
-            self.earlier_weight if any(first <= start < end <= last for first, last in example.earlier) else 0.0
-            for start, end in prompt["offset_mapping"]
+        A ``balanced`` pattern gives every wording that it matches the same weight in sum over the examples, however
+        often it occurs: of four verdicts, one *correct* weighs as much as three *incorrect*.
+        """
+        texts = [example.completion.lstrip() if self._adds_space else example.completion for example in examples]
+        matches = [[list(pattern.finditer(text)) for pattern, _ in self.token_weights] for text in texts]
+        shares = [
+            _occurrences(found[index] for found in matches) if each.balanced else Counter()
+            for index, (_, each) in enumerate(self.token_weights)
         ]
-        text = example.completion.lstrip() if self._adds_space else example.completion
-        completion = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        weights = [1.0] * len(completion["input_ids"])
-        for pattern, weight in self.token_weights:
-            for match in pattern.finditer(text):
-                for index, (start, end) in enumerate(completion["offset_mapping"]):
-                    if start < match.end() and end > match.start():
-                        weights[index] = weight
-        ids = [*prompt["input_ids"], *completion["input_ids"], self.tokenizer.eos_token_id]
-        return ids, [*context, *weights, 1.0]
+        sequences = []
+        for example, text, found in zip(examples, texts, matches, strict=True):
+            prompt = self.tokenizer(example.prompt, return_offsets_mapping=True)
+            context = [
+                self.earlier_weight if any(first <= start < end <= last for first, last in example.earlier) else 0.0
+                for start, end in prompt["offset_mapping"]
+            ]
+            completion = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            weights = [self.completion_weight] * len(completion["input_ids"])
+            for (_, each), share, spans in zip(self.token_weights, shares, found, strict=True):
+                for match in spans:
+                    for index, (start, end) in enumerate(completion["offset_mapping"]):
+                        if start < match.end() and end > match.start():
+                            weights[index] = each.weight / share.get(match.group(), 1)
+            ids = [*prompt["input_ids"], *completion["input_ids"], self.tokenizer.eos_token_id]
+            sequences.append((ids, [*context, *weights, self.completion_weight]))
+        return sequences
 
     @cached_property
     def _adds_space(self) -> bool:
@@ -157,6 +145,5 @@ class StagedBatches(IterableDataset[list[Batch]]):
         return len(spaced) > len(bare)
 
 
-def _shuffled_forever(examples: Sequence[Example], draw: random.Random) -> Iterator[Example]:
-    while True:
-        yield from draw.sample(examples, len(examples))
+def _occurrences(found: Iterable[Sequence[re.Match[str]]]) -> Counter[str]:
+    return Counter(match.group() for matches in found for match in matches)

@@ -13,44 +13,90 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from litestage.training.config import TrainingConfig
-    from litestage.training.examples import Batch
+    from litestage.training.tree import TreeBatch
 
 
 class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
-    """Trains all parameters of a Hugging Face causal LM on steps from `StagedBatches`."""
+    """Trains a Hugging Face causal LM on steps from :class:`litestage.training.batches.Steps`.
+
+    One step's micro-batches go through one after the other, so that memory holds the activations of one only.
+    """
+
+    automatic_optimization = False
+    strict_loading = False  # a checkpoint holds what is trained, and a LoRA trains little of the model
 
     def __init__(self, model: PreTrainedModel, config: TrainingConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
 
-    def training_step(self, batches: list[Batch], step: int) -> torch.Tensor:
-        """The weighted mean of -log p(token) over the completion tokens of all stages."""
-        losses, weights = zip(*(self._loss(batch) for batch in batches), strict=True)
-        loss = torch.stack(losses).sum() / torch.stack(weights).sum()
+    def training_step(self, batches: list[TreeBatch], step: int) -> None:
+        """One optimiser step on the weighted mean of -log p(token) over all targets of all micro-batches."""
+        optimizer: Any = self.optimizers()
+        total = sum(batch.weights.sum() for batch in batches)
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            part = summed_loss(self.model, batch) / total
+            self.manual_backward(part)
+            loss += part.detach()
+        self.clip_gradients(optimizer, self.config.gradient_clip, "norm")
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log("loss", loss, prog_bar=True)
-        return loss
 
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        # Causal attention never looks right, so padding on the right needs no mask.
-        logits = self.model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].float()
-        targets, weights = batch.input_ids[:, 1:], batch.weights[:, 1:]
-        trained = weights > 0
-        loss = functional.cross_entropy(logits[trained], targets[trained], reduction="none")
-        return (loss * weights[trained]).sum(), weights.sum()
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {f"model.{name}" for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
 
     def configure_optimizers(self) -> Any:
         config = self.config
         # Norms (one dimension) are not pulled towards zero.
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=config.learning_rate,
             betas=(0.9, 0.95),
         )
-
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(config, step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+def summed_loss(model: Any, batch: TreeBatch) -> torch.Tensor:
+    """The sum over the batch's targets of weight times -log p(token), in float32."""
+    # The head sees the positions that predict a target only: a row of logits is as wide as the vocabulary.
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda head, inputs: (inputs[0][batch.rows, batch.columns][None],)
+    )
+    try:
+        masks = _masks(model, batch)
+        outputs = model(input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.positions, use_cache=False)
+    finally:
+        hook.remove()
+    logits = outputs.logits[0]
+    return (functional.cross_entropy(logits.float(), batch.targets, reduction="none") * batch.weights).sum()
+
+
+def _masks(model: Any, batch: TreeBatch) -> Any:
+    """The trees' attention mask as the model takes it: by kind of layer where some have a sliding window."""
+    if batch.sees is None:
+        return None
+    config = model.config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+
+    def taken(sees: torch.Tensor) -> torch.Tensor:
+        if config._attn_implementation != "eager":
+            return sees
+        return torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, torch.finfo(torch.float32).min)
+
+    if not window:
+        return taken(batch.sees)
+    # A window reaches so many positions back, and a token's position is its depth.
+    near = (batch.positions[:, None, :, None] - batch.positions[:, None, None, :]) < window
+    if kinds is None:
+        return taken(batch.sees & near)
+    return {"full_attention": taken(batch.sees), "sliding_attention": taken(batch.sees & near)}
 
 
 def rate(config: TrainingConfig, step: int) -> float:

@@ -1,24 +1,30 @@
-"""One training run, from a configuration to a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
+"""One training run, from a configuration to the folder of a model, or of an adapter."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import OmegaConf
 
+from litestage.data import load_task
 from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
 from litestage.menagerie import load_split
-from litestage.stages import load_pipeline
+from litestage.stages import Pipeline, load_pipeline
+from litestage.training.batches import QuestionSteps, StageSteps, Steps
+from litestage.training.check import HeldOut
 from litestage.training.checkpoint import Checkpoints
-from litestage.training.examples import Example, StagedBatches, stage_examples
+from litestage.training.cost import Cost
+from litestage.training.examples import Example, ExampleTokens, stage_examples
+from litestage.training.lora import with_lora
 from litestage.training.module import StagedTraining
 from litestage.training.tokenizer import train_tokenizer
+from litestage.training.tree import micro_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def train(config: TrainingConfig) -> Path:
-    """Trains, saves model, tokenizer and configuration in ``config.output``, and returns that folder.
+    """Trains, saves model (or adapter), tokenizer and configuration in ``config.output``, and returns that folder.
 
     A run that was killed goes on from its last checkpoint, and ends with the weights it would have had.
 
@@ -37,23 +43,34 @@ def train(config: TrainingConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
-    examples = stage_examples(_rows(config), load_pipeline(config.pipeline))
-    model, tokenizer = _model_and_tokenizer(config.model, examples)
-    batches = StagedBatches(examples, tokenizer, config.rows, config.token_weights, config.earlier_weight, config.seed)
-    checkpoints = Checkpoints(config, batches)
+    pipeline, rows = load_pipeline(config.pipeline), _rows(config)
+    held_out, rows = _parted(rows, config.check.held_out if config.check.every else 0)
+    precision = _precision(config.precision)
+    model, tokenizer = _model_and_tokenizer(config.model, stage_examples(rows, pipeline), _dtype(config, precision))
+    encode = ExampleTokens(tokenizer, config.token_weights, config.completion_weight, config.earlier_weight)
+    steps = _steps(config, rows, pipeline, encode)
+    if config.lora.rank:
+        model = with_lora(model, config.lora, config.model.base or str(config.model.pretrained))
+    if config.compile:
+        for layer in model.get_decoder().layers:  # layers are alike, so one is compiled and all use it
+            layer.compile(dynamic=True)
+    checkpoints = Checkpoints(config, steps)
+    callbacks = [TQDMProgressBar(refresh_rate=10), Cost(config, steps), checkpoints]
+    if config.check.every:
+        trees = QuestionSteps(held_out, pipeline, encode, len(held_out), tokens=config.tokens)
+        batches = micro_batches(next(trees.trees()), config.tokens)
+        callbacks.insert(0, HeldOut(config.check.every, batches, _questions(config), pipeline, tokenizer))
     trainer = lightning.Trainer(
         max_steps=config.steps,
         accelerator=config.accelerator,
         devices=1,
-        precision=config.precision,  # type: ignore[arg-type]
-        gradient_clip_val=config.gradient_clip,
-        accumulate_grad_batches=config.accumulate,
-        callbacks=[TQDMProgressBar(refresh_rate=10), checkpoints],
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
         logger=False,
         enable_model_summary=False,
         log_every_n_steps=10,
     )
-    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    loader = torch.utils.data.DataLoader(steps, batch_size=None)
     last = checkpoints.file if checkpoints.file.is_file() else None
     trainer.fit(StagedTraining(model, config), loader, ckpt_path=last, weights_only=True)
     output = Path(config.output)
@@ -63,11 +80,30 @@ def train(config: TrainingConfig) -> Path:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: TrainingConfig, output: Path) -> None:
-    """Writes a Hugging Face folder: weights rounded to ``config.save_dtype``, tokenizer, and ``training.yaml``."""
+    """Writes a Hugging Face folder: weights rounded to ``config.save_dtype``, tokenizer, and ``training.yaml``.
+
+    Of a model with LoRA it is the adapter's folder; the tokenizer is the base's own.
+    """
     rounded = copy.deepcopy(model).to(getattr(torch, config.save_dtype))
     rounded.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    if not config.lora.rank:
+        tokenizer.save_pretrained(output)
     OmegaConf.save(OmegaConf.structured(config), output / "training.yaml")
+
+
+def _precision(asked: str) -> str:
+    """``auto``: bfloat16 on CUDA, and on a CPU with instructions for its products."""
+    if asked != "auto":
+        return asked
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if quick else "32-true"
+
+
+def _dtype(config: TrainingConfig, precision: str) -> torch.dtype:
+    """What the model is loaded in: 16 bits only where its own weights are frozen."""
+    return torch.bfloat16 if config.lora.rank and precision.startswith("bf16") else torch.float32
 
 
 def _rows(config: TrainingConfig) -> list[StagedRow]:
@@ -75,15 +111,38 @@ def _rows(config: TrainingConfig) -> list[StagedRow]:
     return rows + [row for file in config.data.files for row in read_staged(file)]
 
 
+def _parted(rows: list[StagedRow], held_out: int) -> tuple[list[StagedRow], list[StagedRow]]:
+    """Rows at even distances that are not trained on, and all others."""
+    if held_out >= len(rows):
+        raise LiteStageError(f"check.held_out={held_out} leaves none of {len(rows)} rows to train on; hold out fewer.")
+    places = {index * len(rows) // held_out for index in range(held_out)}
+    return [rows[place] for place in sorted(places)], [row for place, row in enumerate(rows) if place not in places]
+
+
+def _questions(config: TrainingConfig) -> dict[str, list[StagedRow]]:
+    tasks = {name: load_task(name).questions("calibration") for name in config.check.tasks}
+    return {name: [StagedRow(each, {}) for each in asked[: config.check.questions]] for name, asked in tasks.items()}
+
+
+def _steps(config: TrainingConfig, rows: list[StagedRow], pipeline: Pipeline, encode: ExampleTokens) -> Steps:
+    if config.rows:
+        return StageSteps(stage_examples(rows, pipeline), encode, config.rows, config.tokens, config.seed)
+    return QuestionSteps(
+        rows, pipeline, encode, config.questions, config.stage_share, config.seen, config.tokens, config.seed
+    )
+
+
 def _model_and_tokenizer(
-    config: ModelConfig, examples: dict[str, list[Example]]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    config: ModelConfig, examples: dict[str, list[Example]], dtype: torch.dtype
+) -> tuple[Any, PreTrainedTokenizerFast]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if config.pretrained:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.pretrained)
-            model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(config.pretrained, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                config.pretrained, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise LiteStageError(

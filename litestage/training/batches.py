@@ -1,0 +1,129 @@
+"""Endless optimiser steps: which examples each is made of, in an order that a run which goes on finds again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import TYPE_CHECKING, TypeVar
+
+from torch.utils.data import IterableDataset
+
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.training.examples import Example, ExampleTokens, row_examples
+from litestage.training.tree import TokenTree, TreeBatch, micro_batches, tree_of
+
+if TYPE_CHECKING:
+    from litestage.data.staged import StagedRow
+    from litestage.stages import Pipeline
+
+Drawn = TypeVar("Drawn")
+
+
+class Steps(IterableDataset[list[TreeBatch]]):
+    """Endless optimiser steps, each a list of micro-batches of at most ``tokens`` tokens.
+
+    Attributes:
+        start: how many steps to pass over, for a run that goes on.
+    """
+
+    def __init__(self, tokens: int, seed: int) -> None:
+        self.tokens, self.seed, self.start = tokens, seed, 0
+
+    def __iter__(self) -> Iterator[list[TreeBatch]]:
+        for trees in islice(self.trees(), self.start, None):
+            yield micro_batches(trees, self.tokens)
+
+    def trees(self) -> Iterator[list[TokenTree]]:
+        """Step by step, the trees of a step."""
+        raise NotImplementedError
+
+
+class StageSteps(Steps):
+    """Steps of so many examples of every stage, each by itself. Every example is used once before any is used again.
+
+    Args:
+        examples: by stage.
+        rows: by stage, how many examples a step takes.
+
+    Raises:
+        LiteStageError: rows for a stage that is not there.
+    """
+
+    def __init__(
+        self,
+        examples: Mapping[str, Sequence[Example]],
+        encode: ExampleTokens,
+        rows: Mapping[str, int],
+        tokens: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokens, seed)
+        for stage in rows:
+            if stage not in examples:
+                raise LiteStageError(f"rows names the stage {stage!r}; {did_you_mean(stage, examples)}")
+        self.examples, self.encode, self.rows = examples, encode, rows
+
+    def trees(self) -> Iterator[list[TokenTree]]:
+        draw = random.Random(self.seed)
+        streams = {stage: _shuffled_forever(self.examples[stage], draw) for stage, each in self.rows.items() if each}
+        for _ in count():
+            yield [
+                tree_of(self.encode.of_stage([next(stream)]))
+                for stage, stream in streams.items()
+                for _ in range(self.rows[stage])
+            ]
+
+
+class QuestionSteps(Steps):
+    """Steps of so many questions, each one tree of all its stages' examples.
+
+    Args:
+        rows: the questions with their gold texts.
+        questions: how many a step takes.
+        share: by stage, in what share of the questions it is trained (1 where none is given).
+        seen: how often a later stage's prompt holds a text that a model might have written before it, where the row
+            has such texts, in place of the gold one.
+
+    Raises:
+        LiteStageError: a share for a stage that is not there, or rows that lack a text.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[StagedRow],
+        pipeline: Pipeline,
+        encode: ExampleTokens,
+        questions: int,
+        share: Mapping[str, float] | None = None,
+        seen: float = 0.0,
+        tokens: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(tokens, seed)
+        self.rows, self.pipeline, self.encode = rows, pipeline, encode
+        self.questions, self.share, self.seen = questions, share or {}, seen
+        for stage in self.share:
+            if stage not in pipeline.stage_names:
+                known = did_you_mean(stage, pipeline.stage_names)
+                raise LiteStageError(f"stage_share names the stage {stage!r}; {known}")
+        for row in rows:
+            row_examples(row, pipeline)
+
+    def trees(self) -> Iterator[list[TokenTree]]:
+        draw = random.Random(self.seed)
+        stream = _shuffled_forever(self.rows, draw)
+        for _ in count():
+            yield [self.tree(next(stream), draw) for _ in range(self.questions)]
+
+    def tree(self, row: StagedRow, draw: random.Random) -> TokenTree:
+        """One question's tree, with what is left to chance drawn anew."""
+        seen = {stage: draw.choice(texts) for stage, texts in row.seen.items() if texts and draw.random() < self.seen}
+        examples = row_examples(row, self.pipeline, seen)
+        trained = [stage for stage in examples if draw.random() < self.share.get(stage, 1.0)]
+        return tree_of(sequence for stage in trained or examples for sequence in self.encode.of_stage(examples[stage]))
+
+
+def _shuffled_forever(items: Sequence[Drawn], draw: random.Random) -> Iterator[Drawn]:
+    while True:
+        yield from draw.sample(items, len(items))
