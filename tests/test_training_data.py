@@ -56,12 +56,11 @@ def test_an_option_is_weighed_by_what_the_book_says_about_its_words():
     assert explain.recall(question, {"fact1": "the sun is a  star ."}, book) == "The sun is a star."
     moon, star, lamp = explain.evidence(question, {}, book)
     assert "moon" in moon
-    assert ": the moon orbits the Earth; " in moon
+    assert moon.endswith(" the moon orbits the Earth")
     assert "star" in star
-    assert ": the sun is a  star; " in star
+    assert star.endswith(" the sun is a  star")
     assert "lamp" in lamp
-    assert "orbits" not in lamp
-    assert lamp.endswith(": sun")
+    assert lamp.endswith("lamp")
 
 
 def test_evidence_is_the_same_whichever_option_is_right():
@@ -82,11 +81,11 @@ def test_recall_is_facts_and_the_last_step_is_asked_with_what_it_refers_to():
     row = {"facts": [" June is in summer.", "summer is warm"], "decomposition": ["When is June?", "Is #1 warm?"]}
     assert explain.recall(question, row, FactBook([])) == "June is in summer. Summer is warm."
     yes, no = explain.evidence(question, row, FactBook([]))
-    assert ": Is June warm; " in yes
-    assert ": Is June warm; " in no
+    assert yes.endswith(" Is June warm")
+    assert no.endswith(" Is June warm")
     joined = {"facts": "June is in summer. Summer is warm."}  # as ChilleD/StrategyQA has them
     assert explain.recall(question, joined, FactBook([])) == "June is in summer. Summer is warm."
-    assert ": June is in summer; " in explain.evidence(question, joined, FactBook([]))[0]
+    assert explain.evidence(question, joined, FactBook([]))[0].endswith(" June is in summer")
     long = {"facts": ["one two three."] * 2 + ["word " * 70, "four.", "five."]}
     assert explain.recall(question, long, FactBook([])) == "One two three. One two three. Four."
 
