@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from litestage.config import pipeline_of_model
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
@@ -65,24 +66,40 @@ def load(
     pipeline: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    revision: str | None = None,
+    adapter: str | None = None,
+    generation_config: str = "ignore",
     chat_template: bool = False,
     store: str | Path | None = None,
 ) -> Answerer:
     """Loads a model and what it needs to answer questions in stages.
 
     Args:
-        model: ``reference``, a folder, or a hub name.
+        model: ``reference``, ``smollm2-135m``, a folder, a GGUF file, or a hub name.
         plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
         task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
-        pipeline: another pipeline than the task's.
+        pipeline: another pipeline than the model's own or the task's.
+        revision: hub branch, tag or commit.
+        adapter: folder or hub name of a PEFT adapter, merged at loading.
+        generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
         store: file that keeps measurements between runs; by default they last as long as the process.
 
     Raises:
         LiteStageError: whatever cannot be loaded, or a plan that does not fit.
     """
     chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
+    pipeline = pipeline or pipeline_of_model(model)
     through = chosen.through(pipeline) if chosen else load_pipeline(pipeline or "recall_analyze_summarize_fewshot")
-    session = Session.open(model, device=device, dtype=dtype, chat_template=chat_template, store=store)
+    session = Session.open(
+        model,
+        revision=revision,
+        adapter=adapter,
+        generation_config=generation_config,
+        device=device,
+        dtype=dtype,
+        chat_template=chat_template,
+        store=store,
+    )
     if isinstance(plan, str):
         plan = session.plan(plan, chosen, through)
     else:

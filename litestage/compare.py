@@ -86,7 +86,7 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         "split": "test",
         "n": len(questions),
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
-        "model": {"name": config.model.name, "fingerprint": session.loaded.fingerprint},
+        "model": {"name": config.model.name, **session.loaded.about},
         "environment": environment(session.engine),
         "latency_measured": "one question at a time, methods interleaved, after a warm-up",
         "memory": peak_memory(),

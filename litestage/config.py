@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from litestage.conf import folder
+from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
 from litestage.plan.stage import COMPENSATIONS
@@ -17,12 +17,25 @@ GROUPS = ("model", "engine")
 
 @dataclass
 class ModelConfig:
-    """What to load: ``reference``, ``reference-half``, a folder, or a hub name."""
+    """What to load.
+
+    Attributes:
+        name: what results call it.
+        pretrained: ``reference``, ``smollm2-135m``, a folder, a GGUF file, or a hub name.
+        revision: hub branch, tag or commit.
+        adapter: folder or hub name of a PEFT adapter, merged at loading.
+        chat_template: wrap every stage's prompt in the tokenizer's chat template.
+        pipeline: the model's own pipeline, used for every task unless the command names one.
+        generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
+    """
 
     name: str = "reference"
     pretrained: str = "reference"
     revision: str | None = None
+    adapter: str | None = None
     chat_template: bool = False
+    pipeline: str | None = None
+    generation_config: str = "ignore"
 
 
 @dataclass
@@ -160,6 +173,14 @@ class RunConfig:
 
 
 Config = TypeVar("Config", bound=RunConfig)
+
+
+def pipeline_of_model(name: str) -> str | None:
+    """The pipeline that ``conf/model/<name>.yaml`` names, if there is such a file and it names one."""
+    path = find("model", name) if not name.endswith((".yaml", ".yml")) else None
+    return None if path is None else configure(ModelConfig, [path], []).pipeline
+
+
 TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
@@ -182,6 +203,8 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         override.startswith(("model=", "model.name=")) for override in overrides
     ):
         config.model.name = config.model.pretrained
+    if config.model.adapter and not any(override.startswith("model.name=") for override in overrides):
+        config.model.name += f"+{Path(config.model.adapter).name}"  # another model than without
     if config.tracking not in TRACKERS:
         raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
     _check_search(config.search, "search")

@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from litestage.decoder.load import REFERENCE_MODELS
+from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments
@@ -54,6 +54,8 @@ class LiteStageLM(TemplateLM):
         self.session = Session.open(
             self.arguments.pretrained,
             revision=self.arguments.revision,
+            adapter=self.arguments.adapter,
+            generation_config=self.arguments.generation_config,
             dtype=self.arguments.dtype,
             device=self.arguments.device,
             store=self.arguments.store or default_store_path(),
@@ -111,13 +113,15 @@ class LiteStageLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+        """The tokenizer's end of text, or the model's where it has none."""
+        eos = self.tokenizer.eos_token_id
+        return int(self.engine.eos[0] if eos is None else eos)
 
     @property
     def prefix_token_id(self) -> int:
         """Stands for the context where there is none."""
         bos = self.tokenizer.bos_token_id
-        return int(self.tokenizer.eos_token_id if bos is None else bos)
+        return self.eot_token_id if bos is None else int(bos)
 
     @property
     def max_length(self) -> int:
@@ -167,7 +171,7 @@ class LiteStageLM(TemplateLM):
         }
         return {
             "model_name": self.session.loaded.name,
-            "model_fingerprint": self.session.loaded.fingerprint,
+            **{f"model_{key}": value for key, value in self.session.loaded.about.items()},
             "plan": self.arguments.plan,
             "plans": plans,
             "latency": (

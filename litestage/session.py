@@ -52,6 +52,8 @@ class Session:
         pretrained: str = "reference",
         *,
         revision: str | None = None,
+        adapter: str | None = None,
+        generation_config: str = "ignore",
         dtype: str = "auto",
         device: str = "auto",
         store: str | Path | ResultStore | None = None,
@@ -71,7 +73,14 @@ class Session:
         Raises:
             LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.
         """
-        loaded = load_model(pretrained, revision=revision, dtype=dtype, device=own_device(device))
+        loaded = load_model(
+            pretrained,
+            revision=revision,
+            adapter=adapter,
+            dtype=dtype,
+            device=own_device(device),
+            generation_config=generation_config,
+        )
         if chat_template and not getattr(loaded.tokenizer, "chat_template", None):
             raise LiteStageError(f"The tokenizer of {pretrained!r} has no chat template; leave chat_template off.")
         engine = Engine(loaded.model, loaded.tokenizer, path, compiling)
@@ -170,7 +179,7 @@ class Session:
                 "name": self.loaded.name,
                 "revision": self.loaded.revision,
                 "layers": self.engine.decoder.layers,
-                "fingerprint": self.loaded.fingerprint,
+                **self.loaded.about,
             },
             pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
         )

@@ -43,7 +43,8 @@ class Workbench:
             raise LiteStageError("grid is an option of litestage compare; give this command one model, task and seed.")
         launch(config.trainer, config.engine.device)
         task = replace(load_task(config.task), seed=config.seed)
-        pipeline = task.through(config.pipeline, config.analyze).with_limits(config.max_new_tokens)
+        chosen = config.pipeline or config.model.pipeline
+        pipeline = task.through(chosen, config.analyze).with_limits(config.max_new_tokens)
         if session is None:
             store = ResultStore(config.store or default_store_path())
             session = open_session(config, config.model.pretrained, store)
@@ -130,6 +131,8 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
     return Session.open(
         pretrained,
         revision=config.model.revision,
+        adapter=config.model.adapter,
+        generation_config=config.model.generation_config,
         dtype=config.engine.dtype,
         device=config.engine.device,
         store=store,

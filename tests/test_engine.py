@@ -127,6 +127,8 @@ def test_a_model_without_an_end_of_sequence_is_refused():
     tokenizer = Characters()
     assert Engine(model, tokenizer).eos == (2,)  # the tokenizer's
     tokenizer.eos_token_id = None
+    assert Engine(model, tokenizer).eos == (2,)  # the configuration's
+    model.config.eos_token_id = None
     with pytest.raises(LiteStageError, match="end-of-sequence"):
         Engine(model, tokenizer)
 

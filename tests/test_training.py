@@ -48,8 +48,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 def mean_loss(folder: Path, rows: Sequence[StagedRow] = ()) -> float:
     """Mean -log p of the completion tokens of 24 fixed test prompts (or of the rows'), apart from the training code."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     examples = stage_examples(rows or load_split("menagerie", "test")[:24], PIPELINE)
     losses = []
     for example in (each[0] for each in examples.values()):
@@ -86,8 +86,8 @@ def test_training_lowers_the_loss(trained: tuple[Path, Path]) -> None:
 
 
 def test_the_saved_folder_holds_16_bit_weights_and_a_tokenizer_with_eos_and_padding(trained: tuple[Path, Path]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(trained[1])
-    tokenizer = AutoTokenizer.from_pretrained(trained[1])
+    model = AutoModelForCausalLM.from_pretrained(trained[1], trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(trained[1], trust_remote_code=False)
     assert model.dtype == torch.bfloat16
     assert tokenizer.eos_token_id == model.config.eos_token_id
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
@@ -176,7 +176,7 @@ def test_a_completion_starts_with_one_space_where_the_tokenizer_adds_one_itself(
 
 
 def test_each_context_is_the_inference_prompt_and_the_loss_covers_the_completion_with_its_weights() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     rows = load_split("menagerie", "test")[:1]
     examples = {"analyze": stage_examples(rows, PIPELINE)["analyze"]}
     weights = [TokenWeight(r"\b(in)?correct\b", 4.0)]
@@ -302,7 +302,7 @@ def test_what_a_run_takes_and_how_it_does_is_said(
 
 
 def test_every_example_is_used_once_before_any_is_used_again() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     examples = {"recall": stage_examples(load_split("menagerie", "test")[:12], PIPELINE)["recall"]}
     steps = StageSteps(examples, ExampleTokens(tokenizer), {"recall": 4}).trees()
     seen = [tokenizer.decode(tree.ids) for _ in range(3) for tree in next(steps)]
@@ -353,7 +353,7 @@ def test_the_shipped_weights_are_16_bit_and_at_most_8_megabytes(depth: str, laye
     assert file.stat().st_size <= 8_000_000
     with safe_open(file, "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} <= {"BF16", "F16"}  # noqa: SIM118
-    model = AutoModelForCausalLM.from_pretrained(REFERENCE / depth)
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE / depth, trust_remote_code=False)
     assert model.config.num_hidden_layers == layers
     assert model.config.max_position_embeddings >= 2048
 
@@ -361,6 +361,7 @@ def test_the_shipped_weights_are_16_bit_and_at_most_8_megabytes(depth: str, laye
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["menagerie", "menagerie_five", "menagerie_yesno"])
 def test_the_shipped_full_model_answers_at_least_95_percent_of_a_test_sample(variant: str) -> None:
-    model = AutoModelForCausalLM.from_pretrained(REFERENCE / "full", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    where = {"dtype": torch.float32, "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE / "full", **where).eval()
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     assert evaluate(model, tokenizer, load_split(variant, "test")[:120], PIPELINE).accuracy >= 0.95

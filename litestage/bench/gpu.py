@@ -110,7 +110,7 @@ def _tokenizer() -> Any:
     folder = Path(os.environ.get(TOKENIZERS, "")) / "qwen2"
     if not folder.is_dir():
         raise LiteStageError(f"{TOKENIZERS} does not name a folder with qwen2 in it.")
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _new_mask(shape: Shape) -> Row:

@@ -1,128 +1,130 @@
-"""Loading a causal LM from a folder or the hub: safetensors only, no remote code, one clear error when it fails."""
+"""Loading a causal LM from a folder, a GGUF file or the hub, an adapter merged: what was asked for, or an error.
+
+:mod:`litestage.decoder.source` says what a name stands for, :mod:`litestage.decoder.checkpoint` reads it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from litestage.decoder.families import family_of
+from litestage.decoder.adapter import merged
+from litestage.decoder.checkpoint import Checkpoint, read_checkpoint, read_tokenizer
+from litestage.decoder.generation import check_choice, left_out, say_left_out
+from litestage.decoder.source import REFERENCE_MODELS, Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
-
-REFERENCE_MODELS = {"reference": "full", "reference-half": "half"}
-"""Names of the embedded models and their folders under ``litestage/reference``."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its tokenizer and what identifies it."""
+    """A model in evaluation mode with its tokenizer and what identifies it.
+
+    Attributes:
+        revision: the hub's commit that was read; None for what is not from the hub.
+        adapter: the adapter that was merged, as it was given.
+        generation_config_left_out: settings that ``generate`` would follow and the engine does not, with their values.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     revision: str | None
     fingerprint: str
+    adapter: str | None = None
+    generation_config_left_out: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What stands of it in results: always its fingerprint, the rest where there is any."""
+        known = {
+            "revision": self.revision,
+            "adapter": self.adapter,
+            "generation_config_left_out": dict(self.generation_config_left_out),
+        }
+        return {"fingerprint": self.fingerprint, **{key: value for key, value in known.items() if value}}
 
 
 def load_model(
-    name: str = "reference", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+    name: str = "reference",
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    generation_config: str = "ignore",
 ) -> LoadedModel:
     """Loads a causal LM and its tokenizer.
 
     Args:
-        name: ``reference`` or ``reference-half`` (inside the package), a folder, or a hub name.
+        name: a name that :mod:`litestage.decoder.source` knows (``reference``, ``smollm2-135m``, ...), a folder, a GGUF
+            file, or a hub name.
         revision: hub branch, tag or commit.
+        adapter: folder or hub name of a PEFT adapter, merged in float32.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: float32 on a CPU and for the embedded models, the
             checkpoint's own elsewhere.
         device: ``cpu``, ``cuda``, ``cuda:0``, or ``auto``: CUDA where there is one.
+        generation_config: of settings in the model's generation_config that the engine does not apply: ``ignore``
+            says so once, ``refuse`` is an error.
 
     Raises:
-        LiteStageError: missing folder, hub out of reach, unsupported family, unknown dtype, or weights that are not
-            safetensors.
+        LiteStageError: missing folder, hub out of reach, unsupported family, unknown dtype, weights that are not
+            safetensors or GGUF or are not all there, or an adapter that does not fit.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     device = _device(device)
     if dtype not in (*DTYPES, "auto"):
         raise LiteStageError(f"dtype is {dtype!r}; {did_you_mean(dtype, (*DTYPES, 'auto'))}")
-    source = _source(name)
-    source_kwargs: dict[str, Any] = {"revision": revision} if revision else {}
+    check_choice(generation_config)
+    in_float32 = dtype == "auto" and (device == "cpu" or name in REFERENCE_MODELS)
+    read = read_model(name, revision, adapter, torch.float32 if in_float32 else DTYPES.get(dtype))
+    model = read.model.requires_grad_(False).to(device)
+    fields = left_out(model.generation_config)
+    say_left_out(fields, name, generation_config)
+    return LoadedModel(model, read.tokenizer, name, read.commit, fingerprint(model), adapter, fields)
+
+
+def read_model(
+    name: str, revision: str | None = None, adapter: str | None = None, dtype: torch.dtype | None = None
+) -> Checkpoint:
+    """What :func:`load_model` loads, in ``dtype`` or else the checkpoint's own, in evaluation mode on the CPU."""
+    source = source_of(name, revision, adapter)
+    at_first = (dtype or "auto") if source.adapter is None else torch.float32
     try:
-        config = AutoConfig.from_pretrained(source, **source_kwargs)
-        family_of(config)
-        in_float32 = dtype == "auto" and (device == "cpu" or name in REFERENCE_MODELS)
-        with _without_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32 if in_float32 else DTYPES.get(dtype, "auto"),
-                use_safetensors=True,
-                **source_kwargs,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(source, **source_kwargs)
-    except LiteStageError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise LiteStageError(_load_failure(name, source, error)) from None
-    model.requires_grad_(False)
-    return LoadedModel(model.to(device).eval(), tokenizer, name, revision, fingerprint(model))
+        read = read_checkpoint(source.place, name, source.revision, at_first)
+    except OSError as error:
+        raise LiteStageError(_not_fetched(name, source, error)) from None
+    if source.adapter is None:
+        return read
+    model = merged(read.model, source.adapter).to(dtype or read.own_dtype or torch.float32).eval()
+    own = source.adapter if (source.adapter / "tokenizer_config.json").is_file() else None
+    return replace(read, model=model, tokenizer=read_tokenizer(str(own), name, model) if own else read.tokenizer)
 
 
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Loading from disk takes a moment and needs no bar per tensor; downloads keep theirs."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _source(name: str) -> str:
-    if name in REFERENCE_MODELS:
-        return str(Path(__file__).resolve().parent.parent / "reference" / REFERENCE_MODELS[name])
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = Path(name).expanduser()
-    if looks_local and not folder.is_dir():
-        raise LiteStageError(
-            f"There is no model folder {name!r}; check the path, or give a hub name such as Qwen/Qwen2.5-0.5B."
-        )
-    return str(folder) if folder.is_dir() else name
-
-
-def _load_failure(name: str, source: str, error: Exception) -> str:
-    if Path(source).is_dir():
-        reason = str(error).splitlines()[0]
-        return (
-            f"The folder {name!r} does not hold a usable causal LM ({reason}); "
-            "it needs config.json, safetensors and a tokenizer."
-        )
+def _not_fetched(name: str, source: Source, error: OSError) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    called = repr(name) if name == source.place else f"{source.place!r}, which {name!r} stands for,"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, GatedRepoError):
-            return f"The model {name!r} is gated on the hub; accept its licence there and set HF_TOKEN."
+            return f"The model {called} is gated on the hub; accept its licence there and set HF_TOKEN."
         if isinstance(cause, RevisionNotFoundError):
-            return f"The model {name!r} has no such revision on the hub; check model.revision."
-        if isinstance(cause, RepositoryNotFoundError):
-            return f"There is no model {name!r} on the hub; check the spelling, or set HF_TOKEN if it is private."
+            return f"The model {called} has no such revision on the hub; check model.revision."
+        if isinstance(cause, RepositoryNotFoundError) and not source.hint:
+            return f"There is no model {called} on the hub; check the spelling, or set HF_TOKEN if it is private."
         cause = cause.__cause__ or cause.__context__
+    if "does not appear to have a file named config.json" in str(error):
+        return f"{called} on the hub has no config.json; if it is an adapter, give its base, and it as adapter=...."
+    todo = source.hint or "check the network and the name, or give a local folder (model.pretrained=...)"
     return (
-        f"The model {name!r} is neither a folder here nor could it be fetched from the hub, which is out of reach or "
-        "does not know it; check the network and the name, or give a local folder (model.pretrained=...)."
+        f"The model {called} is neither a folder here nor could it be fetched from the hub, which is out of reach or "
+        f"does not know it; {todo}."
     )
 
 

@@ -134,9 +134,12 @@ class Engine:
 
 def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Token ids that end a generation, as ``generate`` would use them; the first one stands for an exit."""
-    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
-        if source is not None:
-            return tuple(source) if isinstance(source, (list, tuple)) else (source,)
+    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id, model.config.eos_token_id):
+        ids = tuple(source) if isinstance(source, (list, tuple)) else (source,) if source is not None else ()
+        if not all(type(token) is int for token in ids):
+            raise LiteStageError(f"eos_token_id is {source!r}; give a token id, or a list of them.")
+        if ids:
+            return ids
     raise LiteStageError(
         "Neither the model nor its tokenizer names an end-of-sequence token; "
         "set eos_token_id in generation_config.json."

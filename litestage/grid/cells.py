@@ -89,13 +89,16 @@ def _options(config: Any) -> dict[str, Any]:
 
 
 def _pipeline_hash(config: RunConfig) -> str:
-    return load_task(config.task).through(config.pipeline, config.analyze).with_limits(config.max_new_tokens).hash
+    pipeline = config.pipeline or config.model.pipeline
+    return load_task(config.task).through(pipeline, config.analyze).with_limits(config.max_new_tokens).hash
 
 
 def _newer_weights(cell: Cell, folder: Path) -> bool:
     """Whether the model is a folder that was written to since."""
     written = (folder / "results.json").stat().st_mtime
-    return any(file.stat().st_mtime > written for file in Path(cell.config.model.pretrained).glob("*.safetensors"))
+    model = cell.config.model
+    folders = [Path(place) for place in (model.pretrained, model.adapter) if place]
+    return any(file.stat().st_mtime > written for folder in folders for file in folder.glob("*.safetensors"))
 
 
 def _model(name: str, base: ModelConfig) -> ModelConfig:
@@ -103,7 +106,7 @@ def _model(name: str, base: ModelConfig) -> ModelConfig:
     path = find("model", name)
     if path is not None:
         return configure(ModelConfig, [asdict(base), path], [])
-    if "/" not in name and not Path(name).is_dir():
+    if "/" not in name and not Path(name).is_dir() and not name.endswith(".gguf"):
         raise LiteStageError(
             f"There is no model {name!r} (in grid.model); {did_you_mean(name, available('model'))} "
             "Or give a folder or a hub name."

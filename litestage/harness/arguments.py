@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from litestage.config import TrainerConfig
+from litestage.config import TrainerConfig, pipeline_of_model
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods.shorthand import parse_shorthand
 from litestage.plan import load_plan
@@ -20,11 +20,13 @@ class ModelArguments:
     """The model's arguments, checked.
 
     Attributes:
-        pretrained: ``reference`` (embedded), a folder, or a hub name.
+        pretrained: ``reference`` (embedded), ``smollm2-135m``, a folder, a GGUF file, or a hub name.
         revision: hub branch, tag or commit.
+        adapter: folder or hub name of a PEFT adapter, merged at loading.
+        generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         plan: shorthand (``full``, ``uniform:8``, ``cosine:8+exit``, ...) or a plan file.
-        pipeline: pipeline name or file instead of the task's own.
+        pipeline: pipeline name or file instead of the model's own, if it has one, or else the task's.
         analyze: mode of the stages that fan out over the options.
         chat_template: wrap every stage's prompt in the tokenizer's chat template, as ``--apply_chat_template`` does.
         store: file of the result store; the user's cache folder unless given.
@@ -35,6 +37,8 @@ class ModelArguments:
 
     pretrained: str = "reference"
     revision: str | None = None
+    adapter: str | None = None
+    generation_config: str = "ignore"
     dtype: str = "auto"
     plan: str = "full"
     pipeline: str | None = None
@@ -78,6 +82,7 @@ class ModelArguments:
                 raise LiteStageError(f"{name} is {values[name]!r}; give a number, at least 1.")
             values[name] = int(values.get(name, 1))
         values["device"] = _device(values.get("device", "auto"), one=values["devices"] == 1)
+        values.setdefault("pipeline", pipeline_of_model(values.get("pretrained", cls.pretrained)))
         arguments = cls(**values)
         _check_plan(arguments.plan)
         return arguments

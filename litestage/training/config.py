@@ -55,9 +55,11 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """Either ``pretrained`` (a folder or hub name), or a ``transformers`` configuration to start from scratch.
+    """Either ``pretrained``, or a ``transformers`` configuration to start from scratch.
 
-    ``base`` is the name that a saved adapter gives for its base model, where that is not ``pretrained``.
+    Attributes:
+        pretrained: ``smollm2-135m``, a folder, a GGUF file, or a hub name.
+        base: the name that a saved adapter gives for its base model, where that is not ``pretrained``.
     """
 
     pretrained: str | None = None

@@ -1,6 +1,7 @@
 """Full-depth accuracy by plain ``transformers`` greedy generation, all stages chained.
 
-Run as ``python -m litestage.training.evaluate <model folder> [variant or staged JSONL ...] [split=test] [limit=600]``.
+Run as ``python -m litestage.training.evaluate <model folder> [variant or staged JSONL ...] [split=test] [limit=600]``;
+``adapter=`` merges one first.
 It shares nothing with the engine but the pipeline, so it also serves as a check on it.
 """
 
@@ -10,7 +11,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from litestage.data.staged import StagedRow, read_staged
@@ -77,7 +77,8 @@ def _generate(
     longest = 0
     texts: dict[int, str] = {}
     tokenizer.padding_side = "left"
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(prompts), batch_size):
         indices = by_length[start : start + batch_size]
@@ -101,24 +102,19 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if not places:
             raise LiteStageError("Give the folder of a model, for example litestage/reference/full.")
-        if not (Path(places[0]) / "config.json").is_file():
-            raise LiteStageError(f"There is no model in {places[0]!r}; give a folder with a config.json.")
         sources = places[1:] or VARIANTS
         data = {source: _rows(source, options["split"])[: int(options["limit"])] for source in sources}
         pipeline = load_pipeline(options["pipeline"])
+        import torch
+
+        from litestage.decoder.load import read_model
+
+        read = read_model(places[0], adapter=options.get("adapter"), dtype=torch.float32)
     except LiteStageError as error:
         print(error, file=sys.stderr)
         return 2
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # Weights stored in 16 bits run in 32.
-    model = AutoModelForCausalLM.from_pretrained(
-        places[0], dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(places[0], trust_remote_code=False)
     for source, rows in data.items():
-        print(json.dumps({"data": source, **asdict(evaluate(model, tokenizer, rows, pipeline))}), flush=True)
+        print(json.dumps({"data": source, **asdict(evaluate(read.model, read.tokenizer, rows, pipeline))}), flush=True)
     return 0
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from litestage.data import load_task
 from litestage.data.staged import StagedRow, read_staged
+from litestage.decoder.load import read_model
 from litestage.errors import LiteStageError
 from litestage.menagerie import load_split
 from litestage.stages import Pipeline, load_pipeline
@@ -135,20 +136,11 @@ def _steps(config: TrainingConfig, rows: list[StagedRow], pipeline: Pipeline, en
 def _model_and_tokenizer(
     config: ModelConfig, examples: dict[str, list[Example]], dtype: torch.dtype
 ) -> tuple[Any, PreTrainedTokenizerFast]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if config.pretrained:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.pretrained, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                config.pretrained, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise LiteStageError(
-                f"The model {config.pretrained!r} cannot be loaded ({reason}); name a causal LM's folder or hub name."
-            ) from None
-        return model.train(), tokenizer
+        read = read_model(config.pretrained, dtype=dtype)
+        return read.model.requires_grad_(True).train(), read.tokenizer
     architecture = dict(config.architecture)
     model_type = architecture.pop("model_type", "llama")
     texts = (text for each in examples.values() for example in each for text in (example.prompt, example.completion))

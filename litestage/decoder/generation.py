@@ -1,0 +1,81 @@
+"""Generation settings that come with a model and that ``generate`` would apply to greedy decoding, but we do not."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from typing import Any
+
+from litestage.errors import LiteStageError, did_you_mean
+
+CHOICES = ("ignore", "refuse")
+
+_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,),
+    "encoder_repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": ([],),
+    "force_words_ids": ([],),
+    "constraints": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "forced_decoder_ids": ([],),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "max_time": (),
+    "stop_strings": ([], ""),
+    "sequence_bias": ({}, []),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1.0,),
+    "watermarking_config": ({},),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,),
+    "penalty_alpha": (0.0,),
+    "dola_layers": (),
+    "token_healing": (False,),
+    "cache_implementation": ("dynamic", "dynamic_full", "static", "offloaded", "offloaded_static", "hybrid"),
+}
+"""Fields of ``generation_config`` that change what greedy ``generate`` writes, and the values (beside None) at which
+they do not. Sampling's own, lengths that a stage sets, lossless drafts and what only beams read are no part of it."""
+
+
+def left_out(generation_config: Any) -> dict[str, Any]:
+    """The fields, with their values, that greedy ``generate`` would follow and the engine does not. EOS ids it does."""
+    values = {name: getattr(generation_config, name, None) for name in _WITHOUT_EFFECT}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and not any(value == neutral for neutral in _WITHOUT_EFFECT[name])
+    }
+
+
+def check_choice(choice: str) -> None:
+    """Raises LiteStageError where ``choice`` is none of ``CHOICES``."""
+    if choice not in CHOICES:
+        raise LiteStageError(f"generation_config is {choice!r}; {did_you_mean(choice, CHOICES)}")
+
+
+def say_left_out(fields: dict[str, Any], name: str, choice: str) -> None:
+    """Warns of the fields that are left out. Raises LiteStageError for them where the choice is ``refuse``."""
+    if not fields:
+        return
+    said = ", ".join(f"{field}={_brief(value)}" for field, value in fields.items())
+    if choice == "refuse":
+        raise LiteStageError(
+            f"generation_config.json of {name!r} asks for {said}, which litestage does not apply; remove it there, or "
+            "give generation_config=ignore to decode without."
+        )
+    getLogger(__name__).warning(
+        "generation_config.json of %s asks for %s, which is left out: decoding is plainly greedy "
+        "(generation_config=refuse makes this an error)",
+        name,
+        said,
+    )
+
+
+def _brief(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= 40 else f"{said[:40]}..."

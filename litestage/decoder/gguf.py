@@ -1,0 +1,144 @@
+"""GGUF files: dequantised by transformers to float32, once, into a folder that loads as any other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from litestage.decoder.checkpoint import quietly, refuse_other_tensors
+from litestage.decoder.families import family_of
+from litestage.decoder.files import POINTER, first_line
+from litestage.errors import LiteStageError
+
+_UNREAD = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+"""Tensors that change every position's rotation, and which transformers passes over."""
+
+
+def installed_gguf(package: str) -> Path | None:
+    """The GGUF file in an installed distribution, which is not imported; None where it is not installed."""
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+    return next((path for path in found if path.is_file()), None)
+
+
+def converted(file: Path) -> Path:
+    """A folder of safetensors in float32, configuration and tokenizer, made from ``file`` unless it was before.
+
+    It is kept under ``$XDG_CACHE_HOME/litestage/gguf`` (or ``~/.cache``) by the file's hash and the version of
+    transformers, and put there in one move.
+
+    Raises:
+        LiteStageError: absent, truncated, not GGUF, a family that is not supported, what transformers would leave out,
+            or a cache folder that cannot be written.
+    """
+    import transformers
+
+    if not file.is_file():
+        raise LiteStageError(f"There is no GGUF file {str(file)!r}; check the path.")
+    with _explained(file), file.open("rb") as opened:
+        start = opened.read(len(POINTER))
+        if start == POINTER:
+            raise LiteStageError(f"{file} is a git-LFS pointer, not the file itself; run git lfs pull.")
+        if start[:4] != b"GGUF":
+            raise LiteStageError(f"{file} is not a GGUF file; give one, or a model folder.")
+        opened.seek(0)
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()[:32]
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litestage" / "gguf"
+        folder = cache / f"{digest}-transformers-{transformers.__version__}"
+        if not folder.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as unfinished:
+                model, tokenizer = _dequantised(file)
+                whole = Path(unfinished, "whole")
+                with quietly():
+                    model.save_pretrained(whole)
+                    tokenizer.save_pretrained(whole)
+                _moved(whole, folder)
+    except (OSError, RuntimeError) as error:
+        raise LiteStageError(
+            f"The GGUF file {str(file)!r} cannot be kept converted ({first_line(error)}); "
+            "give XDG_CACHE_HOME a folder that can be written, with room for the model in float32."
+        ) from None
+    return folder
+
+
+def _moved(whole: Path, folder: Path) -> None:
+    try:
+        whole.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # another process was first
+            raise
+
+
+def _dequantised(file: Path) -> tuple[Any, Any]:
+    """The file's model in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with _explained(file), quietly():
+        _check(file)
+        family_of(AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False))
+        model, info = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **_unpacked(),
+        )
+        refuse_other_tensors(info, str(file))
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None  # or it refuses to be saved
+    return model, tokenizer
+
+
+def _unpacked() -> dict[str, Any]:
+    """Keeps newer releases of transformers from leaving the weights packed, for which they fetch kernels."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _check(file: Path) -> None:
+    """Raises LiteStageError where transformers would read the file and pass over a part of it."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    names = {tensor.name for tensor in reader.tensors}
+    unread = [name for name in _UNREAD if name in names]
+    scaling = next((key for key in reader.fields if key.endswith(".rope.scaling.type")), None)
+    if scaling and reader.fields[scaling].contents() != "none":
+        unread.append(f"{scaling}={reader.fields[scaling].contents()}")
+    if unread:
+        raise LiteStageError(
+            f"{file} scales its rotary positions ({', '.join(unread)}), which transformers does not read from GGUF; "
+            "give the model's safetensors."
+        )
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """One sentence for whatever reading the file raises."""
+    try:
+        yield
+    except LiteStageError:
+        raise
+    except Exception as error:  # a reader of foreign bytes raises anything
+        raise LiteStageError(
+            f"The GGUF file {str(file)!r} cannot be read ({first_line(error)}); it may be truncated or of a kind that "
+            "transformers does not know: fetch it again, or give the model's safetensors."
+        ) from error
