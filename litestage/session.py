@@ -179,7 +179,8 @@ class Session:
                 "name": self.loaded.name,
                 "revision": self.loaded.revision,
                 "layers": self.engine.decoder.layers,
-                **self.loaded.about,
+                "fingerprint": self.loaded.fingerprint,
+                **({"adapter": self.loaded.adapter} if self.loaded.adapter else {}),
             },
             pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
         )

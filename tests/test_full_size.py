@@ -42,7 +42,7 @@ def qwen_shape(tmp_path_factory):
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(Path(TOKENIZERS) / "qwen2")).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(Path(TOKENIZERS) / "qwen2"), trust_remote_code=False).save_pretrained(folder)
     return folder
 
 

@@ -1,0 +1,322 @@
+"""What is loaded is what was asked for: a folder is whole and runs no code, or one sentence says what is wrong."""
+
+import ast
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import save_tiny_model
+
+from litestage.decoder import load_model
+from litestage.errors import LiteStageError
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return Path(save_tiny_model(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.fixture
+def folder(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def edit_tensors(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without(name):
+    return lambda folder: edit_tensors(folder, lambda tensors: tensors.pop(name))
+
+
+def with_tensor(name, *shape):
+    return lambda folder: edit_tensors(folder, lambda tensors: tensors.update({name: torch.zeros(shape)}))
+
+
+def with_field(file, **fields):
+    return lambda folder: edit(folder / file, **fields)
+
+
+def with_text(file, text):
+    return lambda folder: (folder / file).write_text(text)
+
+
+def cut(file, keep):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:keep])
+
+
+def as_pickle(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def in_shards(folder):
+    shard = "model-00002-of-00002.safetensors"
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+WRONG = {
+    "a head that is missing": (without("lm_head.weight"), "lacks lm_head.weight"),
+    "a layer fewer than the configuration says": (
+        with_field("config.json", num_hidden_layers=5),
+        "lacks model.layers.4.input_layernorm.weight",
+    ),
+    "a layer more": (with_field("config.json", num_hidden_layers=3), "no place for: model.layers.3."),
+    "a bias nobody reads": (
+        with_tensor("model.layers.1.self_attn.q_proj.bias", 64),
+        "no place for: model.layers.1.self_attn.q_proj.bias",
+    ),
+    "another shape": (
+        with_tensor("model.layers.1.mlp.up_proj.weight", 64, 64),
+        r"model.layers.1.mlp.up_proj.weight is \[64, 64\], not \[128, 64\]",
+    ),
+    "half a file": (cut("model.safetensors", 100_000), "model.safetensors is damaged or truncated"),
+    "an empty file": (cut("model.safetensors", 0), "model.safetensors is damaged or truncated"),
+    "a shard that is missing": (in_shards, "lacks model-00002-of-00002.safetensors"),
+    "weights not fetched": (with_text("model.safetensors", POINTER), "model.safetensors is a git-LFS pointer"),
+    "a configuration not fetched": (with_text("config.json", POINTER), "config.json is a git-LFS pointer"),
+    "a tokenizer not fetched": (with_text("tokenizer.json", POINTER), "tokenizer.json is a git-LFS pointer"),
+    "GPTQ": (with_field("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised \(gptq\)"),
+    "AWQ": (with_field("config.json", quantization_config={"quant_method": "awq", "bits": 4}), r"quantised \(awq\)"),
+    "bitsandbytes": (
+        with_field("config.json", quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"}),
+        r"quantised \(bitsandbytes\)",
+    ),
+    "pickle": (as_pickle, "as pickle"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "usable causal LM"),
+    "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    "a configuration that is not JSON": (with_text("config.json", "{nope"), "config.json is not a JSON object"),
+    "a configuration that is a list": (with_text("config.json", "[]"), "config.json is not a JSON object"),
+    "a configuration that is Latin-1": (
+        lambda folder: (folder / "config.json").write_bytes(b'{"model_type": "\xe9"}'),
+        "config.json is not a JSON object",
+    ),
+    "a width that is a word": (with_field("config.json", hidden_size="wide"), "'hidden_size'"),
+    "heads that do not divide the width": (with_field("config.json", num_attention_heads=5), "usable causal LM"),
+    "an activation nobody knows": (with_field("config.json", hidden_act="swoosh"), "swoosh"),
+    "kernels from elsewhere": (with_field("config.json", attn_implementation="somebody/attention"), "kernels"),
+    "no tokenizer": (
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+        "does not hold a usable tokenizer",
+    ),
+    "half a tokenizer": (cut("tokenizer.json", 2000), "does not hold a usable tokenizer"),
+    "another model's tokenizer": (
+        lambda folder: (
+            edit_tensors(folder, lambda t: t.update({k: v[:100] for k, v in t.items() if v.shape[0] == 320})),
+            edit(folder / "config.json", vocab_size=100),
+        ),
+        "320 tokens and the model embeddings for 100",
+    ),
+    "generation settings that are not JSON": (
+        with_text("generation_config.json", "{"),
+        "generation_config.json is not a JSON object",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_folder_that_is_not_whole_is_refused_in_one_sentence_that_names_it(wrong, folder, capsys):
+    spoil, said = WRONG[wrong]
+    spoil(folder)
+    with pytest.raises(LiteStageError, match=said) as error:
+        load_model(str(folder))
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr() == ("", "")  # nothing of transformers' own beside it
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(LiteStageError, match=r"no config\.json"):
+        load_model(str(tmp_path))
+
+
+def test_a_tied_head_is_not_missing_and_old_buffers_and_other_heads_are_not_refused(folder, caplog):
+    without("lm_head.weight")(folder)
+    edit(folder / "config.json", tie_word_embeddings=True)
+    with_tensor("model.layers.0.self_attn.rotary_emb.inv_freq", 8)(folder)
+    with_tensor("score.weight", 1, 64)(folder)
+    model = load_model(str(folder)).model
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        f"{folder}: score.weight are no part of a causal LM and were left out"
+    ]
+
+
+def test_a_revision_of_a_folder_is_refused(folder):
+    with pytest.raises(LiteStageError, match="'v1'"):
+        load_model(str(folder), revision="v1")
+
+
+def test_end_of_text_ids_that_are_no_ids_are_refused(folder):
+    from litestage.session import Session
+
+    edit(folder / "generation_config.json", eos_token_id="<eos>")
+    with pytest.raises(LiteStageError, match="'<eos>'"):
+        Session.open(str(folder))
+
+
+def test_a_tokenizer_without_bos_and_eos_takes_the_models_end_of_text_under_lm_eval(folder, tmp_path):
+    from lm_eval.api.instance import Instance
+
+    from litestage.lm import LiteStageLM
+
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("eos_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    arguments = {"pretrained": str(folder), "device": "cpu", "store": str(tmp_path / "store.sqlite")}
+    lm = LiteStageLM(**arguments)
+    assert lm.tokenizer.eos_token_id is None
+    assert (lm.eot_token_id, lm.prefix_token_id) == (0, 0)
+    ((score, _),) = lm.loglikelihood([Instance("loglikelihood", {}, ("", " river"), 0)])
+    assert score < 0
+    edit(folder / "generation_config.json", eos_token_id=None)
+    assert LiteStageLM(**arguments).eot_token_id == 0  # config.json's
+    edit(folder / "config.json", eos_token_id=None)
+    with pytest.raises(LiteStageError, match="end-of-sequence"):
+        LiteStageLM(**arguments)
+
+
+# --- the same from every front door ---
+
+FRONT_DOORS = {
+    "litestage": lambda folder, tmp: [
+        *("-c", "from litestage.cli import main; main()", "compare", f"model.pretrained={folder}"),
+        *(f"store={tmp}/store.sqlite", f"output={tmp}/out"),
+    ],
+    "lm_eval": lambda folder, tmp: [
+        *("-m", "lm_eval", "--model", "litestage", "--model_args", f"pretrained={folder},store={tmp}/store.sqlite"),
+        *("--tasks", "menagerie_multistage", "--limit", "1"),
+    ],
+    "training": lambda folder, tmp: [
+        *("-m", "litestage.training", "staged", f"model.pretrained={folder}", "data.files=[]"),
+        *("data.menagerie=[menagerie]", f"output={tmp}/tuned", "steps=1"),
+    ],
+    "training evaluation": lambda folder, tmp: ["-m", "litestage.training.evaluate", str(folder), "limit=1"],
+}
+
+
+def last_words(ran: subprocess.CompletedProcess) -> str:
+    assert ran.returncode == 2, (ran.stdout, ran.stderr)
+    assert "Traceback" not in ran.stderr
+    return ran.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", FRONT_DOORS)
+def test_every_front_door_says_so_and_exits_with_2(door, folder, tmp_path):
+    without("lm_head.weight")(folder)
+    command = [sys.executable, *FRONT_DOORS[door](folder, tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240, check=False)
+    assert "lacks lm_head.weight" in last_words(ran)
+
+
+# --- no code ---
+
+EVIL = "open({0!r}, 'w').write('ran')\nclass C: pass\n"
+
+
+def with_code(folder: Path, of: str, ran: Path) -> None:
+    """Code of the folder's own, for the model or the tokenizer, that would leave a file behind."""
+    (folder / "evil.py").write_text(EVIL.format(str(ran)))
+    if of == "model":
+        classes = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}
+        edit(folder / "config.json", model_type="evil", auto_map=classes)
+    else:
+        classes = {"AutoTokenizer": ["evil.C", "evil.C"]}
+        edit(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map=classes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["model", "tokenizer"])
+@pytest.mark.parametrize("door", FRONT_DOORS)
+def test_a_models_own_code_is_never_asked_about_and_never_run(door, of, folder, tmp_path):
+    with_code(folder, of, tmp_path / "ran")
+    ours, terminal = pty.openpty()
+    os.write(ours, b"y\n" * 9)  # a terminal at which somebody says yes to everything
+    ran = subprocess.run(
+        [sys.executable, *FRONT_DOORS[door](folder, tmp_path)],
+        stdin=terminal,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=240,
+        check=False,
+    )
+    os.close(ours)
+    os.close(terminal)
+    assert "needs code of its own" in last_words(ran)
+    assert "[y/N]" not in ran.stdout + ran.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_family_that_transformers_knows_is_not_run(folder, tmp_path):
+    (folder / "evil.py").write_text(EVIL.format(str(tmp_path / "ran")))
+    edit(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"})
+    assert load_model(str(folder)).model.config.model_type == "llama"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_from_pretrained_of_transformers_says_that_it_trusts_no_code():
+    careless = [
+        f"{path.name}:{node.lineno}"
+        for room in ("litestage", "tests")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith("Auto")
+        and ast.unparse(node.func).endswith(".from_pretrained")
+        and not any(keyword.arg in ("trust_remote_code", None) for keyword in node.keywords)
+    ]
+    assert careless == []
+
+
+# --- the hub ---
+
+
+def in_hub_cache(folder: Path, home: Path, name: str) -> str:
+    """Puts a folder where the hub's client keeps what it has fetched; returns the commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = home / "hub" / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    return commit
+
+
+@pytest.mark.slow
+def test_results_and_plans_carry_the_commit_of_a_hub_model(folder, tmp_path):
+    commit = in_hub_cache(folder, tmp_path / "home", "somebody/tiny")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    program = "from litestage.cli import main; main()"
+    options = [
+        *("compare", "model.pretrained=somebody/tiny", "methods=[full]", "questions=1", "latency_questions=0"),
+        *("max_new_tokens={recall: 4, analyze: 4, summarize: 4}", "output=out", "store=store.sqlite"),
+    ]
+    command = [sys.executable, "-c", program, *options]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=240)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["model"]["revision"] == commit
+    program = (
+        "from litestage.session import Session; s = Session.open('somebody/tiny');"
+        "from litestage.stages import load_pipeline; p = load_pipeline('single');"
+        "print(s.plan('full', None, p).model['revision'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == commit
