@@ -23,6 +23,7 @@ from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments
+from litestage.harness.mistakes import one_sentence_under_lm_eval
 from litestage.harness.plain import PlainRequests
 from litestage.harness.staged import StagedRequests
 from litestage.harness.task import KEY
@@ -32,6 +33,7 @@ from litestage.session import Session
 from litestage.store import default_store_path
 
 _logger = getLogger("lm_eval.litestage")
+one_sentence_under_lm_eval()
 
 
 @register_model("litestage")
