@@ -92,7 +92,7 @@ def test_it_is_the_same_from_every_front_door(base, adapter, tmp_path):
     config = load_config([f"model.pretrained={base}", f"model.adapter={adapter}", f"store={tmp_path}/s.sqlite"])
     assert config.model.name == f"{base}+adapter"
     assert Workbench.open(config).session.loaded.fingerprint == wanted
-    model, _ = _model_and_tokenizer(ModelConfig(pretrained=base, adapter=str(adapter)), {})
+    model, _ = _model_and_tokenizer(ModelConfig(pretrained=str(adapter)), {}, torch.float32)
     assert torch.allclose(queries(model), expected(base, adapter), atol=1e-6)
     assert all(parameter.requires_grad for parameter in model.parameters())
 

@@ -120,7 +120,7 @@ def test_it_trains_and_loads_under_lm_eval(tiny, cache, tmp_path):
     from litestage.training.config import ModelConfig
     from litestage.training.run import _model_and_tokenizer
 
-    model, _ = _model_and_tokenizer(ModelConfig(pretrained=str(tiny[1])), {})
+    model, _ = _model_and_tokenizer(ModelConfig(pretrained=str(tiny[1])), {}, torch.float32)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert model.dtype == torch.float32

@@ -193,7 +193,7 @@ def test_each_context_is_the_inference_prompt_and_the_loss_covers_the_completion
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2"])
 def test_a_tree_loses_what_its_examples_lose_one_by_one(model_type: str) -> None:
     """Every token of a tree sees what it would see alone, at the same position: sums of the weighted loss are equal."""
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     model = with_vocabulary(model_type, len(tokenizer))
     row = load_split("menagerie", "test")[0]
     encode = ExampleTokens(tokenizer, [TokenWeight(r"\b(in)?correct\b", 8.0, balanced=True)], completion_weight=0.5)
@@ -210,7 +210,7 @@ def test_a_tree_loses_what_its_examples_lose_one_by_one(model_type: str) -> None
 
 
 def test_a_step_done_in_parts_loses_the_same() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     model = with_vocabulary("llama", len(tokenizer))
     rows = load_split("menagerie", "test")[:6]
     whole, parts = (next(iter(QuestionSteps(rows, PIPELINE, ExampleTokens(tokenizer), 6, tokens=n))) for n in (0, 400))
@@ -221,14 +221,14 @@ def test_a_step_done_in_parts_loses_the_same() -> None:
 
 
 def test_a_balanced_pattern_gives_each_wording_the_same_weight_in_a_question() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     examples = [Example("For option A,", f" it is {verdict}.") for verdict in ("correct", *["incorrect"] * 3)]
     encode = ExampleTokens(tokenizer, [TokenWeight(r"\b(in)?correct\b", 12.0, balanced=True)], completion_weight=0.0)
     assert [sorted({*weights} - {0.0}) for _, weights in encode.of_stage(examples)] == [[12.0], [4.0], [4.0], [4.0]]
 
 
 def test_later_prompts_hold_what_a_model_might_have_written_and_never_ask_for_it() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     row = load_split("menagerie", "test")[0]
     wrong = StagedRow(row.question, row.gold, {"recall": ["A turtle sings."]})
     steps = QuestionSteps([wrong], PIPELINE, ExampleTokens(tokenizer), questions=1, seen=1.0)
@@ -257,7 +257,7 @@ def path(tree: TokenTree, place: int) -> list[int]:
 
 
 def test_a_stage_may_be_trained_in_a_share_of_the_questions() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full")
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     rows = load_split("menagerie", "test")[:200]
     steps = QuestionSteps(rows, PIPELINE, ExampleTokens(tokenizer), questions=200, share={"summarize": 0.25})
     trees = next(steps.trees())
@@ -277,10 +277,10 @@ def adapted(trained: tuple[Path, Path], rows: Path, tmp_path_factory: pytest.Tem
 def test_lora_saves_a_small_adapter_that_lowers_the_loss_of_its_base(trained: tuple[Path, Path], adapted: Path) -> None:
     from peft import PeftModel
 
-    base = AutoModelForCausalLM.from_pretrained(trained[1], dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(trained[1], dtype=torch.float32, trust_remote_code=False)
     merged = PeftModel.from_pretrained(base, adapted).merge_and_unload()
     merged.save_pretrained(adapted / "merged")
-    AutoTokenizer.from_pretrained(trained[1]).save_pretrained(adapted / "merged")
+    AutoTokenizer.from_pretrained(trained[1], trust_remote_code=False).save_pretrained(adapted / "merged")
     assert mean_loss(adapted / "merged") < mean_loss(trained[1])
     assert json.loads((adapted / "adapter_config.json").read_text())["base_model_name_or_path"] == str(trained[1])
     with safe_open(adapted / "adapter_model.safetensors", "pt") as weights:

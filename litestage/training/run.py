@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from litestage.data import load_task
 from litestage.data.staged import StagedRow, read_staged
 from litestage.decoder.load import read_model
+from litestage.decoder.source import source_of
 from litestage.errors import LiteStageError
 from litestage.menagerie import load_split
 from litestage.stages import Pipeline, load_pipeline
@@ -51,6 +52,11 @@ def train(config: TrainingConfig) -> Path:
     encode = ExampleTokens(tokenizer, config.token_weights, config.completion_weight, config.earlier_weight)
     steps = _steps(config, rows, pipeline, encode)
     if config.lora.rank:
+        if config.model.pretrained and source_of(config.model.pretrained).adapter:
+            raise LiteStageError(
+                f"{config.model.pretrained!r} is an adapter, and a second one over it could not name its base; "
+                "train its base, or all weights (lora.rank=0)."
+            )
         model = with_lora(model, config.lora, config.model.base or str(config.model.pretrained))
     if config.compile:
         for layer in model.get_decoder().layers:  # layers are alike, so one is compiled and all use it
