@@ -13,7 +13,7 @@ from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero
-from litestage.results import Measured, detectable, summarise
+from litestage.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchResult
 from litestage.session import Session
@@ -88,7 +88,7 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "model": {"name": config.model.name, **session.loaded.about},
         "environment": environment(session.engine),
-        "latency_measured": "one question at a time, methods interleaved, after a warm-up",
+        "latency_measured": _latency_measured(measured, len(timed), session.engine.decoder.context_length),
         "memory": peak_memory(),
         "minimum_detectable_drop": detectable(measured),
         "methods": summarise(measured),
@@ -97,6 +97,21 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     plans = {name: contestant.plan for name, contestant in contestants.items()}
     others = {name: search for name, search in searches.items() if search is not found}
     return Comparison(results, questions, measured, plans, found, others)
+
+
+def _latency_measured(measured: Mapping[str, Measured], timed: int, context: int) -> str:
+    """How seconds were measured, of which questions if not of all that were timed, or why there are none."""
+    if not timed:
+        return "not measured, as latency_questions is 0: there is no speed-up"
+    answered = len(answered_by_the_clock(measured))
+    if not answered:
+        return (
+            f"not measured, as none of the {timed} timed questions fits the context of {context} tokens in every stage "
+            "of every method: there is no speed-up"
+        )
+    how = "one question at a time, methods interleaved, after a warm-up"
+    short = f", over the {answered} of {timed} timed questions that fit the context of {context} tokens in every method"
+    return how if answered == timed else how + short
 
 
 def _peak_mb(contestant: Contestant, questions: Sequence[Question]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -54,12 +54,20 @@ def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
     ``mcnemar_p`` tests the drop in accuracy, and ``mcnemar_p_holm`` is the same adjusted for all the methods here.
     """
-    full = methods["full"]
-    entries = [_entry(name, measured, full) for name, measured in methods.items()]
+    full, timed = methods["full"], answered_by_the_clock(methods)
+    entries = [_entry(name, measured, full, timed) for name, measured in methods.items()]
     adjusted = holm({entry["name"]: entry["mcnemar_p"] for entry in entries if entry["name"] != "full"})
     return [
         entry | ({"mcnemar_p_holm": adjusted[entry["name"]]} if entry["name"] in adjusted else {}) for entry in entries
     ]
+
+
+def answered_by_the_clock(methods: Mapping[str, Measured]) -> set[str]:
+    """Ids of the timed questions whose prompts fit the context under every method; others have no time to compare."""
+    timed = {trace.question_id for measured in methods.values() for trace in measured.latency}
+    return timed - {
+        trace.question_id for measured in methods.values() for trace in measured.latency if trace.too_long
+    }
 
 
 def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
@@ -77,7 +85,7 @@ def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
     return {"drop": round(drop, 4), "gained": typical, "alpha": ALPHA, "power": POWER}
 
 
-def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
+def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> dict[str, Any]:
     correct, full_correct = measured.correct, full.correct
     pairs = Pairs.of(full_correct, correct)
     entry: dict[str, Any] = {
@@ -93,8 +101,10 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
         "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
     }
-    if measured.latency:
-        seconds, full_seconds = _seconds(measured.latency), _seconds(full.latency)
+    clocked = [trace for trace in measured.latency if trace.question_id in timed]
+    if clocked:
+        seconds = _seconds(clocked)
+        full_seconds = _seconds([trace for trace in full.latency if trace.question_id in timed])
         entry |= {
             "latency_s": {
                 "mean": fmean(seconds),
@@ -104,11 +114,13 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
             "latency_n": len(seconds),
             "speedup": sum(full_seconds) / sum(seconds),
             "speedup_ci95": list(speedup_interval(full_seconds, seconds)),
+            **_means(clocked, ("ttft_s", "tpot_s")),
         }
         if measured.peak_cuda_mb is not None:
             entry["peak_cuda_mb"] = measured.peak_cuda_mb
     entry["stages"] = {
-        name: _stage(measured, index) for index, name in enumerate(stage.name for stage in measured.accuracy[0].stages)
+        name: _stage(measured, clocked, index)
+        for index, name in enumerate(stage.name for stage in measured.accuracy[0].stages)
     }
     if measured.model:
         entry["model"] = measured.model
@@ -117,18 +129,21 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
     return entry
 
 
-def _stage(measured: Measured, index: int) -> dict[str, Any]:
+def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str, Any]:
     rows = [trace.stages[index] for trace in measured.accuracy]
-    timed = [trace.stages[index] for trace in measured.latency]
-    stage: dict[str, Any] = {
+    return {
         "tokens": fmean(sum(row.tokens) for row in rows),
         "skipped": _skipped(measured.plan[rows[0].name], rows),
         "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
+        **_means([trace.stages[index] for trace in clocked], ("prefill_s", "decode_s", "ttft_s", "tpot_s")),
     }
-    if timed:
-        stage["prefill_s"] = fmean(row.prefill_s or 0.0 for row in timed)
-        stage["decode_s"] = fmean(row.decode_s or 0.0 for row in timed)
-    return stage
+
+
+def _means(measured: Sequence[Trace] | Sequence[StageTrace], figures: Sequence[str]) -> dict[str, float]:
+    """Means of the figures that were measured, each over those that have it; what nobody has is left out."""
+    values = {figure: [getattr(one, figure) for one in measured] for figure in figures}
+    known = {figure: [value for value in of if value is not None] for figure, of in values.items()}
+    return {figure: fmean(of) for figure, of in known.items() if of}
 
 
 def _skipped(plan: StagePlan, rows: Sequence[StageTrace]) -> dict[str, float]:
@@ -144,7 +159,7 @@ def _skipped(plan: StagePlan, rows: Sequence[StageTrace]) -> dict[str, float]:
 
 
 def _seconds(traces: Sequence[Trace]) -> list[float]:
-    return [trace.latency_s or 0.0 for trace in traces]
+    return [trace.latency_s for trace in traces if trace.latency_s is not None]
 
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:

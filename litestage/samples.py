@@ -31,10 +31,10 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
     """One line per method and question: answer, and by stage the new tokens of all rows and why they stopped.
 
-    ``latency_s`` stands where the question was also run alone, by the clock.
+    ``latency_s``, ``ttft_s`` and ``tpot_s`` stand where the question was also run alone, by the clock.
     """
     for name, measured in methods.items():
-        seconds = {trace.question_id: trace.latency_s for trace in measured.latency}
+        clocked = {trace.question_id: _seconds(trace) for trace in measured.latency}
         for trace in measured.accuracy:
             line: dict[str, Any] = {
                 "method": name,
@@ -44,9 +44,13 @@ def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
                 "tokens": {stage.name: sum(stage.tokens) for stage in trace.stages},
                 "stops": {stage.name: dict(sorted(Counter(stage.stops).items())) for stage in trace.stages},
             }
-            if seconds.get(trace.question_id) is not None:
-                line["latency_s"] = seconds[trace.question_id]
+            line |= clocked.get(trace.question_id, {})
             yield line
+
+
+def _seconds(trace: Trace) -> dict[str, float]:
+    figures = {name: getattr(trace, name) for name in ("latency_s", "ttft_s", "tpot_s")}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _traces(questions: Sequence[Question], methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:

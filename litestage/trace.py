@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+def time_per_token(whole_s: float | None, ttft_s: float | None, tokens: int) -> float | None:
+    """TPOT: ``(whole_s - ttft_s) / (tokens - 1)`` seconds, as vLLM's bench has it; None if not measured, or where no
+    token follows the first."""
+    return None if whole_s is None or ttft_s is None or tokens < 2 else (whole_s - ttft_s) / (tokens - 1)
+
+
 @dataclass(frozen=True)
 class StageTrace:
     """One stage of one question; a stage that fanned out has one row per option.
@@ -18,7 +24,12 @@ class StageTrace:
         tokens: new tokens per row, the ending EOS included.
         texts: generated text per row.
         stops: why each row ended: eos, exit, stop_string, length or too_long.
-        prefill_s, decode_s: seconds, or None where the question did not run alone.
+        prefill_s: seconds from the stage's beginning until its rows have their first tokens: prompts rendered and
+            tokenised, set-up and prefill. Of rows that run one after another, the sum.
+        decode_s: all other seconds of the stage.
+        ttft_s: time to first token: seconds from the stage's beginning until its first row has a token. Rows that run
+            together have theirs together, and it is ``prefill_s``.
+            All three are None where they were not measured: the question did not run alone, or nothing was generated.
         confidences: per row, each step's largest softmax probability, when they were asked for.
     """
 
@@ -30,8 +41,21 @@ class StageTrace:
     stops: tuple[str, ...]
     prefill_s: float | None = None
     decode_s: float | None = None
+    ttft_s: float | None = None
     confidences: tuple[tuple[float, ...], ...] | None = None
     one_by_one: bool = False
+
+    @property
+    def successive_tokens(self) -> int:
+        """Tokens that follow one another: of rows that run together, which take each step together, the longest's."""
+        return sum(self.tokens) if self.one_by_one else max(self.tokens, default=0)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token: ``(prefill_s + decode_s - ttft_s) / (successive_tokens - 1)`` seconds."""
+        if self.prefill_s is None or self.decode_s is None:
+            return None
+        return time_per_token(self.prefill_s + self.decode_s, self.ttft_s, self.successive_tokens)
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,8 @@ class Trace:
         plan: the plan's hash.
         answer: the letter read from the last stage, None when there was none.
         correct: whether it is the right one, None when the right one is not known.
+        latency_s: wall time from the question's text to the answer, in seconds: every stage's prompts rendered and
+            tokenised, set-up, prefill, decoding and the answer read. None where the question did not run alone.
     """
 
     question_id: str
@@ -50,6 +76,7 @@ class Trace:
     stages: tuple[StageTrace, ...]
     answer: str | None
     correct: bool | None
+    latency_s: float | None = None
 
     @property
     def parse_failure(self) -> bool:
@@ -66,11 +93,17 @@ class Trace:
         return sum(sum(stage.tokens) for stage in self.stages)
 
     @property
-    def latency_s(self) -> float | None:
-        """Seconds from question to answer, None where the question did not run alone."""
-        if any(stage.prefill_s is None or stage.decode_s is None for stage in self.stages):
-            return None
-        return sum((stage.prefill_s or 0.0) + (stage.decode_s or 0.0) for stage in self.stages)
+    def ttft_s(self) -> float | None:
+        """Time to first token: seconds from the question until the first stage has one; None if not measured."""
+        return self.stages[0].ttft_s if self.stages else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token: ``(latency_s - ttft_s) / (tokens - 1)`` seconds, over all stages' successive tokens.
+
+        Prefills of later stages are in it: a question is one text to who waits for its answer.
+        """
+        return time_per_token(self.latency_s, self.ttft_s, sum(stage.successive_tokens for stage in self.stages))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -238,16 +238,18 @@ SMALL = (
 @pytest.fixture(scope="module", autouse=True)
 def seconds_by_work():
     """Seconds that follow from what was run, with some noise: a busy machine must not decide what the gate sees."""
-    generate, noise = Engine.generate, random.Random(0)
+    generate, noise, now = Engine.generate, random.Random(0), [0.0]
 
     def by_work(self, asked, plan, *rest, **options):
         batch = generate(self, asked, plan, *rest, **options)
         tokens = sum(len(row.tokens) for row in batch.generations)
         step_s = 1e-4 * (4 + 24 - len(plan.skip)) * noise.lognormvariate(0, 0.1)
+        now[0] += step_s * (1 + tokens)
         return replace(batch, prefill_s=step_s, decode_s=step_s * tokens)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "generate", by_work)
+        patch.setattr(Engine, "clock", lambda self: now[0])
         yield
 
 

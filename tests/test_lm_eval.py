@@ -60,7 +60,7 @@ def test_a_staged_task_reports_exactly_the_promised_figures(model):
     assert all(isinstance(value, float) for value in figures.values())
     seconds = [figures[f"{phase}_s_{stage}"] for stage in STAGES for phase in ("prefill", "decode")]
     assert all(value > 0 for value in seconds)
-    assert figures["latency_s"] == pytest.approx(sum(seconds))
+    assert sum(seconds) < figures["latency_s"] < 1.1 * sum(seconds)
     assert figures["tokens"] == sum(figures[f"tokens_{stage}"] for stage in STAGES)
     for stage in STAGES:
         assert sum(figures[f"stop_{reason}_{stage}"] for reason in STOPS) == pytest.approx(1)
@@ -194,7 +194,7 @@ def test_the_trace_travels_with_the_text():
 
 def test_figures_count_rows_and_leave_out_seconds_of_a_batch():
     rows = StageTrace("analyze", (9, 9, 9, 9), 5, (3, 4, 5, 6), ("",) * 4, ("eos", "exit", "eos", "length"), 0.25, 0.5)
-    figures = metrics(Trace("q", "hash", (rows,), None, False))
+    figures = metrics(Trace("q", "hash", (rows,), None, False, 0.75))
     assert figures["tokens"] == figures["tokens_analyze"] == 18
     assert [figures[f"stop_{reason}_analyze"] for reason in STOPS] == [0.5, 0, 0.25, 0.25, 0]
     assert (figures["acc"], figures["parse_failure"], figures["latency_s"]) == (0, 1, 0.75)

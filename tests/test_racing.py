@@ -45,7 +45,8 @@ class WrittenDown:
             StageTrace(name, (10,), 0, (5,), ("",), ("eos",), stage_s and stage_s / 2, stage_s and stage_s / 2)
             for name in STAGES
         )
-        return Trace(question.id, plan.hash, stages, "A", int(question.id) not in self.wrong.get(skipped, set()))
+        right = int(question.id) not in self.wrong.get(skipped, set())
+        return Trace(question.id, plan.hash, stages, "A", right, stage_s and 3 * stage_s)
 
     def count(self, skipped):
         return sum(budget == skipped for budget, _ in self.asked)

@@ -117,3 +117,5 @@ def print_results(results: dict[str, Any]) -> None:
         title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} "
         f"on {results['environment']['hardware']}",
     )
+    if not any("latency_s" in method for method in results["methods"]):
+        print(f"Latency: {results['latency_measured']}.")

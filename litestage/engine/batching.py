@@ -57,6 +57,8 @@ class ContinuousBatch:
         self._path, self._waiting, self._plan, self._sampler = path, waiting, plan, sampler
         self._clock, self._static, self._carry = clock, static, carry
         self._course = Course(path.decoder, plan, path.path, path.lean.sublayers)
+        if static is None:
+            self._course.prepare()
         self._prefill_path = path.path(plan, "prefill")
         self._widest = max(len(bundle.rows) for bundle in waiting)
         # a schedule's rows keep step with those they were prefilled with: one lane

@@ -25,7 +25,13 @@ from litestage.plan import StagePlan
 
 @dataclass(frozen=True)
 class Batch:
-    """Generations in the order of their requests, and the seconds the whole batch took."""
+    """Generations in the order of their requests, and where the batch's seconds went.
+
+    Attributes:
+        prefill_s: until the rows have their first tokens: set-up, shared beginnings and prompts. Of a batch that is
+            too large to run at once, set-up and all prompts; of parts side by side in threads, their mean.
+        decode_s: the rest. Together they are all of :meth:`Engine.generate`.
+    """
 
     generations: list[Generation]
     prefill_s: float
@@ -80,18 +86,21 @@ class Engine:
         Raises:
             LiteStageError: an empty prompt.
         """
+        started = self.clock()
         detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
         rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
         room = self.decoder.context_length
         for row in rows:
             row.fit(room)
-        seconds = [0.0, 0.0]
         sampler = Sampler(decoding)
         waiting = [row for row in rows if row.stop is None]
-        while waiting:  # once, and again for rows whose rotary factors changed under way (Phi-3 longrope)
-            self._run(waiting, plan, sampler, seconds, carry)
-            waiting = [row for row in waiting if row.stop is None]
-        return Batch([row.generation() for row in rows], *seconds)
+        prefill_s = self.clock() - started
+        if waiting:
+            prefill_s += self._run(waiting, plan, sampler, carry)
+        while waiting := [row for row in waiting if row.stop is None]:
+            self._run(waiting, plan, sampler, carry)  # anew: their rotary factors changed under way (Phi-3 longrope)
+        generations = [row.generation() for row in rows]
+        return Batch(generations, prefill_s, self.clock() - started - prefill_s)
 
     @torch.inference_mode()
     def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
@@ -116,17 +125,16 @@ class Engine:
         static = None if self.plain_because(plan) else self._fast.static
         return "engine.path is not static" if static is None else static.refuses(plan)
 
-    def _run(
-        self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], carry: Carry | None
-    ) -> None:
+    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, carry: Carry | None) -> float:
+        """Decodes rows to their ends; returns the seconds until they had their first tokens."""
         # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches
         apart = plan.schedule is not None and len({row.request.group for row in rows}) > 1
         if self.plain_because(plan) is None and not apart:
-            self._fast.run(rows, plan, sampler, seconds, self._clock, carry)
-            return
-        self.plain.run(rows, plan, sampler, seconds, self._clock)
+            return self._fast.run(rows, plan, sampler, self.clock, carry)
+        return self.plain.run(rows, plan, sampler, self.clock)
 
-    def _clock(self) -> float:
+    def clock(self) -> float:
+        """Seconds of a clock that only goes forward, once the device has done all that it was given."""
         if self.decoder.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.device)
         return perf_counter()

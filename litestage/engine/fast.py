@@ -85,11 +85,10 @@ class FastPath:
         rows: Sequence[Row],
         plan: StagePlan,
         sampler: Sampler,
-        seconds: list[float],
         clock: Callable[[], float],
         carry: Carry | None = None,
-    ) -> None:
-        """Decodes all rows to their ends; adds prefill and decode seconds to ``seconds``.
+    ) -> float:
+        """Decodes all rows to their ends; returns the seconds of set-up and prefill.
 
         A small model's matrices are too small to be multiplied by two cores at a time: each has questions of its own.
         """
@@ -105,15 +104,14 @@ class FastPath:
             ContinuousBatch(self, waiting[first::threads], plan, sampler, clock, static, kept)
             for first in range(threads)
         ]
+        set_up = clock() - started
         if threads == 1:
             batches[0].run()
         else:
             self._side_by_side(batches)
         for batch in batches:
             self.decoder.work.add(batch.work)
-        prefilling = sum(batch.prefill_s for batch in batches) / threads
-        seconds[0] += prefilling
-        seconds[1] += clock() - started - prefilling
+        return set_up + sum(batch.prefill_s for batch in batches) / threads
 
     def _threads(self, waiting: Sequence[Bundle], plan: StagePlan) -> int:
         if not self.lean.fused or self.decoder.device.type != "cpu" or plan.schedule is not None:

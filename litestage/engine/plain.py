@@ -25,23 +25,21 @@ class PlainPath:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
 
-    def run(
-        self, rows: list[Row], plan: StagePlan, sampler: Sampler, seconds: list[float], clock: Callable[[], float]
-    ) -> None:
-        """Decodes all rows to their ends; adds prefill and decode seconds to ``seconds``."""
+    def run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, clock: Callable[[], float]) -> float:
+        """Decodes all rows to their ends; returns the seconds until they had their first tokens."""
         started = clock()
-        logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
-        prefilled = clock()
-        sampler.advance(rows, logits)
         course = Course(self.decoder, plan)
+        course.prepare()
+        logits, cache = self.prefill([row.sequence for row in rows], [row.request.group for row in rows], plan)
+        sampler.advance(rows, logits)
+        prefill_s = clock() - started
         drafted = any(row.request.draft for row in rows)
         if drafted and sampler.greedy and self.decoder.longrope_limit is None and not course.splits:
             verify(self, rows, cache, course.path(rows, 1), sampler)
         batches = [(rows, cache)]
         while batches:
             batches += self._decode(*batches.pop(), course, sampler)
-        seconds[0] += prefilled - started
-        seconds[1] += clock() - prefilled
+        return prefill_s
 
     def _decode(
         self, rows: list[Row], cache: KVCache, course: Course, sampler: Sampler

@@ -58,6 +58,12 @@ class Course:
         self._decided: dict[Hashable, dict[int, float]] = {}
         self._paths: dict[Hashable, Path] = {}
 
+    def prepare(self) -> None:
+        """Makes the paths that are known beforehand, so that no step waits for its own."""
+        if self._online is None:
+            for token in (1, *(start for start, _ in step_sets(self._plan.schedule))):
+                self.path([None], token)
+
     @property
     def splits(self) -> bool:
         """Whether rows may come to take different paths."""

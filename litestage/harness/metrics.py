@@ -30,21 +30,20 @@ def metric_list(names: Iterable[str]) -> list[dict[str, Any]]:
 def metrics(trace: Trace) -> dict[str, float]:
     """One question's figures: counts of new tokens, seconds, and the share of a stage's rows that ended for a reason.
 
-    Seconds are there only if the question ran alone: a batch's seconds are no question's.
+    Seconds are there only if the question ran alone: a batch's seconds are no question's. A stage in which nothing was
+    generated, as its prompt did not fit the context, has none of its own.
     """
-    timed = trace.latency_s is not None
     figures: dict[str, float] = {
         "acc": float(bool(trace.correct)),
         "parse_failure": float(trace.parse_failure),
         "tokens": float(trace.tokens),
     }
-    if timed:
-        figures["latency_s"] = float(trace.latency_s or 0.0)
+    if trace.latency_s is not None:
+        figures["latency_s"] = trace.latency_s
     for stage in trace.stages:
         figures[f"tokens_{stage.name}"] = float(sum(stage.tokens))
-        if timed:
-            figures[f"prefill_s_{stage.name}"] = float(stage.prefill_s or 0.0)
-            figures[f"decode_s_{stage.name}"] = float(stage.decode_s or 0.0)
+        if stage.prefill_s is not None and stage.decode_s is not None:
+            figures |= {f"prefill_s_{stage.name}": stage.prefill_s, f"decode_s_{stage.name}": stage.decode_s}
         for stop in STOPS:
             figures[f"stop_{stop}_{stage.name}"] = stage.stops.count(stop) / len(stage.stops)
     return figures

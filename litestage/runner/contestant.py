@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from litestage.engine import Decoding, Generation, Request
@@ -14,6 +14,7 @@ from litestage.store import ReusingEngine
 from litestage.trace import StageTrace, Trace
 
 Encode = Callable[[str], list[int]]
+NOT_MEASURED: dict[str, float | None] = {"prefill_s": None, "decode_s": None, "ttft_s": None}
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Contestant:
                 the store holds.
         """
         if timed:
-            return [trace for question in questions for trace in self._answer([question], timed=True)]
-        return self._answer(questions, timed=False)
+            return [self._answer_by_the_clock(question) for question in questions]
+        return self._answer(questions)
 
     def prompts(self, question: Question, trace: Trace) -> dict[str, list[list[int]]]:
         """Token ids of every stage's prompts, as they were when the trace was made."""
@@ -70,7 +71,42 @@ class Contestant:
                 texts[at][stage.name] = list(written) if stage.per_option else written[0]
         return tokens
 
-    def _answer(self, questions: Sequence[Question], timed: bool) -> list[Trace]:
+    def _answer_by_the_clock(self, question: Question) -> Trace:
+        """The clock runs from the question's text to the answer; what the trace says is put together afterwards."""
+        clock = self.engine.engine.clock
+        outputs: dict[str, str | list[str]] = {}
+        done: list[tuple[Stage, list[Request], list[Generation], dict[str, float | None]]] = []
+        started = began = clock()
+        for stage in self.pipeline.stages:
+            requests = self._requests(stage, 0, question, outputs)
+            rows, prefill_s, ttft_s = self._generated(stage, requests, began)
+            outputs[stage.name] = _output(stage, rows)
+            ended = clock()
+            seconds = {"prefill_s": prefill_s, "decode_s": ended - began - prefill_s, "ttft_s": ttft_s}
+            done.append((stage, requests, rows, NOT_MEASURED if ttft_s is None else seconds))
+            began = ended
+        answer = self._parsed(outputs, (row.stop for _, _, rows, _ in done for row in rows))
+        latency_s = clock() - started
+        stages = tuple(_stage_trace(*part) for part in done)
+        return Trace(question.id, self.plan.hash, stages, answer, _correct(question, answer), latency_s)
+
+    def _generated(
+        self, stage: Stage, requests: list[Request], began: float
+    ) -> tuple[list[Generation], float, float | None]:
+        """A stage's rows, the seconds since it ``began`` that were prefill, and those until its first token, if any."""
+        engine, plan, decoding = self.engine.engine, self.plan[stage.name], self._decoding(stage)
+        rows: list[Generation] = []
+        prefill_s, ttft_s = engine.clock() - began, None
+        for part in [[request] for request in requests] if _one_by_one(stage) else [requests]:
+            before = engine.clock() - began
+            batch = engine.generate(part, plan, decoding)
+            rows += batch.generations
+            prefill_s += batch.prefill_s
+            if ttft_s is None and any(row.tokens for row in batch.generations):
+                ttft_s = before + batch.prefill_s
+        return rows, prefill_s, ttft_s
+
+    def _answer(self, questions: Sequence[Question]) -> list[Trace]:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]
         carry, following = Carry(), [*self.pipeline.stage_names[1:], None]
@@ -79,25 +115,26 @@ class Contestant:
             requests = [
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
-            seconds: tuple[float | None, float | None] = (None, None)
-            if timed:
-                rows, seconds = self._timed(stage, requests[0])
-                generated = [rows]
-            else:
-                flat = self.engine.generate(
-                    [request for rows in requests for request in rows],
-                    self.plan[stage.name],
-                    self._decoding(stage),
-                    [neighbour[stage.name] for neighbour in self.neighbours],
-                    carry,
-                )
-                rest = iter(flat)
-                generated = [[next(rest) for _ in rows] for rows in requests]
-            for index, rows in enumerate(generated):
-                texts = [row.text.strip() for row in rows]
-                outputs[index][stage.name] = texts if stage.per_option else texts[0]
-                traces[index].append(_stage_trace(stage, requests[index], rows, *seconds))
-        return [self._trace(question, outputs[index], tuple(traces[index])) for index, question in enumerate(questions)]
+            flat = self.engine.generate(
+                [request for rows in requests for request in rows],
+                self.plan[stage.name],
+                self._decoding(stage),
+                [neighbour[stage.name] for neighbour in self.neighbours],
+                carry,
+            )
+            rest = iter(flat)
+            for index, asked in enumerate(requests):
+                rows = [next(rest) for _ in asked]
+                outputs[index][stage.name] = _output(stage, rows)
+                traces[index].append(_stage_trace(stage, asked, rows, NOT_MEASURED))
+        answers = [
+            self._parsed(texts, (stop for stage in stages for stop in stage.stops))
+            for texts, stages in zip(outputs, traces, strict=True)
+        ]
+        return [
+            Trace(question.id, self.plan.hash, tuple(stages), answer, _correct(question, answer))
+            for question, stages, answer in zip(questions, traces, answers, strict=True)
+        ]
 
     def _requests(
         self, stage: Stage, index: int, question: Question, outputs: dict[str, str | list[str]]
@@ -108,23 +145,21 @@ class Contestant:
             for row, prompt in enumerate(stage.prompts(question, outputs))
         ]
 
-    def _timed(self, stage: Stage, requests: list[Request]) -> tuple[list[Generation], tuple[float, float]]:
-        plan, decoding = self.plan[stage.name], self._decoding(stage)
-        batches = [
-            self.engine.engine.generate(part, plan, decoding)
-            for part in ([[request] for request in requests] if _one_by_one(stage) else [requests])
-        ]
-        rows = [row for batch in batches for row in batch.generations]
-        return rows, (sum(batch.prefill_s for batch in batches), sum(batch.decode_s for batch in batches))
-
     def _decoding(self, stage: Stage) -> Decoding:
         return replace(self.decoding, stop=stage.stop)
 
-    def _trace(self, question: Question, outputs: dict[str, str | list[str]], stages: tuple[StageTrace, ...]) -> Trace:
-        too_long = any("too_long" in stage.stops for stage in stages)
-        answer = None if too_long else self.pipeline.parse_answer(outputs)
-        correct = None if question.answer is None else answer == question.answer
-        return Trace(question.id, self.plan.hash, stages, answer, correct)
+    def _parsed(self, outputs: dict[str, str | list[str]], stops: Iterable[str]) -> str | None:
+        """The answer in the last stage's text; None too where a prompt of any stage did not fit."""
+        return None if "too_long" in stops else self.pipeline.parse_answer(outputs)
+
+
+def _correct(question: Question, answer: str | None) -> bool | None:
+    return None if question.answer is None else answer == question.answer
+
+
+def _output(stage: Stage, rows: Sequence[Generation]) -> str | list[str]:
+    texts = [row.text.strip() for row in rows]
+    return texts if stage.per_option else texts[0]
 
 
 def _one_by_one(stage: Stage) -> bool:
@@ -132,7 +167,7 @@ def _one_by_one(stage: Stage) -> bool:
 
 
 def _stage_trace(
-    stage: Stage, requests: list[Request], rows: list[Generation], prefill_s: float | None, decode_s: float | None
+    stage: Stage, requests: list[Request], rows: list[Generation], seconds: Mapping[str, float | None]
 ) -> StageTrace:
     confidences = tuple(row.confidences for row in rows) if any(row.confidences for row in rows) else None
     prefixes, _ = common_prefix([request.prompt for request in requests], [0] * len(requests))
@@ -143,8 +178,7 @@ def _stage_trace(
         tokens=tuple(len(row.tokens) for row in rows),
         texts=tuple(row.text.strip() for row in rows),
         stops=tuple(row.stop for row in rows),
-        prefill_s=prefill_s,
-        decode_s=decode_s,
+        **seconds,
         confidences=confidences,
         one_by_one=_one_by_one(stage),
     )
