@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 import torch
 from test_parity import NEW, PROMPTS, ragged, run
-from tiny import Characters, random_prompts, tiny_engine, tiny_model
+from tiny import Characters, greedy, random_prompts, tiny_engine, tiny_model
 
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.exit import check, exit_step, stops
@@ -257,3 +257,46 @@ def test_an_exit_cuts_a_sampled_text_where_its_own_confidences_say(engine):
     ran = engine.generate(streams(PROMPTS), StagePlan(exit=rule), decoding).generations
     detokenise = Detokenise(engine.tokenizer)
     assert [row.tokens for row in ran] == [row.cut(rule, EOS, detokenise).tokens for row in whole]
+
+
+# --- stop strings that are special tokens ---
+
+
+def special_tokenizer(before, special, after):
+    """Bytes, ``before`` an a and ``after`` a b, but for token 2, which ends a text, and one other: both are special."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = {2: "<|endoftext|>", special: "<|im_end|>"}
+    taken = {**names, before: "a", after: "b"}
+    letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"a", "b"})
+    vocabulary = {taken.get(token) or letters.pop(0): token for token in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=names[2], clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+def test_a_stop_string_may_be_a_special_token_or_hold_one(path):
+    """Where another token ends the text: as ``generate(stop_strings=...)``, and the text is without either."""
+    model, prompt = tiny_model("llama"), PROMPTS[0]
+    written = greedy(model, prompt, NEW)
+    at = next(at for at in range(5, NEW - 1) if len(set(written[: at + 2]) - {EOS}) == at + 2)
+    tokenizer = special_tokenizer(*written[at - 1 : at + 2])
+    engine = Engine(model, tokenizer, path)
+    before = tokenizer.decode(written[:at])
+    for stop, text in (
+        ("<|im_end|>", before),
+        ("a<|im_end|>", tokenizer.decode(written[: at - 1])),
+    ):
+        expected = greedy(model, prompt, NEW, stop_strings=[stop], tokenizer=tokenizer)
+        assert len(expected) == at + 1 < NEW
+        row = run(engine, [Request(prompt, NEW)], stop=(stop,))[0]
+        assert (row.tokens, row.text, row.stop) == (expected, text, "stop_string")
+    # special tokens in the middle of a text stay out of it
+    for stop in ("<|im_end|>b", "b"):
+        row = run(engine, [Request(prompt, NEW)], stop=(stop,))[0]
+        assert (row.tokens, row.text, row.stop) == (written[: at + 2], before, "stop_string")
+    row = run(engine, [Request(prompt, NEW)], stop=("no such text", "ab"))[0]  # a and b are not side by side
+    assert (row.tokens, row.text) == (written, tokenizer.decode(written, skip_special_tokens=True))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from litestage.decoder.families import Family, family_of, longrope_limit, sliding_window
+from litestage.decoder.families import Family, family_of, longrope_limit, rerun_length, sliding_window
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.work import Work
 from litestage.plan import SkipSet, StagePlan
@@ -74,7 +74,7 @@ class Decoder:
         self.body, self.head = model.model, model.lm_head
         self.layers = len(self.body.layers)
         self.windows = [sliding_window(self.config, layer) for layer in range(self.layers)]
-        self.longrope_limit = longrope_limit(self.config)
+        self.longrope_limit, self.rerun_length = longrope_limit(self.config), rerun_length(self.config)
         self.sublayers = [
             sublayer
             for index, layer in enumerate(self.body.layers)
@@ -116,7 +116,7 @@ class Decoder:
     def rotary(self, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines for positions [rows, queries].
 
-        Phi-3's longrope switches factors with length. transformers picks one set for the whole batch, by its longest
+        longrope switches factors with length. transformers picks one set for the whole batch, by its longest
         row; here each row gets the set it would get alone.
         """
         if self.longrope_limit is not None:

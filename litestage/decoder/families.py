@@ -71,7 +71,16 @@ def sliding_window(config: Any, layer: int) -> int | None:
 
 
 def longrope_limit(config: Any) -> int | None:
-    """Longest sequence that uses Phi-3's short rotary factors, None where there is no such switch."""
+    """Longest sequence that uses longrope's short rotary factors, None where there is no such switch."""
     if rope_type(config) != "longrope":
         return None
     return int(config.rope_parameters["original_max_position_embeddings"])
+
+
+def rerun_length(config: Any) -> int | None:
+    """Length at which ``generate`` drops a longrope row's cache and runs its text anew with the long factors.
+
+    Phi-3 only. In other families new tokens take the long factors, and keys made with the short ones stay as they are.
+    """
+    limit = longrope_limit(config)
+    return limit + 1 if limit is not None and config.model_type == "phi3" else None

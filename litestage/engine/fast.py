@@ -54,7 +54,7 @@ class FastPath:
     def refuses(decoder: Decoder, plan: StagePlan) -> str | None:
         """Why the plain path runs this plan, or None where the fast path can."""
         if decoder.longrope_limit is not None:
-            return "rotary factors that change with a row's length (longrope) have rows run anew"
+            return "rotary factors change with a row's length (longrope)"
         return None
 
     def path(

@@ -46,7 +46,7 @@ class PlainPath:
     ) -> list[tuple[list[Row], KVCache]]:
         """Decodes rows until all have ended, or until a schedule sends them different ways: hands back the parts."""
         while True:
-            switching = [row.stop is None and row.length == self._switch for row in rows]
+            switching = [row.stop is None and row.length == self.decoder.rerun_length for row in rows]
             going = [
                 index
                 for index, (row, switches) in enumerate(zip(rows, switching, strict=True))
@@ -121,9 +121,3 @@ class PlainPath:
     def _may_share(self, prompts: Sequence[Sequence[int]], groups: Sequence[int]) -> bool:
         limit = self.decoder.longrope_limit  # a prefix would get the short factors though its row needs the long ones
         return len(set(groups)) < len(groups) and (limit is None or max(map(len, prompts)) <= limit)
-
-    @property
-    def _switch(self) -> int | None:
-        """Length at which a row's rotary factors change and it must be run anew (Phi-3 longrope)."""
-        limit = self.decoder.longrope_limit
-        return None if limit is None else limit + 1

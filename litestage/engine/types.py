@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from litestage.engine.exit import exit_step
@@ -75,6 +76,9 @@ class Generation:
 class Detokenise:
     """Turns token ids into text: special tokens left out, cut before the first stop string.
 
+    A stop string is looked for in the text with its special tokens, as ``generate(stop_strings=...)`` does: it may be
+    one, or hold one.
+
     Args:
         alone: texts of single tokens, kept by who makes many of these for one tokenizer.
     """
@@ -85,14 +89,17 @@ class Detokenise:
 
     def __call__(self, tokens: tuple[int, ...] | list[int]) -> str:
         text = self._decode(tokens)
-        cut = min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=len(text))
-        return text[:cut]
+        whole = self._decode(tokens, special=True) if self._stop else text
+        cut = min((at for stop in self._stop if (at := whole.find(stop)) >= 0), default=None)
+        if cut is None:
+            return text
+        return self._without_special(whole[:cut], tokens) if whole != text else text[:cut]
 
     def found(self, tokens: list[int]) -> bool:
         """Whether the newest token completed a stop string. Only the tail is decoded: a token has at least a byte."""
         if not any(self._may_end(stop, tokens[-1]) for stop in self._stop):
             return False
-        text = self._decode(tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :])
+        text = self._decode(tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :], special=True)
         return any(stop in text for stop in self._stop)
 
     def _may_end(self, stop: str, token: int) -> bool:
@@ -103,9 +110,16 @@ class Detokenise:
         """
         text = self._alone.get(token)
         if text is None:
-            text = self._alone[token] = self._decode([token])
+            text = self._alone[token] = self._decode([token], special=True)
         return not text or stop.endswith(" ") or stop[-1:] in text or "\ufffd" in text
 
-    def _decode(self, tokens: tuple[int, ...] | list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined]
+    def _without_special(self, text: str, tokens: Sequence[int]) -> str:
+        """The text without those of the tokens that are special."""
+        for token in set(tokens):
+            if not self._decode([token]) and (special := self._decode([token], special=True)):
+                text = text.replace(special, "")
+        return text
+
+    def _decode(self, tokens: Sequence[int], special: bool = False) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=not special)  # type: ignore[attr-defined]
         return text
