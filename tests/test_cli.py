@@ -228,3 +228,28 @@ def test_help_answers_without_loading_anything_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
     assert time.perf_counter() - started < 60  # a hang, not a benchmark
+
+
+@pytest.mark.parametrize(("fit", "n"), [((), None), ((1,), 1)])
+def test_timed_questions_that_do_not_fit_the_context_leave_results_and_a_reason(litestage, tmp_path, fit, n):
+    """Two of four questions are timed: if none of them fits there is no speed-up, said why; else it is over the rest."""
+    long, short = "Where does " + "the grey " * 1500 + "turtle live?", "Where does the turtle live?"
+    rows = [{"question": short, "options": ["river", "burrow"], "answer": "A"} for _ in range(4)]
+    for at in {0, 1} - set(fit):
+        rows[at]["question"] = long
+    for split, written in (("calibration", rows[2:]), ("test", rows)):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    (tmp_path / "mine.yaml").write_text(
+        "rows: {calibration: calibration.jsonl, test: test.jsonl}\npipeline: recall_analyze_summarize\n"
+    )
+    code, out, err = litestage("compare", "task=mine.yaml", "methods=[full,uniform:8]", "output=out", *SMALL)
+    assert code == 0, err
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    reason = "none of the 2 timed questions fits the context of 2048 tokens" if n is None else "the 1 of 2 timed"
+    assert reason in results["latency_measured"]
+    assert reason in (tmp_path / "out/report.html").read_text()
+    assert (reason in out) == (n is None)
+    for method in results["methods"]:
+        assert method.get("latency_n") == n
+        assert ("speedup" in method) == ("ttft_s" in method) == (n is not None)
+        assert method["too_long"] == 2 - len(fit)
