@@ -1,5 +1,9 @@
 """Under a skip set, tokens equal the same Hugging Face model with the skipped sub-layers' updates forced to zero."""
 
+import gc
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 from test_parity import NEW, PROMPTS, families, ragged, run
@@ -7,6 +11,7 @@ from tiny import (
     FAMILIES,
     LAYERS,
     PIPELINE,
+    Characters,
     contestant,
     encode,
     greedy,
@@ -18,9 +23,10 @@ from tiny import (
     tiny_model,
 )
 
-from litestage.engine import Request
+from litestage.decoder import decoder
+from litestage.engine import Engine, Request
 from litestage.engine.cache import KVCache
-from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 
 EVERY_LAYER = tuple(range(LAYERS))
 SUBLAYERS = [(kind, layer) for layer in EVERY_LAYER for kind in ("mhsa", "ffn")]
@@ -233,3 +239,37 @@ def test_in_decode_only_a_skipped_sublayer_runs_once_for_the_prompt(calls):
 def test_a_skipped_attention_holds_no_memory():
     _, cache = tiny_engine("llama").plain.prefill(PROMPTS, range(len(PROMPTS)), StagePlan(SkipSet(mhsa=(0, 2))))
     assert sorted(cache._keys) == sorted(cache._values) == [1, 3]
+
+
+# --- what stands in is made once ---
+
+
+@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+def test_a_plans_stand_ins_are_made_once_and_go_with_it(path, monkeypatch):
+    """Not in every generation, which the clock would count; plans of the same tensors share them."""
+    made = []
+    real = decoder.stand_in
+    monkeypatch.setattr(decoder, "stand_in", lambda form, tensor: made.append(form) or real(form, tensor))
+    engine = Engine(tiny_model("qwen2"), Characters(), path)
+    skip, tensors, _ = compensated("linear")
+    plan = StagePlan(skip, compensation="linear", tensors=tensors)
+    for repeated in (plan, replace(plan, exit=ExitRule()), replace(plan, phase="decode"), plan):
+        run(engine, ragged(PROMPTS[:2]), repeated)
+        run(engine, ragged(PROMPTS[:1]), repeated)
+    assert made == ["linear"] * len(tensors)
+    other = {name: tensor.clone() for name, tensor in tensors.items()}
+    run(engine, ragged(PROMPTS[:1]), replace(plan, tensors=other))
+    assert len(made) == 2 * len(tensors)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("form", ["scale", "affine", "lowrank:3", "linear"])
+def test_nothing_is_kept_of_plans_that_are_gone(form):
+    engine = tiny_engine("qwen2")
+    skip, tensors, _ = compensated(form)
+    plan = StagePlan(skip, compensation=form, tensors=tensors)
+    run(engine, ragged(PROMPTS[:1]), plan)
+    kept = [weakref.ref(tensor) for tensor in tensors.values()]
+    del plan, tensors, _
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * len(kept)

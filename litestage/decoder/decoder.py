@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder.families import Family, family_of, longrope_limit, rerun_length, sliding_window
 from litestage.decoder.packed import PackedLinear
@@ -83,8 +83,8 @@ class Decoder:
                 SubLayer("ffn", index, _ffn(layer, self.family)),
             )
         ]
-        # making one is a product of two weight matrices; the plans in use at a time have few
-        self._merged = lru_cache(maxsize=32)(self._feed_forward_times)
+        # by a plan's own tensor, for as long as some plan holds it; then by form and layer
+        self._stand_ins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @property
     def device(self) -> torch.device:
@@ -153,14 +153,13 @@ class Decoder:
         path: Path = []
         for sublayer in self.sublayers:
             tensor = plan.tensors.get(f"{sublayer.kind}.{sublayer.layer}")
-            tensor = tensor if tensor is None else tensor.to(self.device, self.dtype)
             if sublayer.name in instead:
                 path.append(instead[sublayer.name])
             elif sublayer.name in skip:
                 if plan.compensation not in ("none", "merged") and tensor is not None:
-                    path.append(_ignoring_attention(stand_in(plan.compensation, tensor)))
+                    path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
             elif plan.compensation == "merged" and tensor is not None and skip:
-                path.append(_residual(self._merged(sublayer.layer, plan.tensors[f"ffn.{sublayer.layer}"])))
+                path.append(self._stand_in("merged", sublayer.layer, tensor))
             else:
                 path.append(_residual(sublayer.update))
         return path
@@ -171,11 +170,24 @@ class Decoder:
         cap = getattr(self.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
+    def _stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
+        """What a plan's tensor makes of a sub-layer, made once: at width 2048 that takes as long as many decode steps.
+
+        What is made holds copies: it must not keep alive the tensor that it is found by.
+        """
+        made: dict[tuple[str, int], Step] = self._stand_ins.setdefault(tensor, {})
+        if (form, layer) not in made:
+            if form == "merged":
+                made[form, layer] = _residual(self._feed_forward_times(layer, tensor))
+            else:
+                made[form, layer] = _ignoring_attention(stand_in(form, tensor.to(self.device, self.dtype, copy=True)))
+        return made[form, layer]
+
     def _feed_forward_times(self, index: int, matrix: Tensor) -> Callable[[Tensor, Attending], Tensor]:
         """Layer ``index``'s feed-forward update times ``matrix`` [width, width], merged where no norm follows."""
         layer, family = self.body.layers[index], self.family
         if family.ffn_post_norm is not None:
-            update, matrix = _ffn(layer, family), matrix.to(self.device, self.dtype)
+            update, matrix = _ffn(layer, family), matrix.to(self.device, self.dtype, copy=True)
             return lambda stream, attending: update(stream, attending) @ matrix
         norm, mlp = _part(layer, family.ffn_norm), copy.copy(layer.mlp)
         mlp._modules = dict(mlp._modules)
