@@ -65,9 +65,7 @@ def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
 def answered_by_the_clock(methods: Mapping[str, Measured]) -> set[str]:
     """Ids of the timed questions whose prompts fit the context under every method; others have no time to compare."""
     timed = {trace.question_id for measured in methods.values() for trace in measured.latency}
-    return timed - {
-        trace.question_id for measured in methods.values() for trace in measured.latency if trace.too_long
-    }
+    return timed - {trace.question_id for measured in methods.values() for trace in measured.latency if trace.too_long}
 
 
 def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:

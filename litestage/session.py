@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,22 @@ from litestage.errors import LiteStageError
 from litestage.measuring import Calibration, TaskMeasurements
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
-from litestage.profile import Importance, StandIn, StepCosts, measure_importance, measure_stand_in, measure_step_costs
+from litestage.profile import (
+    Importance,
+    StandInCosts,
+    StepCosts,
+    measure_importance,
+    measure_stand_in,
+    measure_step_costs,
+)
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
 from litestage.stages import Pipeline, Question
 from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
 from litestage.trace import Trace
 
+COSTS_VERSION = 2
+"""Of what step costs are fitted to; part of the key under which they are kept."""
 PLAIN_STAGE = ("default",)
 """The one stage of a task without stages."""
 
@@ -214,15 +222,12 @@ class Session:
         """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""
 
         def on_this_machine(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            return self.kept.once(self.kept.key(kind, environment(self.engine)), lambda: from_rank_zero(measure))
+            key = self.kept.key(kind, COSTS_VERSION, environment(self.engine))
+            return self.kept.once(key, lambda: from_rank_zero(measure))
 
         costs = StepCosts.from_dict(on_this_machine("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
-        stand_ins: dict[str, tuple[StandIn, StandIn]] = {}
+        stand_ins: dict[str, StandInCosts] = {}
         for form in forms:
-            kept = on_this_machine(f"stand_in/{form}", partial(_stand_in, self.engine, form))
-            stand_ins |= StepCosts.stand_ins_from(kept)
+            kept = on_this_machine(f"stand_in/{form}", lambda form=form: measure_stand_in(self.engine, form)._asdict())
+            stand_ins[form] = StandInCosts.from_dict(kept)
         return replace(costs, stand_ins=stand_ins)
-
-
-def _stand_in(engine: Engine, form: str) -> dict[str, Any]:
-    return {form: measure_stand_in(engine, form)}

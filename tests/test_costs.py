@@ -4,15 +4,18 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny import Characters, random_prompts, tiny_model
 
-from litestage.engine import Batch
+from litestage.engine import Batch, Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
-from litestage.profile import StepCosts, measure_step_costs
+from litestage.profile import StandInCosts, StepCosts, measure_stand_in, measure_step_costs
+from litestage.profile.timing import TOLERATED_ERROR
 from litestage.trace import StageTrace
 
 LAYERS = 6
@@ -29,7 +32,14 @@ def seconds_of(coefficients, rows, queries, context, mhsa, ffn):
 
 @dataclass
 class MadeUpEngine:
-    """An engine whose passes take what the formula says, times a factor of its mask and of how often it was asked."""
+    """An engine whose passes take what the formula says, times a factor of its mask and of how often it was asked.
+
+    It forwards what the fast path does: a question's options share a lane, and those that have ended cost nothing.
+
+    Attributes:
+        leaves: whether they do; else they go on costing, as on the plain path for a while.
+        price: seconds of a stand-in in a pass.
+    """
 
     factor: Callable[[SkipSet, int], float] = lambda skip, asked: 1.0
     eos: tuple[int, ...] = (2,)
@@ -39,19 +49,36 @@ class MadeUpEngine:
             sublayers=[SimpleNamespace(name=(kind, layer)) for layer in range(LAYERS) for kind in ("mhsa", "ffn")],
             config=SimpleNamespace(vocab_size=50),
             context_length=512,
+            width=8,
+            dtype=torch.float32,
         )
     )
+    leaves: bool = True
+    price: float = 0.0
     asked: list[SkipSet] = field(default_factory=list)
 
     def generate(self, requests, plan, decoding):
         assert self.eos == (-1,)  # no made-up text ends early
         self.asked.append(plan.skip)
-        rows, prompt, steps = len(requests), len(requests[0].prompt), requests[0].limit
+        rows, prompt, steps = len(requests), len(requests[0].prompt), max(request.limit for request in requests)
         active = LAYERS - len(plan.skip.mhsa), LAYERS - len(plan.skip.ffn)
-        prefill = seconds_of(PREFILL, rows, prompt, prompt, *active)
-        decode = sum(seconds_of(DECODE, rows, 1, prompt + steps / 2, *active) for _ in range(steps - 1))
+        if rows > 1 and {request.group for request in requests} == {0}:
+            shared = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(r.prompt for r in requests)))))
+            lane = shared + rows * (prompt - shared)
+            prefill, decode = seconds_of(PREFILL, 1, lane, lane, *active), 0.0
+            for step in range(1, steps):
+                going = sum(request.limit > step for request in requests)
+                lane += going
+                decode += seconds_of(DECODE, going if self.leaves else rows, 1, lane, *active)
+        else:
+            prefill = seconds_of(PREFILL, rows, prompt, prompt, *active)
+            decode = sum(seconds_of(DECODE, rows, 1, prompt + steps / 2, *active) for _ in range(steps - 1))
+        stand_ins = len(plan.tensors) * self.price
         factor = self.factor(plan.skip, len(self.asked))
-        return Batch([], prefill * factor, decode * factor)
+        return Batch([], (prefill + stand_ins) * factor, (decode + (steps - 1) * stand_ins) * factor)
+
+    def runs_on(self, plan):
+        return "fast"
 
 
 def test_the_fit_recovers_the_coefficients():
@@ -60,12 +87,12 @@ def test_the_fit_recovers_the_coefficients():
     assert costs.layers == LAYERS
     assert costs.prefill == pytest.approx(PREFILL, rel=1e-4)
     assert costs.decode == pytest.approx(DECODE, rel=1e-4)
-    assert costs.held_out_error < 1e-6
+    assert costs.held_out_error < 0.01  # rows of one lane: the context of each step is taken at the middle
     assert engine.eos == (2,)  # the engine that was measured is as it was
 
 
 def test_a_hiccup_in_a_measurement_does_not_move_the_fit():
-    costs = measure_step_costs(MadeUpEngine(lambda skip, asked: 20.0 if asked % 7 == 0 else 1.0))
+    costs = measure_step_costs(MadeUpEngine(lambda skip, asked: 20.0 if asked % 11 == 0 else 1.0))
     assert costs.decode == pytest.approx(DECODE, rel=1e-4)
 
 
@@ -103,18 +130,62 @@ def test_one_row_is_a_prefill_and_a_step_for_every_token_but_the_first():
     assert COSTS.stage_seconds(StagePlan(), stage("recall", (40,), (1,)))[1] == 0
 
 
-def test_a_shared_prefix_is_counted_once():
-    prefill, _ = COSTS.stage_seconds(StagePlan(), stage("analyze", (40, 40, 40), (1, 1, 1), shared=36))
-    expected = seconds_of(PREFILL, 1, 36, 36, LAYERS, LAYERS) + seconds_of(PREFILL, 3, 4, 40, LAYERS, LAYERS)
+@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+def test_a_shared_prefix_is_counted_once(path):
+    """One pass over the prompts' tree, or, on the plain path, one over what is shared and one over the padded rests."""
+    costs = replace(COSTS, path=path)
+    prefill, _ = costs.stage_seconds(StagePlan(), stage("analyze", (40, 38, 40), (1, 1, 1), shared=36))
+    expected = seconds_of(PREFILL, 1, 46, 46, LAYERS, LAYERS)
+    if path == "plain":
+        expected = seconds_of(PREFILL, 1, 36, 36, LAYERS, LAYERS) + seconds_of(PREFILL, 3, 4, 40, LAYERS, LAYERS)
     assert prefill == pytest.approx(expected)
 
 
-def test_rows_that_end_stop_costing():
-    plan = StagePlan()
-    _, together = COSTS.stage_seconds(plan, stage("analyze", (40, 40), (5, 21)))
-    _, both_long = COSTS.stage_seconds(plan, stage("analyze", (40, 40), (21, 21)))
-    _, alone = COSTS.stage_seconds(plan, stage("analyze", (40,), (21,)))
-    assert alone < together < both_long
+@pytest.mark.parametrize(
+    ("path", "running"), [("fast", [4, 3, 2, 1]), ("static", [4, 4, 4, 4]), ("plain", [4, 4, 2, 1])]
+)
+def test_rows_that_end_stop_costing_where_the_path_lets_them_go(path, running):
+    """Four rows of 5, 9, 15 and 21 tokens: each path forwards, step by step, what it does of those that have ended."""
+    ends = (5, 9, 15, 21)
+    _, decode = replace(COSTS, path=path).stage_seconds(StagePlan(), stage("analyze", (40,) * 4, ends, shared=36))
+    expected = 0.0
+    for rows, first, last in zip(running, (1, *ends), ends, strict=False):
+        for step in range(first, last):
+            slots = 40 if path == "plain" else 36 + 4 * 4  # the padded row's, or the lane's
+            slots += step if path == "plain" else sum(min(end, step) for end in ends)
+            expected += seconds_of(DECODE, rows, 1, slots, LAYERS, LAYERS)
+    assert decode == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+def test_each_path_forwards_as_many_tokens_as_it_is_priced_for(path):
+    """A question's options in the engine itself; a cost model in which nothing costs but a token, one second each."""
+    engine = Engine(tiny_model("llama"), Characters(), path)
+    engine.eos, limits = (-1,), (3, 9, 6, 2)
+    head, *rests = random_prompts((20, 5, 5, 5, 5))
+    requests = [Request((*head, *rest), limit) for rest, limit in zip(rests, limits, strict=True)]
+    before = engine.decoder.work.tokens
+    engine.generate(requests, StagePlan(), Decoding())
+    assert engine.runs_on(StagePlan()) == path
+    per_token = (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    costs = StepCosts(LAYERS, per_token, per_token, 0.0, path=path)
+    assert sum(costs.stage_seconds(StagePlan(), stage("analyze", (25,) * 4, limits, shared=20))) == pytest.approx(
+        engine.decoder.work.tokens - before
+    )
+
+
+def test_a_prompt_that_did_not_fit_costs_nothing():
+    fit, none = stage("analyze", (40, 900), (5, 0)), stage("analyze", (900,), (0,))
+    assert COSTS.stage_seconds(StagePlan(), fit) == COSTS.stage_seconds(StagePlan(), stage("analyze", (40,), (5,)))
+    assert COSTS.stage_seconds(StagePlan(), none) == (0, 0)
+
+
+def test_the_check_has_rows_of_unequal_length():
+    """An engine on which rows that have ended go on costing, not as it says: equal rows cannot show it."""
+    assert measure_step_costs(MadeUpEngine()).held_out_error < 1e-4
+    assert (
+        measure_step_costs(MadeUpEngine(leaves=False)).held_out_error > 1e-2
+    )  # most of a pass is its own, not a row's
 
 
 def test_skipping_takes_its_share_off_each_phase():
@@ -128,7 +199,7 @@ def test_skipping_takes_its_share_off_each_phase():
 
 
 def test_a_stand_in_costs_its_own():
-    costs = replace(COSTS, stand_ins={"block": ((1e-3, 1e-5), (1e-4, 1e-6))})
+    costs = replace(COSTS, stand_ins={"block": StandInCosts((1e-3, 1e-5), (1e-4, 1e-6))})
     trace, skip = stage("recall", (40,), (11,)), SkipSet(mhsa=(1, 2), ffn=(1,))  # mhsa 1, ffn 1, mhsa 2: one cut
     bare = costs.stage_seconds(StagePlan(skip), trace)
     block = StagePlan(skip, compensation="block", tensors={"mhsa.1": torch.zeros(8, 8)})
@@ -148,22 +219,70 @@ def test_a_schedule_is_priced_step_by_step():
 
 
 def test_a_disturbed_measurement_is_made_again_and_warned_of_only_if_that_does_not_help(caplog):
-    def disturbed_first(skip, asked):
-        return 3.0 if asked <= 6 * 4 * 4 and len(skip) not in (0, LAYERS // 2, LAYERS) else 1.0
-
     calm = MadeUpEngine()
     measure_step_costs(calm)
+    first_round = len(calm.asked)
+
+    def disturbed_first(skip, asked):
+        return 3.0 if asked <= first_round and len(skip) not in (0, LAYERS // 2, LAYERS) else 1.0
+
     engine = MadeUpEngine(disturbed_first)
-    costs = measure_step_costs(engine)
-    assert len(engine.asked) > len(calm.asked)
-    assert costs.held_out_error > 0.1 or not caplog.records
+    assert measure_step_costs(engine).held_out_error <= TOLERATED_ERROR
+    assert len(engine.asked) > first_round
+    assert not caplog.records
     always = measure_step_costs(MadeUpEngine(lambda skip, asked: 1.0 if len(skip) in (0, 3, 6) else 2.0))
-    assert always.held_out_error > 0.1
+    assert always.held_out_error > TOLERATED_ERROR
     assert "other work" in caplog.text
 
 
+# --- what a stand-in costs ---
+
+
+@pytest.mark.parametrize("form", ["block", "linear", "scale", "lowrank:2"])
+def test_the_price_of_a_stand_in_is_recovered_with_its_interval(form, caplog):
+    """A stand-in of 0.1 ms on a machine whose passes of some ms waver by 1 % and now and then take twice as long."""
+    rng = random.Random(0)
+    noisy = MadeUpEngine(lambda skip, asked: rng.gauss(1, 0.01) * (2 if asked % 23 == 0 else 1), price=1e-4)
+    prices = measure_stand_in(noisy, form)
+    low, high = prices.decode_step_ci95
+    assert low < 1e-4 < high < 2e-4
+    assert sum(prices.decode) == pytest.approx(1e-4, rel=0.4)
+    assert prices.measurable
+    assert prices.held_out_error < TOLERATED_ERROR
+    assert not caplog.records
+
+
+def test_a_price_that_cannot_be_told_from_0_is_said(caplog):
+    rng = random.Random(0)
+    prices = measure_stand_in(MadeUpEngine(lambda skip, asked: rng.gauss(1, 0.02), price=1e-8), "block")
+    low, high = prices.decode_step_ci95
+    assert low < 0 < high
+    assert not prices.measurable
+    assert min(*prices.prefill, *prices.decode) >= 0
+    assert "'block' stand-in cannot be told from 0" in caplog.text
+
+
+def test_a_price_that_does_not_hold_on_another_mask_is_warned_of(caplog):
+    fitted = SkipSet(mhsa=tuple(range(0, LAYERS, 2)))
+
+    class DearerElsewhere(MadeUpEngine):
+        def generate(self, requests, plan, decoding):
+            batch = super().generate(requests, plan, decoding)
+            factor = 1.5 if plan.skip != fitted and plan.tensors else 1.0
+            return Batch([], batch.prefill_s * factor, batch.decode_s * factor)
+
+    engine = DearerElsewhere(price=1e-4)
+    assert measure_stand_in(engine, "linear").held_out_error > TOLERATED_ERROR
+    assert "on a mask that was not in the fit" in caplog.text
+
+
 def test_costs_survive_json():
-    assert StepCosts.from_dict(json.loads(json.dumps(COSTS.to_dict()))) == COSTS
+    prices = {
+        "block": StandInCosts((1e-3, 1e-5), (1e-4, 1e-6), (-1e-5, 2e-4), 0.02),
+        "scale": StandInCosts((0, 0), (0, 0)),
+    }
+    costs = replace(COSTS, stand_ins=prices, path="static")
+    assert StepCosts.from_dict(json.loads(json.dumps(costs.to_dict()))) == costs
 
 
 def test_options_one_after_another_cost_as_much_as_alone():

@@ -32,4 +32,6 @@ def test_tokens_are_generates_own_on_both_sides_of_the_change(family):
     assert [row.tokens for row in run(engine, ragged(prompts, 16))] == expected
     alone = [engine.generate(ragged([prompt], 16), StagePlan(), Decoding()).generations[0] for prompt in prompts]
     assert [row.tokens for row in alone] == expected
-    assert any(len(tokens) > LONGROPE_SWITCH - len(prompt) > 0 for tokens, prompt in zip(expected, prompts, strict=True))
+    assert any(
+        len(tokens) > LONGROPE_SWITCH - len(prompt) > 0 for tokens, prompt in zip(expected, prompts, strict=True)
+    )

@@ -8,7 +8,7 @@ from litestage.compare import compare
 from litestage.config import load_config, variant
 from litestage.errors import LiteStageError
 from litestage.plan import load_plan
-from litestage.profile import StepCosts
+from litestage.profile import StandInCosts, StepCosts
 from litestage.search.record import FRONTIER, best_within, write_search
 from litestage.session import Session
 from litestage.workbench import Workbench
@@ -22,7 +22,7 @@ def store(tmp_path_factory):
 
 
 FREE_STAND_INS = StepCosts(
-    12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0, {"block": ((0, 0), (0, 0))}
+    12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0, {"block": StandInCosts((0, 0), (0, 0))}
 )
 """Written down, so that the choice does not hang on this machine's clock."""
 

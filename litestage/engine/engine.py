@@ -116,6 +116,12 @@ class Engine:
         """The sub-layers in lean form, or None where the plain path runs them."""
         return None if self.plain_because(StagePlan()) else self._fast.lean
 
+    def runs_on(self, plan: StagePlan) -> str:
+        """Which path decodes one question's rows under this plan: ``fast``, ``static`` or ``plain``."""
+        if self.plain_because(plan) is not None:
+            return "plain"
+        return "fast" if self.stepwise_because(plan) else "static"
+
     def plain_because(self, plan: StagePlan) -> str | None:
         """Why the plain path runs this plan, or None where the fast path does."""
         return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)

@@ -1,7 +1,7 @@
 """Measures what the methods and the search decide on: sub-layer importance and step costs."""
 
-from litestage.profile.costs import StandIn, StepCosts
+from litestage.profile.costs import StandInCosts, StepCosts
 from litestage.profile.importance import Importance, measure_importance
 from litestage.profile.timing import measure_stand_in, measure_step_costs
 
-__all__ = ["Importance", "StandIn", "StepCosts", "measure_importance", "measure_stand_in", "measure_step_costs"]
+__all__ = ["Importance", "StandInCosts", "StepCosts", "measure_importance", "measure_stand_in", "measure_step_costs"]

@@ -4,6 +4,12 @@ A pass of ``q`` new tokens for ``r`` rows at context ``c``, with ``A`` attention
 costs ``f0 + f1 rq + (a0 + a1 rq + a2 rqc) A + (m0 + m1 rq) F`` seconds, one set of coefficients for prefill and one
 for decode (they run different kernels). Coefficients are not negative and minimise the relative error. What stands in
 for skipped sub-layers costs ``s0 + s1 rq`` seconds each, measured by form where a plan has some.
+
+What a stage forwards depends on the engine's path. *fast*: its rows share a lane, prompts are one pass over what they
+share and each row's rest, and a step forwards the rows that are going. *static* (CUDA): the same prompts, but a step
+forwards all the rows it was made for, until the last has ended. *plain*: what is shared and the rests, padded, are two
+passes, and rows that have ended leave the batch some at a time. All seconds are the engine's: what it takes to render
+and tokenise prompts is in a measured latency and not in a predicted one.
 """
 
 from __future__ import annotations
@@ -11,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+from litestage.engine.bundle import share_a_lane
 from litestage.engine.plain import COMPACT
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
@@ -22,6 +29,34 @@ StandIn = tuple[float, float]
 """Seconds of one stand-in in one pass: fixed, and per token."""
 
 
+class StandInCosts(NamedTuple):
+    """What one stand-in of some form costs.
+
+    Attributes:
+        prefill, decode: in a pass of each phase, as it enters predictions: never below 0.
+        decode_step_ci95: 95 % interval of its seconds in one row's decode step, which may reach below 0; None where it
+            was not measured.
+        held_out_error: median relative error of whole-generation times with stand-ins, on a mask that was not in the
+            fit; None where it was not measured.
+    """
+
+    prefill: StandIn
+    decode: StandIn
+    decode_step_ci95: tuple[float, float] | None = None
+    held_out_error: float | None = None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the price can be told from 0."""
+        return self.decode_step_ci95 is not None and self.decode_step_ci95[0] > 0
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> StandInCosts:
+        interval = raw["decode_step_ci95"]
+        prefill, decode = ((raw[phase][0], raw[phase][1]) for phase in ("prefill", "decode"))
+        return cls(prefill, decode, interval and (interval[0], interval[1]), raw["held_out_error"])
+
+
 @dataclass(frozen=True)
 class StepCosts:
     """Fitted coefficients (seconds) and how far they were off on masks that were not in the fit.
@@ -29,15 +64,18 @@ class StepCosts:
     Attributes:
         layers: layers of the model.
         prefill, decode: the seven coefficients of each phase, in the order of :func:`_features`.
-        held_out_error: median relative error of whole-generation times on held-out masks.
-        stand_ins: by form of compensation, what one stand-in costs in prefill and in decode.
+        held_out_error: median relative error of whole-generation times on held-out masks: of rows of equal length, or
+            of unequal ones that share a prompt's beginning, whichever is larger.
+        stand_ins: by form of compensation, what one stand-in costs.
+        path: of the engine: ``fast``, ``static`` or ``plain``.
     """
 
     layers: int
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
     held_out_error: float
-    stand_ins: Mapping[str, tuple[StandIn, StandIn]] = field(default_factory=dict)
+    stand_ins: Mapping[str, StandInCosts] = field(default_factory=dict)
+    path: str = "fast"
 
     def stage_seconds(self, plan: StagePlan, trace: StageTrace) -> tuple[float, float]:
         """Predicted prefill and decode seconds of one question's stage, run alone, from its token counts."""
@@ -53,22 +91,36 @@ class StepCosts:
         self, plan: StagePlan, prompts: Sequence[int], shared: int, tokens: Sequence[int]
     ) -> tuple[float, float]:
         """Seconds of rows that run together: prompt lengths, how much of them is shared, and new tokens."""
-        rows = len(tokens)
-        prefill = 0.0
-        if shared:
-            prefill += self._pass(plan, 0, 1, shared, shared)
-        longest = max(prompts)
-        prefill += self._pass(plan, 0, rows, longest - shared, longest)
-        decode, running = 0.0, rows
-        done = 1  # the first token comes out of the prefill
-        for index, end in enumerate(sorted(tokens)):
-            going = rows - index
-            if going <= COMPACT * running:
-                running = going
+        rows = [(prompt, count) for prompt, count in zip(prompts, tokens, strict=True) if count]  # 0: did not fit
+        if not rows:
+            return 0.0, 0.0
+        longest, ends = max(prompt for prompt, _ in rows), sorted(count for _, count in rows)
+        tree = shared + sum(prompt - shared for prompt, _ in rows)
+        one_lane = self.path != "plain" and share_a_lane(tree + sum(ends), longest + ends[-1])
+        if self.path == "plain":
+            prefill = self._pass(plan, 0, 1, shared, shared) if shared else 0.0
+            prefill += self._pass(plan, 0, len(rows), longest - shared, longest)
+        elif one_lane:
+            prefill = self._pass(plan, 0, 1, tree, tree)
+        else:
+            prefill = self._pass(plan, 0, len(rows), longest, longest)
+        decode, running, done = 0.0, len(rows), 1  # the first token comes out of the prefill
+        for index, end in enumerate(ends):
+            running = self._running(plan, len(rows) - index, running)
             for first, last in _unchanging(plan, done, end):
-                decode += (last - first) * self._pass(plan, first, running, 1, longest + (first + last) / 2)
+                length = (first + last) / 2  # of every row that is going
+                slots = longest + length
+                if one_lane:
+                    slots = tree + sum(ends[:index]) + (len(rows) - index) * length
+                decode += (last - first) * self._pass(plan, first, running, 1, slots)
             done = max(done, end)
         return prefill, decode
+
+    def _running(self, plan: StagePlan, going: int, before: int) -> int:
+        """Rows that a step forwards when so many are still going; ``before``, it forwarded that many."""
+        if self.path == "static" and plan.schedule is None:
+            return before
+        return going if self.path != "plain" or going <= COMPACT * before else before
 
     def _pass(self, plan: StagePlan, token: int, rows: int, queries: int, context: float) -> float:
         """Seconds of one pass: of the prompt (``token`` 0) or of the ``token``-th generated token."""
@@ -77,7 +129,8 @@ class StepCosts:
         coefficients = self.decode if token else self.prefill
         seconds = dot(coefficients, features(rows, queries, context, *active(self.layers, skip)))
         if plan.compensation in self.stand_ins:
-            fixed, per_token = self.stand_ins[plan.compensation][1 if token else 0]
+            prices = self.stand_ins[plan.compensation]
+            fixed, per_token = prices.decode if token else prices.prefill
             count = len(skip.cuts) if plan.compensation == "block" else len(skip)
             seconds += count * (fixed + per_token * rows * queries)
         return seconds
@@ -102,18 +155,15 @@ class StepCosts:
             "prefill": list(self.prefill),
             "decode": list(self.decode),
             "held_out_error": self.held_out_error,
-            "stand_ins": {form: [list(pair) for pair in pairs] for form, pairs in self.stand_ins.items()},
+            "stand_ins": {form: prices._asdict() for form, prices in self.stand_ins.items()},
+            "path": self.path,
         }
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> StepCosts:
-        stand_ins = cls.stand_ins_from(raw.get("stand_ins", {}))
-        return cls(raw["layers"], tuple(raw["prefill"]), tuple(raw["decode"]), raw["held_out_error"], stand_ins)
-
-    @staticmethod
-    def stand_ins_from(raw: Mapping[str, Any]) -> dict[str, tuple[StandIn, StandIn]]:
-        """Stand-ins by form, read back from plain data."""
-        return {form: ((prefill[0], prefill[1]), (decode[0], decode[1])) for form, (prefill, decode) in raw.items()}
+        stand_ins = {form: StandInCosts.from_dict(prices) for form, prices in raw["stand_ins"].items()}
+        coefficients = tuple(raw["prefill"]), tuple(raw["decode"])
+        return cls(raw["layers"], *coefficients, raw["held_out_error"], stand_ins, raw["path"])
 
 
 def _unchanging(plan: StagePlan, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -14,13 +14,17 @@ import torch
 
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
-from litestage.profile.costs import StandIn, StepCosts, active, dot, features
+from litestage.profile.costs import StandIn, StandInCosts, StepCosts, active, dot, features
+from litestage.trace import StageTrace
 
 _STEPS = 8  # decode steps per measurement
 _PROMPTS = (24, 160)  # tokens
 _ROWS = (1, 4)
+_UNEQUAL = (8, 5, 3, 2)  # new tokens of rows that share three quarters of their prompt, in the check
 _REPEATS = 3
+_PAIRS = 9  # repeats of a price, which is a small difference
 _ROUNDS = 3  # a measurement whose held-out error is too large is continued, twice at most
+_RESAMPLES = 1000
 TOLERATED_ERROR = 0.10
 """Median relative error on held-out masks above which a measurement counts as disturbed."""
 
@@ -28,12 +32,18 @@ _logger = getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _Cell:
+    """What is timed: so many rows with a prompt of so many tokens, one after the other in lanes of their own; or, with
+    ``tokens``, as one question's options: that many new tokens each, after a prompt whose beginning they share."""
+
     plan: StagePlan
     rows: int
     prompt: int
-    prefill_s: float
-    decode_s: float
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def shared(self) -> int:
+        return self.prompt * 3 // 4 if self.tokens else 0
 
     def features(self, layers: int, decode: bool) -> list[float]:
         running = active(layers, self.plan.skip)
@@ -42,12 +52,41 @@ class _Sample:
             return [steps * f for f in features(self.rows, 1, self.prompt + _STEPS / 2, *running)]
         return features(self.rows, self.prompt, self.prompt, *running)
 
+    def predicted(self, costs: StepCosts) -> float:
+        """Seconds of prefill and decode together."""
+        if self.tokens:
+            texts = ("",) * self.rows
+            prompts = (self.prompt,) * self.rows
+            return sum(costs.stage_seconds(self.plan, StageTrace("", prompts, self.shared, self.tokens, texts, texts)))
+        prefill = dot(costs.prefill, self.features(costs.layers, decode=False))
+        return prefill + dot(costs.decode, self.features(costs.layers, decode=True))
+
+    def requests(self, rng: random.Random, vocabulary: int) -> list[Request]:
+        def some(count: int) -> tuple[int, ...]:
+            return tuple(rng.randrange(vocabulary) for _ in range(count))
+
+        if self.tokens:
+            beginning = some(self.shared)
+            return [Request((*beginning, *some(self.prompt - self.shared)), count) for count in self.tokens]
+        return [Request(some(self.prompt), _STEPS, group=row) for row in range(self.rows)]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    cell: _Cell
+    prefill_s: float
+    decode_s: float
+
+    @property
+    def whole_s(self) -> float:
+        return self.prefill_s + self.decode_s
+
 
 def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     """Times the engine on random prompts under several masks, fits the coefficients and checks them on other masks.
 
-    A measurement that predicts the other masks badly was disturbed: it is continued, and warned of if that does not
-    help.
+    The check has rows of unequal lengths that share a prompt's beginning, as a question's options do. A measurement
+    that predicts the other masks badly was disturbed: it is continued, and warned of if that does not help.
     """
     layers = engine.decoder.layers
     rng = random.Random(seed)
@@ -59,13 +98,22 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
         SkipSet.of(rng.sample(names, layers)),
     ]
     held_out = [SkipSet.of(rng.sample(names, max(1, layers * share // 4))) for share in (1, 3)]
-    timing = _Timing(engine, [StagePlan(skip=skip) for skip in (*fitted, *held_out)], rng)
+    masks, others = ([StagePlan(skip=skip) for skip in of] for of in (fitted, held_out))
+    cells = _equal(engine, (*masks, *others))
+    unequal = [
+        _Cell(plan, len(_UNEQUAL), prompt, _UNEQUAL) for plan in others for prompt in _PROMPTS if _fits(engine, prompt)
+    ]
+    timing = _Timing(engine, [*cells, *unequal], rng)
+    path = engine.runs_on(StagePlan())
     for _ in range(_ROUNDS):
-        timing.measure()
+        timing.measure(_REPEATS)
         samples = timing.samples()
-        fit_on = [sample for sample in samples if sample.plan.skip in fitted]
-        costs = StepCosts(layers, _fit(fit_on, layers, decode=False), _fit(fit_on, layers, decode=True), 0.0)
-        costs = replace(costs, held_out_error=_error(costs, [s for s in samples if s.plan.skip in held_out]))
+        fit_on = [sample for sample in samples if sample.cell.plan.skip in fitted]
+        coefficients = _fit(fit_on, layers, decode=False), _fit(fit_on, layers, decode=True)
+        costs = StepCosts(layers, *coefficients, 0.0, path=path)
+        check = [sample for sample in samples if sample.cell.plan.skip in held_out]
+        parts = [[s for s in check if bool(s.cell.tokens) is options] for options in (False, True)]
+        costs = replace(costs, held_out_error=max(_error(costs, part) for part in parts))
         if costs.held_out_error <= TOLERATED_ERROR:
             return costs
     _logger.warning(
@@ -76,90 +124,152 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     return costs
 
 
-def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> tuple[StandIn, StandIn]:
-    """Seconds of one stand-in of ``form`` in a prefill and in a decode pass: fixed, and per token.
+def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> StandInCosts:
+    """Seconds of one stand-in of ``form`` in a prefill and in a decode pass, with the error of that.
 
-    Half of the attentions are skipped, with a stand-in for each and without, in turns.
+    Half of the attentions are skipped, with stand-ins and without, in turns, and the price is of the differences pair
+    by pair: the median of each shape's, its interval from a bootstrap over the repeats. It is checked on another mask.
+    A price that cannot be told from 0, or that predicts the other mask badly, is warned of.
     """
-    decoder = engine.decoder
-    skip = SkipSet(mhsa=tuple(range(0, decoder.layers, 2)))
-    shape = {"scale": (), "affine": (2,), "block": (decoder.width,), "linear": (decoder.width + 1,)}
+    layers, rng = engine.decoder.layers, random.Random(seed)
+    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    skips = [SkipSet(mhsa=tuple(range(0, layers, 2))), SkipSet.of(rng.sample(names, layers))]
+    pairs = [(StagePlan(skip=skip), _with_stand_ins(engine, skip, form)) for skip in skips]
+    fitted, held_out = (
+        [cell for both in zip(*(_equal(engine, [p]) for p in pair), strict=True) for cell in both] for pair in pairs
+    )
+    timing = _Timing(engine, [*fitted, *held_out], rng)
+    for _ in range(_ROUNDS):
+        timing.measure(_PAIRS)
+        prices = _prices(timing, fitted, _count(skips[0], form))
+        error = _price_error(timing, held_out, prices, _count(skips[1], form))
+        prices = prices._replace(held_out_error=error)
+        if error <= TOLERATED_ERROR:
+            break
+    else:
+        _logger.warning(
+            "The price of a %r stand-in is off by %.0f %% of a generation (median) on a mask that was not in the fit: "
+            "predicted latencies of plans with it are rough. Is other work running on this machine?",
+            form,
+            100 * error,
+        )
+    if not prices.measurable and prices.decode_step_ci95 is not None:
+        low, high = (1e6 * seconds for seconds in prices.decode_step_ci95)
+        _logger.warning(
+            "The price of a %r stand-in cannot be told from 0 here: %.1f us in a decode step, 95 %% interval "
+            "%.1f to %.1f.",
+            form,
+            1e6 * sum(prices.decode),
+            low,
+            high,
+        )
+    return prices
+
+
+def _count(skip: SkipSet, form: str) -> int:
+    return len(skip.cuts) if form == "block" else len(skip)
+
+
+def _with_stand_ins(engine: Engine, skip: SkipSet, form: str) -> StagePlan:
+    """A plan whose stand-ins, of zeros, take as long as any."""
+    width = engine.decoder.width
+    shape = {"scale": (), "affine": (2, width), "block": (width, width), "linear": (width + 1, width)}
     rank = int(form.partition(":")[2] or 0)
-    size = (2 * rank + 1, decoder.width) if rank else (*shape[form], *([decoder.width] if form != "scale" else []))
-    tensor = torch.zeros(size, dtype=decoder.dtype)
-    bare = StagePlan(skip=skip)
-    with_stand_ins = StagePlan(skip=skip, compensation=form, tensors={f"mhsa.{layer}": tensor for layer in skip.mhsa})
-    timing = _Timing(engine, [bare, with_stand_ins], random.Random(seed))
-    timing.measure()
-    samples = timing.samples()
-    half = len(samples) // 2
-    pairs = list(zip(samples[:half], samples[half:], strict=True))
-    prefill = [(a.rows * a.prompt, b.prefill_s - a.prefill_s, a.prefill_s) for a, b in pairs]
-    decode = [(a.rows, (b.decode_s - a.decode_s) / (_STEPS - 1), a.decode_s) for a, b in pairs]
-    return _line(prefill, len(skip)), _line(decode, len(skip))
+    size = (2 * rank + 1, width) if rank else shape[form]
+    names = [cut[0] for cut in skip.cuts] if form == "block" else skip.names
+    tensors = {f"{kind}.{layer}": torch.zeros(size, dtype=engine.decoder.dtype) for kind, layer in names}
+    return StagePlan(skip=skip, compensation=form, tensors=tensors)
 
 
-def _line(points: Sequence[tuple[float, float, float]], count: int) -> StandIn:
-    """Fixed and per-token seconds of each of ``count``, from (tokens, seconds of all, weight's inverse) of a pass."""
+def _prices(timing: _Timing, cells: Sequence[_Cell], count: int) -> StandInCosts:
+    """From cells in pairs, without stand-ins and with so many."""
+    bare, added = cells[::2], cells[1::2]
+    seconds = np.array([[timing.seconds(cell) for cell in of] for of in (bare, added)])  # [2, pairs, repeats, phases]
+    differences, scale = seconds[1] - seconds[0], np.median(seconds[0], axis=1)  # [pairs, repeats, 2], [pairs, 2]
+    tokens = np.array([[cell.rows * cell.prompt, cell.rows] for cell in bare], dtype=float)  # of a pass of each phase
+    passes = np.array([1, _STEPS - 1])
+    prefill, decode = (
+        _line(tokens[:, phase], np.median(differences[:, :, phase], axis=1) / passes[phase], scale[:, phase], count)
+        for phase in (0, 1)
+    )
+    rng, repeats = np.random.default_rng(0), differences.shape[1]
+    drawn = rng.integers(0, repeats, (_RESAMPLES, len(bare), repeats))
+    resampled = np.median(np.take_along_axis(differences[None, :, :, 1], drawn, axis=2), axis=2)  # [resamples, pairs]
+    weights = 1 / scale[:, 1]
+    design = np.stack([np.ones(len(bare)), tokens[:, 1]], axis=1) * weights[:, None]
+    lines = np.linalg.lstsq(design, (resampled * weights).T / passes[1], rcond=None)[0]  # unlike a price, below 0 too
+    low, high = np.percentile(lines.sum(axis=0) / count, [2.5, 97.5])
+    return StandInCosts(prefill, decode, (float(low), float(high)))
+
+
+def _price_error(timing: _Timing, cells: Sequence[_Cell], prices: StandInCosts, count: int) -> float:
+    """Median relative error of whole times with ``count`` stand-ins, predicted from the times without them."""
+    errors = []
+    for bare, added in zip(cells[::2], cells[1::2], strict=True):
+        without, measured = (timing.sample(cell).whole_s for cell in (bare, added))
+        prefill = prices.prefill[0] + prices.prefill[1] * bare.rows * bare.prompt
+        decode = (_STEPS - 1) * (prices.decode[0] + prices.decode[1] * bare.rows)
+        errors.append(abs((without + count * (prefill + decode)) / measured - 1))
+    return median(errors)
+
+
+def _line(tokens: np.ndarray, seconds: np.ndarray, scale: np.ndarray, count: int) -> StandIn:  # type: ignore[type-arg]
+    """Fixed and per-token seconds of each of ``count``, from tokens, seconds of all and the weight's inverse of a pass."""
     from scipy.optimize import nnls
 
-    weights = np.array([1 / scale for _, _, scale in points])
-    features = np.array([[1.0, tokens] for tokens, _, _ in points]) * weights[:, None]
-    solution, _ = nnls(features, np.array([seconds for _, seconds, _ in points]) * weights)
+    features = np.stack([np.ones(len(tokens)), tokens], axis=1) / scale[:, None]
+    solution, _ = nnls(features, seconds / scale)
     return float(solution[0]) / count, float(solution[1]) / count
 
 
 def _error(costs: StepCosts, samples: Sequence[_Sample]) -> float:
     """Median relative error of whole-generation times."""
-    errors = []
-    for sample in samples:
-        predicted = dot(costs.prefill, sample.features(costs.layers, False)) + dot(
-            costs.decode, sample.features(costs.layers, True)
-        )
-        errors.append(abs(predicted / (sample.prefill_s + sample.decode_s) - 1))
-    return median(errors)
+    return median(abs(sample.cell.predicted(costs) / sample.whole_s - 1) for sample in samples)
+
+
+def _fits(engine: Engine, prompt: int) -> bool:
+    return prompt + _STEPS < engine.decoder.context_length
+
+
+def _equal(engine: Engine, plans: Sequence[StagePlan]) -> list[_Cell]:
+    shapes = [(rows, prompt) for rows in _ROWS for prompt in _PROMPTS if _fits(engine, prompt)]
+    return [_Cell(plan, *shape) for plan in plans for shape in shapes]
 
 
 class _Timing:
-    """Timings of plans on random prompts, in turns, so that a machine that slows down slows every plan alike."""
+    """Timings of cells on random prompts, in turns, so that a machine that slows down slows every plan alike."""
 
-    def __init__(self, engine: Engine, plans: Sequence[StagePlan], rng: random.Random) -> None:
-        self._engine, self._rng = copy.copy(engine), rng
+    def __init__(self, engine: Engine, cells: Sequence[_Cell], rng: random.Random) -> None:
+        self._engine, self._cells, self._rng = copy.copy(engine), list(cells), rng
         self._engine.eos = (-1,)  # every measurement runs its full length
-        self._cells = [
-            (plan, rows, prompt)
-            for plan in plans
-            for rows in _ROWS
-            for prompt in _PROMPTS
-            if prompt + _STEPS < engine.decoder.context_length
-        ]
-        self._seconds: list[list[tuple[float, float]]] = [[] for _ in self._cells]
+        self._seconds: list[list[tuple[float, float]]] = [[] for _ in cells]
 
-    def measure(self) -> None:
-        """Times every cell some times more; the first round ever warms up."""
-        for _ in range(_REPEATS + (0 if self._seconds[0] else 1)):
-            for (plan, rows, prompt), seconds in zip(self._cells, self._seconds, strict=True):
-                vocabulary = self._engine.decoder.config.vocab_size
-                requests = [
-                    Request(tuple(self._rng.randrange(vocabulary) for _ in range(prompt)), _STEPS, group=row)
-                    for row in range(rows)
-                ]
-                batch = self._engine.generate(requests, plan, Decoding())
-                seconds.append((batch.prefill_s, batch.decode_s))
+    def measure(self, repeats: int) -> None:
+        """Times every cell so many times more, forth and back; the first round ever warms up."""
+        for _ in range(repeats + (0 if self._seconds[0] else 1)):
+            turn = len(self._seconds[0]) % 2
+            for index in range(len(self._cells))[:: -1 if turn else 1]:
+                requests = self._cells[index].requests(self._rng, self._engine.decoder.config.vocab_size)
+                batch = self._engine.generate(requests, self._cells[index].plan, Decoding())
+                self._seconds[index].append((batch.prefill_s, batch.decode_s))
+
+    def seconds(self, cell: _Cell) -> list[tuple[float, float]]:
+        """A cell's times, without the warm-up: prefill and decode seconds by repeat."""
+        return self._seconds[next(index for index, one in enumerate(self._cells) if one is cell)][1:]
+
+    def sample(self, cell: _Cell) -> _Sample:
+        """A cell's median times."""
+        return _Sample(cell, *(median(of) for of in zip(*self.seconds(cell), strict=True)))
 
     def samples(self) -> list[_Sample]:
-        """Every cell's median times, without the warm-up."""
-        return [
-            _Sample(plan, rows, prompt, median(p for p, _ in seconds[1:]), median(d for _, d in seconds[1:]))
-            for (plan, rows, prompt), seconds in zip(self._cells, self._seconds, strict=True)
-        ]
+        return [self.sample(cell) for cell in self._cells]
 
 
 def _fit(samples: Sequence[_Sample], layers: int, decode: bool) -> tuple[float, ...]:
     from scipy.optimize import nnls
 
     seconds = np.array([sample.decode_s if decode else sample.prefill_s for sample in samples])
-    features = np.array([sample.features(layers, decode) for sample in samples]) / seconds[:, None]
+    features = np.array([sample.cell.features(layers, decode) for sample in samples]) / seconds[:, None]
     scale = features.max(axis=0)
     solution, _ = nnls(features / scale, np.ones(len(samples)))
     return tuple(float(value) for value in solution / scale)
