@@ -232,7 +232,7 @@ def test_help_answers_without_loading_anything_heavy():
 
 @pytest.mark.parametrize(("fit", "n"), [((), None), ((1,), 1)])
 def test_timed_questions_that_do_not_fit_the_context_leave_results_and_a_reason(litestage, tmp_path, fit, n):
-    """Two of four questions are timed: if none of them fits there is no speed-up, said why; else it is over the rest."""
+    """Two of four questions are timed: if neither fits there is no speed-up, said why; else it is over the rest."""
     long, short = "Where does " + "the grey " * 1500 + "turtle live?", "Where does the turtle live?"
     rows = [{"question": short, "options": ["river", "burrow"], "answer": "A"} for _ in range(4)]
     for at in {0, 1} - set(fit):

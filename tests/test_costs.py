@@ -63,7 +63,8 @@ class MadeUpEngine:
         rows, prompt, steps = len(requests), len(requests[0].prompt), max(request.limit for request in requests)
         active = LAYERS - len(plan.skip.mhsa), LAYERS - len(plan.skip.ffn)
         if rows > 1 and {request.group for request in requests} == {0}:
-            shared = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*(r.prompt for r in requests)))))
+            columns = zip(*(request.prompt for request in requests), strict=True)
+            shared = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, columns)))
             lane = shared + rows * (prompt - shared)
             prefill, decode = seconds_of(PREFILL, 1, lane, lane, *active), 0.0
             for step in range(1, steps):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from litestage.engine.static import StaticDecoding
 
 IN_FLIGHT = 64
-"""Rows that are decoded together at most."""
+"""Rows that are decoded together at most, where memory allows it."""
 PREFILLED = 2048
 """Prompt tokens, padding included, that are prefilled together at most."""
 
@@ -38,6 +38,7 @@ class ContinuousBatch:
         waiting: the bundles, those with most to prefill last.
         static: decodes in static steps, or None.
         carry: what the rows leave goes there, or None.
+        most: lanes at most.
 
     Attributes:
         prefill_s: seconds spent on prompts.
@@ -53,6 +54,7 @@ class ContinuousBatch:
         clock: Callable[[], float],
         static: StaticDecoding | None,
         carry: Carry | None,
+        most: int,
     ) -> None:
         self._path, self._waiting, self._plan, self._sampler = path, waiting, plan, sampler
         self._clock, self._static, self._carry = clock, static, carry
@@ -62,7 +64,7 @@ class ContinuousBatch:
         self._prefill_path = path.path(plan, "prefill")
         self._widest = max(len(bundle.rows) for bundle in waiting)
         # a schedule's rows keep step with those they were prefilled with: one lane
-        most = 1 if self._course.splits else max(1, IN_FLIGHT // self._widest)
+        most = 1 if self._course.splits else max(1, min(most, IN_FLIGHT // self._widest))
         slots = max(bundle.first_slots for bundle in waiting)
         self._lanes = (static or path).lanes(min(len(waiting), most), slots)
         self._held: list[Bundle | None] = [None] * len(self._lanes.used)

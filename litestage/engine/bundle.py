@@ -82,13 +82,15 @@ class Bundle:
         return min(self.slots, len(self.prompt) + 64 * len(self.rows))
 
 
-def bundles(rows: Sequence[Row]) -> list[Bundle]:
-    """Rows of one group share a lane, unless reading the others' slots costs more than the shared prefill saves."""
+def bundles(rows: Sequence[Row], most: int) -> list[Bundle]:
+    """Rows of one group share a lane, at most so many, unless reading the others' slots costs more than the shared
+    prefill saves."""
     groups: dict[int, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.request.group, []).append(row)
     made: list[Bundle] = []
-    for group in groups.values():
+    parts = [whole[at : at + most] for whole in groups.values() for at in range(0, len(whole), most)]
+    for group in parts:
         together = Bundle(group)
         longest = max(row.length + row.limit for row in group)
         made += [together] if share_a_lane(together.slots, longest) else [Bundle([row]) for row in group]

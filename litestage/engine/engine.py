@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from logging import getLogger
 from time import perf_counter
 from typing import Any
 
@@ -12,9 +14,11 @@ import torch
 
 from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
+from litestage.engine.batching import IN_FLIGHT
 from litestage.engine.carry import Carry
 from litestage.engine.compiled import COMPILING, unable
 from litestage.engine.fast import FastPath
+from litestage.engine.memory import out_of_memory, rows_that_fit
 from litestage.engine.plain import PlainPath
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.score import Pair, loglikelihood
@@ -50,6 +54,9 @@ class Engine:
         path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), ``plain``, or
             ``static``: ``fast`` as it is on CUDA, in static steps where they can (:meth:`stepwise_because`).
         compiling: whether static steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
+
+    Attributes:
+        most_rows: rows that may be in flight at a time; halved when memory has run out.
     """
 
     def __init__(self, model: Any, tokenizer: Any, path: str = "fast", compiling: str = "auto") -> None:
@@ -65,6 +72,7 @@ class Engine:
         self.name = ENGINES[self.path] + "+compiled" * compiles
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
+        self.most_rows = sys.maxsize
         self.eos = _eos_ids(model, tokenizer)
 
     @torch.inference_mode()
@@ -84,7 +92,7 @@ class Engine:
             carry: what an earlier stage left of the same groups is used, and what this one leaves goes there.
 
         Raises:
-            LiteStageError: an empty prompt.
+            LiteStageError: an empty prompt, or a row that memory does not hold even alone.
         """
         started = self.clock()
         detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
@@ -105,7 +113,17 @@ class Engine:
     @torch.inference_mode()
     def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
         """Scores continuations; see :func:`litestage.engine.score.loglikelihood`."""
-        return loglikelihood(self, pairs, plan)
+        scores: list[tuple[float, bool]] = []
+        while len(scores) < len(pairs):
+            part = pairs[len(scores) :][: self.most_rows]
+            try:
+                scores += loglikelihood(self, part, plan)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            self._halve(len(part), max(len(context) + len(ending) for context, ending in part))
+        return scores
 
     @cached_property
     def _fast(self) -> FastPath:
@@ -132,12 +150,56 @@ class Engine:
         return "engine.path is not static" if static is None else static.refuses(plan)
 
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, carry: Carry | None) -> float:
-        """Decodes rows to their ends; returns the seconds until they had their first tokens."""
+        """Decodes rows to their ends; returns the seconds until they had their first tokens.
+
+        When memory runs out, what has not ended begins anew with half as many rows in flight.
+        """
+        while True:
+            try:
+                return self._run_with(rows, plan, sampler, carry)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # here, not above: an error holds the frames that hold the tensors
+            rows = [row for row in rows if row.stop is None]
+            if not rows:
+                return 0.0
+            for row in rows:
+                row.restart()
+            self._halve(min(len(rows), IN_FLIGHT), max(row.length + row.limit for row in rows))
+
+    def _halve(self, rows: int, tokens: int) -> None:
+        """Allows half as many rows in flight as memory has just run out with; says so the first time."""
+        device, rows = self.decoder.device, min(rows, self.most_rows)
+        if rows <= 1:
+            raise LiteStageError(
+                f"Out of memory on {device}: it does not hold the model and one row of up to {tokens} tokens. Use a "
+                "smaller model or max_new_tokens, dtype=bfloat16, or a device with more memory."
+            )
+        if self.most_rows == sys.maxsize:
+            getLogger(__name__).warning(
+                "out of memory on %s with %d rows in flight: going on with %d, and fewer if need be.",
+                device,
+                rows,
+                rows // 2,
+            )
+        self.most_rows = rows // 2
+        if self.path == "static" and self.plain_because(StagePlan()) is None and self._fast.static is not None:
+            self._fast.static.release()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run_with(self, rows: Sequence[Row], plan: StagePlan, sampler: Sampler, carry: Carry | None) -> float:
         # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches
         apart = plan.schedule is not None and len({row.request.group for row in rows}) > 1
         if self.plain_because(plan) is None and not apart:
-            return self._fast.run(rows, plan, sampler, self.clock, carry)
-        return self.plain.run(rows, plan, sampler, self.clock)
+            return self._fast.run(rows, plan, sampler, self.clock, self.most_rows, carry)
+        most = self.most_rows
+        if len(rows) > 1:
+            fit = rows_that_fit(self.decoder, max(len(row.request.prompt) + row.limit for row in rows))
+            most = most if fit is None else max(1, min(most, fit))
+        parts = [rows[at : at + most] for at in range(0, len(rows), most)]
+        return sum(self.plain.run(list(part), plan, sampler, self.clock) for part in parts)
 
     def clock(self) -> float:
         """Seconds of a clock that only goes forward, once the device has done all that it was given."""

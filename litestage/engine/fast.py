@@ -19,6 +19,7 @@ from litestage.engine.batching import ContinuousBatch
 from litestage.engine.bundle import Bundle, bundles
 from litestage.engine.carry import Carry, Held, alike
 from litestage.engine.lanes import Lanes
+from litestage.engine.memory import rows_that_fit
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.slots import SHARED
 from litestage.engine.static import StaticDecoding
@@ -86,22 +87,25 @@ class FastPath:
         plan: StagePlan,
         sampler: Sampler,
         clock: Callable[[], float],
+        most: int,
         carry: Carry | None = None,
     ) -> float:
         """Decodes all rows to their ends; returns the seconds of set-up and prefill.
 
+        At most ``most`` rows are in flight at a time, and no more than free memory holds.
+
         A small model's matrices are too small to be multiplied by two cores at a time: each has questions of its own.
         """
         started = clock()
-        waiting = bundles(rows)
+        waiting = bundles(rows, most)
         static = None if self.static is None or self.static.refuses(plan) else self.static
-        if static is None:
-            self._begin(waiting, plan, carry.take(plan) if carry else {})
+        self._begin(waiting, plan, carry.take(plan) if carry else {})
         waiting.sort(key=lambda bundle: len(bundle.new))
-        kept = carry if carry and static is None and carry.wants(plan) else None
+        kept = carry if carry and carry.wants(plan) else None
         threads = 1 if static else self._threads(waiting, plan)  # static steps have one set of lanes
+        lanes = self._lanes_in_flight(waiting, most) // threads
         batches = [
-            ContinuousBatch(self, waiting[first::threads], plan, sampler, clock, static, kept)
+            ContinuousBatch(self, waiting[first::threads], plan, sampler, clock, static, kept, lanes)
             for first in range(threads)
         ]
         set_up = clock() - started
@@ -112,6 +116,14 @@ class FastPath:
         for batch in batches:
             self.decoder.work.add(batch.work)
         return set_up + sum(batch.prefill_s for batch in batches) / threads
+
+    def _lanes_in_flight(self, waiting: Sequence[Bundle], most: int) -> int:
+        lanes = most // max(len(bundle.rows) for bundle in waiting)
+        if len(waiting) > 1:  # one needs its lane in any case
+            ours = self.static.nbytes if self.static else 0
+            fit = rows_that_fit(self.decoder, max(bundle.slots for bundle in waiting), ours)
+            lanes = lanes if fit is None else min(lanes, fit)
+        return lanes
 
     def _threads(self, waiting: Sequence[Bundle], plan: StagePlan) -> int:
         if not self.lean.fused or self.decoder.device.type != "cpu" or plan.schedule is not None:

@@ -7,7 +7,7 @@ shared ones, at its own and earlier positions. Rows that finish simply stop addi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import torch
@@ -127,7 +127,7 @@ class Lanes:
         self.used = [self.used[lane] for lane in lanes]
         self._latest = [self._latest[lane] for lane in lanes]
         self.positions, self.branches = self.positions[index], self.branches[index]
-        self._held = {layer: Buffer(held.whole.index_select(2, index)) for layer, held in self._held.items()}
+        self._replace(lambda whole: whole.index_select(2, index))
 
     def empty(self, lanes: Sequence[int]) -> None:
         """Forgets what these lanes hold."""
@@ -143,4 +143,9 @@ class Lanes:
         self.slots += more
         self.positions = F.pad(self.positions, (0, more), value=FREE)
         self.branches = F.pad(self.branches, (0, more), value=SHARED)
-        self._held = {layer: Buffer(F.pad(held.whole, (0, 0, 0, more))) for layer, held in self._held.items()}
+        self._replace(lambda whole: F.pad(whole, (0, 0, 0, more)))
+
+    def _replace(self, new: Callable[[Tensor], Tensor]) -> None:
+        """Puts new buffers in the place of all, one by one: only one layer's is there twice."""
+        for layer in self._held:
+            self._held[layer] = Buffer(new(self._held[layer].whole))

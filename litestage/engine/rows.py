@@ -58,6 +58,11 @@ class Row:
         if self.limit < 1:
             self.stop = "too_long"
 
+    def restart(self) -> None:
+        """Forgets what was written; what is drawn for it is drawn again."""
+        self.tokens.clear()
+        self.confidences.clear()
+
     def push(self, token: int, confidence: float | None) -> None:
         """Takes the next token and decides whether the row ends with it."""
         if confidence is not None:

@@ -28,6 +28,7 @@ from litestage.engine.compiled import Regions, unable
 from litestage.engine.graphs import Graphs
 from litestage.engine.lanes import Lanes
 from litestage.engine.lookahead import POLL, Lookahead
+from litestage.engine.memory import SHARE, available_bytes, bytes_per_token
 from litestage.engine.rows import Row, Sampler
 from litestage.engine.slots import FREE, SHARED, Buffer, Token
 from litestage.engine.step import Column, Ends, StaticStep
@@ -56,6 +57,10 @@ class StaticLanes(Lanes):
         self.steps: OrderedDict[Hashable, StaticStep] = OrderedDict()
         self.running: Lookahead | None = None
 
+    @property
+    def nbytes(self) -> int:
+        return sum(held.whole.nbytes for held in self._held.values())
+
     def settle(self) -> None:
         """Gives the rows all that was decoded ahead: the lanes are about to be changed."""
         while self.running is not None and self.running.ahead:
@@ -65,6 +70,10 @@ class StaticLanes(Lanes):
     def enter(self, lanes: Sequence[int], tokens: Sequence[Sequence[Token]], *, fresh: bool = False) -> Pass:
         self.settle()
         return super().enter(lanes, tokens, fresh=fresh)
+
+    def empty(self, lanes: Sequence[int]) -> None:
+        self.settle()
+        super().empty(lanes)
 
     def reserve(self, slots: int) -> None:
         """Makes room for this many slots, and for the rest of their bucket."""
@@ -106,7 +115,7 @@ class StaticDecoding:
 
     def __init__(self, path: FastPath, compiling: str = "auto") -> None:
         self._path, self._device = path, path.decoder.device
-        self._lanes: dict[int, StaticLanes] = {}
+        self._lanes: OrderedDict[int, StaticLanes] = OrderedDict()
         self._uncompiled = unable(path.decoder, compiling)
         self._regions: Regions | None = None
         self.graphs = Graphs(self._device)
@@ -170,15 +179,39 @@ class StaticDecoding:
         step.enter(list(_columns(held, going, lanes, widest)), rows, sampler)
         return Lookahead(step, lanes.used, [len(of_lane) for of_lane in going], rows, self._path.decoder.work)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values in all lanes that are kept."""
+        return sum(lanes.nbytes for lanes in self._lanes.values())
+
+    def release(self) -> None:
+        """Gives back all lanes, and the steps that were made for them."""
+        self._lanes.clear()
+
     def _pool(self, count: int, slots: int) -> StaticLanes:
+        """Lanes that were used before, or new ones; the longest unused go while all take more than their share."""
         count = 1 << (count - 1).bit_length()
+        self._make_room(count, slots)
         if count not in self._lanes:
             self._lanes[count] = StaticLanes(self._path.lean, count, slots, self._device)
         lanes = self._lanes[count]
         lanes.running = None  # of rows that are done
         lanes.reserve(slots)
         lanes.empty(range(count))
+        self._lanes.move_to_end(count)
         return lanes
+
+    def _make_room(self, count: int, slots: int) -> None:
+        available = available_bytes(self._device)
+        if available is None:
+            return
+        room = SHARE * (available + self.nbytes)
+        held = self._lanes[count].nbytes if count in self._lanes else 0
+        more = max(0, count * _bucket(slots) * bytes_per_token(self._path.decoder) - held)
+        for other in [one for one in self._lanes if one != count]:
+            if self.nbytes + more <= room:
+                break
+            del self._lanes[other]
 
     def _step(
         self, lanes: StaticLanes, widest: int, needed: int, row: Row, plan: StagePlan, sampler: Sampler

@@ -214,7 +214,7 @@ def _price_error(timing: _Timing, cells: Sequence[_Cell], prices: StandInCosts, 
 
 
 def _line(tokens: np.ndarray, seconds: np.ndarray, scale: np.ndarray, count: int) -> StandIn:  # type: ignore[type-arg]
-    """Fixed and per-token seconds of each of ``count``, from tokens, seconds of all and the weight's inverse of a pass."""
+    """Fixed and per-token seconds of each of ``count``, from a pass's tokens, seconds of all and weight's inverse."""
     from scipy.optimize import nnls
 
     features = np.stack([np.ones(len(tokens)), tokens], axis=1) / scale[:, None]

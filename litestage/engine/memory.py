@@ -1,0 +1,103 @@
+"""How many rows fit into memory: what there is, and what a row's keys and values take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from litestage.decoder.decoder import Decoder
+
+SHARE = 0.5
+"""Of the memory there is, what keys and values may take; the rest is for activations and for a cache that grows."""
+_UNLIMITED = 1 << 60  # a cgroup without a limit names a number beyond any memory
+
+
+def rows_that_fit(decoder: Decoder, slots: int, ours: int = 0) -> int | None:
+    """How many sequences of ``slots`` tokens the device's free memory holds keys and values of; None if not known.
+
+    Args:
+        ours: bytes of keys and values that are allocated already and can be used again.
+    """
+    available = available_bytes(decoder.device)
+    return None if available is None else int(SHARE * (available + ours)) // (slots * bytes_per_token(decoder))
+
+
+def bytes_per_token(decoder: Decoder) -> int:
+    """Bytes of one token's keys and values at full depth."""
+    config = decoder.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * decoder.layers * config.num_key_value_heads * width * decoder.dtype.itemsize)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a device; None where that is not known."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return available_host_bytes()
+
+
+def available_host_bytes(root: Path = Path("/")) -> int | None:
+    """What Linux says is available, or what the process's control groups leave if that is less; None elsewhere."""
+    known = [*_meminfo(root / "proc/meminfo"), *_control_groups(root)]
+    return max(0, min(known)) if known else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of a device or of the host, says that it has no more."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def _meminfo(file: Path) -> Iterator[int]:
+    for line in _lines(file):
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            yield int(value.split()[0]) * 1024
+
+
+def _control_groups(root: Path) -> Iterator[int]:
+    """Of every group that the process is in, version 1 or 2, limit less usage; files that can be dropped are free."""
+    mount = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            names, top = ("memory.max", "memory.current", "inactive_file"), mount
+        elif "memory" in controllers.split(","):
+            names, top = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), mount / "memory"
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        while True:
+            limit, usage = (_number(folder / name) for name in names[:2])
+            if limit is not None and usage is not None and limit < _UNLIMITED:
+                yield (
+                    limit
+                    - usage
+                    + sum(
+                        int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == names[2]
+                    )
+                )
+            if folder == top:
+                break
+            folder = folder.parent
+
+
+def _number(file: Path) -> int | None:
+    text = "".join(_lines(file)).strip()
+    return int(text) if text.isdigit() else None  # "max": no limit
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().split("\n")[:-1]
+    except (OSError, UnicodeDecodeError):
+        return []
