@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,10 @@ class Session:
         costs = StepCosts.from_dict(on_this_machine("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
         stand_ins: dict[str, StandInCosts] = {}
         for form in forms:
-            kept = on_this_machine(f"stand_in/{form}", lambda form=form: measure_stand_in(self.engine, form)._asdict())
+            kept = on_this_machine(f"stand_in/{form}", partial(_stand_in, self.engine, form))
             stand_ins[form] = StandInCosts.from_dict(kept)
         return replace(costs, stand_ins=stand_ins)
+
+
+def _stand_in(engine: Engine, form: str) -> dict[str, Any]:
+    return measure_stand_in(engine, form)._asdict()

@@ -37,13 +37,13 @@ def stages(engine, plans, carry, questions=5, rows=3):
     return written, engine.decoder.work.tokens - before
 
 
-@pytest.mark.parametrize("family", QUICK)
-def test_stages_that_run_the_same_sublayers_write_the_same_with_half_the_tokens(family, monkeypatch):
+@pytest.mark.parametrize(("family", "path"), [*((family, "fast") for family in QUICK), ("qwen2", "static")])
+def test_stages_that_run_the_same_sublayers_write_the_same_with_half_the_tokens(family, path, monkeypatch):
     """Lanes are refilled, and rows leave at different steps."""
     monkeypatch.setattr(batching, "IN_FLIGHT", 6)
     plans = [StagePlan(SEVERAL, exit=ExitRule(threshold=0.3, window=2))] * 3
-    afresh, all_tokens = stages(tiny_engine(family), plans, None)
-    carried, fewer = stages(tiny_engine(family), plans, Carry())
+    afresh, all_tokens = stages(tiny_engine(family, path), plans, None)
+    carried, fewer = stages(tiny_engine(family, path), plans, Carry())
     assert outcome(carried) == outcome(afresh)
     for one, two in zip(carried, afresh, strict=True):
         assert one.confidences == pytest.approx(two.confidences, abs=1e-4)
@@ -77,9 +77,10 @@ def test_a_stage_left_out_between_leaves_nothing_of_its_own_to_be_mistaken():
     assert outcome([after]) == outcome([alone])
 
 
-def test_what_all_prompts_begin_with_is_prefilled_once():
+@pytest.mark.parametrize("path", ["fast", "static"])
+def test_what_all_prompts_begin_with_is_prefilled_once(path):
     """As worked examples are: 40 tokens that 6 prompts share, in 40 + 6 x 5 tokens of prefill."""
-    engine, (head,) = tiny_engine("qwen2"), random_prompts((40,))
+    engine, (head,) = tiny_engine("qwen2", path), random_prompts((40,))
     requests = [Request((*head, *random_prompts((5,), seed=9 + at)[0]), 1, group=at) for at in range(6)]
     before = engine.decoder.work.tokens
     together = engine.generate(requests, StagePlan(SEVERAL), Decoding()).generations

@@ -224,7 +224,7 @@ def test_log_likelihoods_go_on_in_halves(monkeypatch, caplog):
 
 
 def test_static_lanes_are_not_kept_for_ever(monkeypatch):
-    """Runs of every number of rows leave lanes for the next ones, of which the longest unused go when memory is short."""
+    """Every number of rows leaves its lanes for later; the longest unused go when memory is short."""
     one = Engine(tiny_model("llama"), Characters(), "static")
     memory = 2 * 44 * 129 * bytes_per_token(one.decoder)  # half of it holds 44 lanes of a bucket
     monkeypatch.setattr(static, "available_bytes", lambda device: memory - held())
@@ -258,8 +258,10 @@ prompts = random_prompts((200,) * 24)
 engine.generate([Request(prompts[0], 4)], StagePlan(), Decoding())
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + 260 * 2**20  # keys and values of 24 rows are 24 x 264 x 64 KiB, 396 MiB
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (limit, unlimited[1]))
 rows = engine.generate([Request(p, 4, group=at) for at, p in enumerate(prompts)], StagePlan(), Decoding()).generations
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
 print(engine.most_rows, {len(row.tokens) for row in rows})
 """
 

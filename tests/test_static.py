@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_carry import stages
 from test_fast import QUICK, SUBLAYERS, fans, outcome
 from test_parity import PROMPTS, ragged, run
 from test_skip_parity import compensated
@@ -18,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from litestage.decoder.regions import Product
-from litestage.engine import Decoding, Engine, Request, static
+from litestage.engine import Decoding, Engine, Request, batching, static
+from litestage.engine.carry import Carry
 from litestage.engine.lookahead import POLL
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
@@ -161,6 +163,17 @@ def test_what_was_decoded_ahead_is_given_to_the_rows_before_their_lanes_are_refi
     engine._fast.static.ahead = 2
     both(engine, "llama", requests, StagePlan(), Decoding(stop=("k", "Zq")))
     assert {1, 2} & set(settled)
+
+
+def test_what_a_stage_leaves_is_carried_over_while_the_device_runs_ahead(monkeypatch):
+    """Shared beginnings and earlier stages are filled into lanes whose steps are recorded, as on a CPU's own path."""
+    monkeypatch.setattr(batching, "IN_FLIGHT", 6)
+    plans, engine = [StagePlan(SkipSet(mhsa=(1,), ffn=(2,)))] * 3, static_engine("qwen2")
+    engine._fast.static.ahead = 2
+    afresh, all_tokens = stages(tiny_engine("qwen2"), plans, None)
+    carried, fewer = stages(engine, plans, Carry())
+    assert outcome(carried) == outcome(afresh)
+    assert fewer < 0.9 * all_tokens  # what the device writes beyond a row's end counts
 
 
 # --- compiled ---

@@ -175,7 +175,9 @@ class Decoder:
 
         What is made holds copies: it must not keep alive the tensor that it is found by.
         """
-        made: dict[tuple[str, int], Step] = self._stand_ins.setdefault(tensor, {})
+        made: dict[tuple[str, int], Step] | None = self._stand_ins.get(tensor)
+        if made is None:
+            made = self._stand_ins[tensor] = {}
         if (form, layer) not in made:
             if form == "merged":
                 made[form, layer] = _residual(self._feed_forward_times(layer, tensor))
