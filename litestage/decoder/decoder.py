@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class Decoder:
             )
         ]
         # by a plan's own tensor, for as long as some plan holds it; then by form and layer
-        self._stand_ins: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._stand_ins: MutableMapping[Tensor, dict[tuple[str, int], Step]] = WeakTensorKeyDictionary()
 
     @property
     def device(self) -> torch.device:
@@ -175,9 +175,7 @@ class Decoder:
 
         What is made holds copies: it must not keep alive the tensor that it is found by.
         """
-        made: dict[tuple[str, int], Step] | None = self._stand_ins.get(tensor)
-        if made is None:
-            made = self._stand_ins[tensor] = {}
+        made = self._stand_ins.setdefault(tensor, {})
         if (form, layer) not in made:
             if form == "merged":
                 made[form, layer] = _residual(self._feed_forward_times(layer, tensor))
