@@ -202,12 +202,14 @@ class StaticDecoding:
         return lanes
 
     def _make_room(self, count: int, slots: int) -> None:
+        kept = self._lanes.get(count)
+        if kept is not None and _bucket(slots) < kept.slots:  # they do as they are
+            return
         available = available_bytes(self._device)
         if available is None:
             return
         room = SHARE * (available + self.nbytes)
-        held = self._lanes[count].nbytes if count in self._lanes else 0
-        more = max(0, count * _bucket(slots) * bytes_per_token(self._path.decoder) - held)
+        more = count * _bucket(slots) * bytes_per_token(self._path.decoder) - (kept.nbytes if kept else 0)
         for other in [one for one in self._lanes if one != count]:
             if self.nbytes + more <= room:
                 break
