@@ -56,20 +56,6 @@ class Contestant:
             outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
         return prompts
 
-    def outputs(self, questions: Sequence[Question], traces: Sequence[Trace]) -> list[dict[str, list[tuple[int, ...]]]]:
-        """By question, token ids of every stage's outputs; the store has them unless they were lost since."""
-        texts: list[dict[str, str | list[str]]] = [{} for _ in questions]
-        tokens: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in questions]
-        for index, stage in enumerate(self.pipeline.stages):
-            requests = [self._requests(stage, at, question, texts[at]) for at, question in enumerate(questions)]
-            flat = [request for rows in requests for request in rows]
-            rest = iter(self.engine.generate(flat, self.plan[stage.name], self._decoding(stage)))
-            for at, (rows, trace) in enumerate(zip(requests, traces, strict=True)):
-                tokens[at][stage.name] = [next(rest).tokens for _ in rows]
-                written = trace.stages[index].texts
-                texts[at][stage.name] = list(written) if stage.per_option else written[0]
-        return tokens
-
     def _answer(self, questions: Sequence[Question], timed: bool) -> list[Trace]:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]
@@ -80,20 +66,23 @@ class Contestant:
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
             seconds: tuple[float | None, float | None] = (None, None)
+            going = [index for index, before in enumerate(traces) if not _broken(before)]
+            generated = {index: [_nothing(request) for request in rows] for index, rows in enumerate(requests)}
             if timed:
-                rows, seconds = self._timed(stage, requests[0])
-                generated = [rows]
-            else:
+                seconds = (0.0, 0.0)
+                if going:
+                    generated[0], seconds = self._timed(stage, requests[0])
+            elif going:
                 flat = self.engine.generate(
-                    [request for rows in requests for request in rows],
+                    [request for index in going for request in requests[index]],
                     self.plan[stage.name],
                     self._decoding(stage),
                     [neighbour[stage.name] for neighbour in self.neighbours],
                     carry,
                 )
                 rest = iter(flat)
-                generated = [[next(rest) for _ in rows] for rows in requests]
-            for index, rows in enumerate(generated):
+                generated |= {index: [next(rest) for _ in requests[index]] for index in going}
+            for index, rows in generated.items():
                 texts = [row.text.strip() for row in rows]
                 outputs[index][stage.name] = texts if stage.per_option else texts[0]
                 traces[index].append(_stage_trace(stage, requests[index], rows, *seconds))
@@ -121,10 +110,20 @@ class Contestant:
         return replace(self.decoding, stop=stage.stop)
 
     def _trace(self, question: Question, outputs: dict[str, str | list[str]], stages: tuple[StageTrace, ...]) -> Trace:
-        too_long = any("too_long" in stage.stops for stage in stages)
-        answer = None if too_long else self.pipeline.parse_answer(outputs)
+        unfinished = any(stop in ("too_long", "non_finite") for stage in stages for stop in stage.stops)
+        answer = None if unfinished else self.pipeline.parse_answer(outputs)
         correct = None if question.answer is None else answer == question.answer
         return Trace(question.id, self.plan.hash, stages, answer, correct)
+
+
+def _broken(stages: Sequence[StageTrace]) -> bool:
+    """Whether a stage so far met logits that are no numbers: its text is no prompt for the next."""
+    return any("non_finite" in stage.stops for stage in stages)
+
+
+def _nothing(request: Request) -> Generation:
+    """What stands for a generation after one that broke."""
+    return Generation(tokens=(), text="", stop="non_finite", prompt_tokens=len(request.prompt))
 
 
 def _one_by_one(stage: Stage) -> bool:
@@ -147,4 +146,5 @@ def _stage_trace(
         decode_s=decode_s,
         confidences=confidences,
         one_by_one=_one_by_one(stage),
+        token_ids=tuple(row.tokens for row in rows),
     )
