@@ -49,7 +49,7 @@ class Row:
 
     @property
     def last(self) -> int:
-        return self.tokens[-1]
+        return self.tokens[-1] if self.tokens else self.request.prompt[-1]  # without any it has ended
 
     @property
     def length(self) -> int:
