@@ -7,13 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-
 DECIDES_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "c_kernels", "torch", "transformers")
 """What of it decides which tokens are written."""
 
 
 def environment(engine: Any) -> dict[str, Any]:
-    """Device, hardware, dtype, engine and versions of a run by ``engine``; ``c_kernels``: whether it runs any of ours."""
+    """Device, hardware, dtype, engine and versions of a run by ``engine``, and whether it runs C kernels of ours."""
     import torch
     import transformers
 

@@ -257,3 +257,19 @@ def test_an_exit_cuts_a_sampled_text_where_its_own_confidences_say(engine):
     ran = engine.generate(streams(PROMPTS), StagePlan(exit=rule), decoding).generations
     detokenise = Detokenise(engine.tokenizer)
     assert [row.tokens for row in ran] == [row.cut(rule, EOS, detokenise).tokens for row in whole]
+
+
+def test_looking_for_the_exit_takes_time_in_proportion_to_the_text():
+    """Counted, not timed: what is read of 4,000 confidences is the window at each step."""
+
+    class Counted(list):
+        read = 0
+
+        def __getitem__(self, at):
+            found = super().__getitem__(at)
+            Counted.read += len(found) if isinstance(at, slice) else 1
+            return found
+
+    confidences = Counted([0.9] * 4000)
+    assert exit_step(ExitRule(threshold=0.1, window=5), confidences) is None
+    assert Counted.read <= 5 * 4000

@@ -198,13 +198,11 @@ def test_no_calibration_output_is_generated_twice(tmp_path, monkeypatch, dtype):
         return generate(self, requests, plan, decoding, **options)
 
     monkeypatch.setattr(Engine, "generate", counting)
-    options = ["search.ranking=fidelity", "search.calibration=12", "search.max_budget=2", "search.finalists=0"]
+    options = ["search.ranking=fidelity", "search.calibration=12", "search.max_budget=2", "engine.batch_size=5"]
+    options += ["search.finalists=0", "search.max_accuracy_drop=0.5"]
     model = save_tiny_model(tmp_path / "model")
     bench = Workbench.open(
-        load_config(
-            [f"model.pretrained={model}", f"engine.dtype={dtype}", f"store={tmp_path / 'store'}", *options]
-            + ["engine.batch_size=5", "search.try_exits=false", "search.max_accuracy_drop=0.5"]
-        )
+        load_config([f"model.pretrained={model}", f"engine.dtype={dtype}", f"store={tmp_path / 'store'}", *options])
     )
     bench.plan("cosine:2")
     bench.plan("finercut:2")

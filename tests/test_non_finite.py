@@ -4,8 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, PIPELINE, Characters, contestant, encode, random_model, random_prompts, some_questions
-from tiny import staged_model
+from tiny import (
+    FAMILIES,
+    PIPELINE,
+    Characters,
+    contestant,
+    encode,
+    random_model,
+    random_prompts,
+    some_questions,
+    staged_model,
+)
 
 from litestage.api import Answerer
 from litestage.engine import Decoding, Engine, Request
@@ -113,7 +122,7 @@ def test_the_question_ends_is_counted_and_has_no_answer(breaking, timed):
     assert set(analyze.stops) == set(summarize.stops) == {"non_finite"}
     assert summarize.tokens == (0,)
     last = [prompt for prompt in breaking if "So:" in "".join(map(chr, prompt))]
-    assert len({prompt for prompt in last}) == len(QUESTIONS) - 1  # the summary was not even asked for
+    assert len(set(last)) == len(QUESTIONS) - 1  # the summary was not even asked for
 
 
 def test_what_broke_is_not_kept(breaking):

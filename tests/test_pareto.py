@@ -48,7 +48,6 @@ def estimates(losses):
     }
 
 
-
 @pytest.fixture(scope="module")
 def session():
     return Session.open("reference")

@@ -1,7 +1,6 @@
 """The runner: traces in the order of the questions, times that are times, and nothing done twice after a crash."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -280,9 +279,14 @@ def test_two_identical_runs_at_once_do_not_touch_each_others_journal(monkeypatch
 def test_what_could_not_be_written_is_not_lost(monkeypatch, asked):
     """The run was done, but the disk was full when its results were to be written."""
     store = ResultStore()
-    with pytest.raises(LiteStageError, match="full"), until_written(store):
-        before = run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"]
+    before = []
+
+    def unwritable():
+        before.extend(run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"])
         raise LiteStageError("the disk is full")
+
+    with pytest.raises(LiteStageError, match="full"), until_written(store):
+        unwritable()
     asked.clear()
     with until_written(store):
         assert run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"] == before

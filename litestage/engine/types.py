@@ -15,7 +15,8 @@ ENGINES = {"fast": "fast/2", "static": "static/3", "plain": "plain/2"}
 class Decoding:
     """How tokens are chosen and when a row ends.
 
-    ``temperature`` 0 is greedy; otherwise ``repeat`` numbers the samples of one prompt. ``stop`` strings end a row when its text contains one; they are cut from the text.
+    ``temperature`` 0 is greedy; otherwise ``repeat`` numbers the samples of one prompt. ``stop`` strings end a row when
+    its text contains one; they are cut from the text.
     """
 
     stop: tuple[str, ...] = ()

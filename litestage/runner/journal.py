@@ -1,4 +1,4 @@
-"""Keeps every finished batch of a run in the journal, so that the run, killed and started again, goes on where it was."""
+"""Keeps every finished batch of a run in the journal: the run, killed and started again, goes on where it was."""
 
 from __future__ import annotations
 

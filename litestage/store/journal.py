@@ -1,8 +1,8 @@
 """The journal of unfinished runs, in the store: what a run that is killed had finished, and goes on from.
 
-A record belongs to a run, to whoever keeps it and to a question. Who takes a run up makes all that it finds its own, and
-removes only its own when it is done; where that was another command's that still runs, that one writes its own again.
-What nobody took up is pruned like any other record.
+A record belongs to a run, to whoever keeps it and to a question. Who takes a run up makes all that it finds its own,
+and removes only its own when it is done; where that was another command's that still runs, that one writes its own
+again. What nobody took up is pruned like any other record.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunJournal:
 
 @contextmanager
 def until_written(store: ResultStore) -> Iterator[None]:
-    """Keeps what runs inside have finished until the block ends well: results that could not be written are not lost."""
+    """Keeps what runs inside have finished until the block ends well: what could not be written is not lost."""
     store.finished = []
     try:
         yield
