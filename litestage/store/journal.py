@@ -39,8 +39,9 @@ class RunJournal:
             rows = connection.execute(
                 "SELECT key, record, checksum FROM results WHERE key > ? AND key < ?", _between(self._own)
             ).fetchall()
-        records = ((key[len(self._own) :], unpacked(record, checksum)) for key, record, checksum in rows)
-        return {question: record for question, record in records if record is not None}
+        records = ((key, unpacked(record, checksum)) for key, record, checksum in rows)
+        self._finished = {key: record for key, record in records if record is not None}
+        return {key[len(self._own) :]: dict(record) for key, record in self._finished.items()}
 
     def keep(self, finished: Mapping[str, Mapping[str, Any]], model: str, engine: str) -> None:
         """Adds records by question, all or none of them."""
