@@ -79,7 +79,7 @@ def test_plans_that_differ_in_tensors_only_are_different_plans():
     assert scaled(1.0) != scaled(2.0)
     assert scaled(1.0)["recall"] != scaled(2.0)["recall"]
     assert len({scaled(1.0)["recall"], scaled(1.0)["recall"], scaled(2.0)["recall"]}) == 2
-    schedule = {"steps": [{"from": 4, "skip": {"mhsa": [1], "ffn": [1]}}]}
+    schedule = {"steps": [{"from": 4, "mhsa": [1], "ffn": [1]}]}
     assert len({StagePlan(SkipSet(mhsa=(1,)), schedule=schedule), StagePlan(SkipSet(mhsa=(1,)))}) == 2
 
 

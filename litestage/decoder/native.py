@@ -65,7 +65,7 @@ def compiled(source: Path, *flags: str) -> Any | None:
         try:
             for step in steps:
                 subprocess.run(step, check=True, capture_output=True, text=True, timeout=60)
-            functions = ctypes.CDLL(loaded)
+            functions: Any = ctypes.CDLL(loaded)
             functions.digest = hashlib.sha256(Path(made).read_bytes()).hexdigest()[:16]
             return functions
         except (OSError, subprocess.SubprocessError) as error:
