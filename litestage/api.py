@@ -54,6 +54,11 @@ class Answerer:
                 f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context "
                 f"holds {self.session.engine.decoder.context_length}; shorten the question or its options."
             )
+        if trace.non_finite:
+            raise LiteStageError(
+                f"The model's logits are not finite ({self.session.engine.decoder.dtype}), so there is no answer; "
+                "load it with dtype='float32'."
+            )
         option = asked.options[asked.labels.index(trace.answer)] if trace.answer in asked.labels else None
         return Answer(" ".join(trace.stages[-1].texts), trace.answer, option, trace)
 

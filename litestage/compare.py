@@ -55,7 +55,7 @@ class Entrant:
     model: str | None = None
 
 
-def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
+def compare(bench: Workbench) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
     specs = ["full", *[name for name in config.methods if name != "full"]]
@@ -73,7 +73,8 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
         for name, contestant in contestants.items()
     }
     timed = questions[: config.latency_questions]
-    latency = run(timed, contestants, timed=True, journal=journal, progress="latency, one at a time") if timed else {}
+    store = session.reusing.store
+    latency = run(timed, contestants, timed=True, journal=store, progress="latency, one at a time") if timed else {}
     peaks = from_rank_zero(lambda: {name: _peak_mb(contestants[name], timed[:1]) for name in contestants})
     measured = {
         name: Measured(

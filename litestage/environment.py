@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+DECIDES_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "c_kernels", "torch", "transformers")
+"""What of it decides which tokens are written."""
+
 
 def environment(engine: Any) -> dict[str, Any]:
-    """Device, hardware, dtype, engine and versions of a run by ``engine``."""
+    """Device, hardware, dtype, engine and versions of a run by ``engine``, and whether it runs C kernels of ours."""
     import torch
     import transformers
 
     from litestage import __version__
-    from litestage.decoder.native import library
 
     decoder, device = engine.decoder, engine.decoder.device
     return {
@@ -22,7 +25,7 @@ def environment(engine: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "engine": engine.name,
-        "c_kernels": decoder.device.type == "cpu" and library() is not None,
+        "c_kernels": bool(engine.kernels),
         "litestage": __version__,
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
@@ -41,6 +44,7 @@ def _cpu() -> str:
     return ", ".join([name, *numbers, torch.backends.cpu.get_cpu_capability()])
 
 
+@cache
 def _first_processor(cpuinfo: Path) -> dict[str, str]:
     if not cpuinfo.is_file():
         return {}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from litestage.atomic import write_text
 from litestage.plan import Plan, StagePlan
 from litestage.stats import (
     ALPHA,
@@ -98,6 +99,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
         "mcnemar_p": mcnemar(pairs),
         "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
+        "non_finite": sum(trace.non_finite for trace in measured.accuracy),
     }
     clocked = [trace for trace in measured.latency if trace.question_id in timed]
     if clocked:
@@ -161,6 +163,5 @@ def _seconds(traces: Sequence[Trace]) -> list[float]:
 
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
-    """Writes results.json with its schema first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"schema": SCHEMA, **results}, indent=2) + "\n", encoding="utf-8")
+    """Writes results.json with its schema first, in one move."""
+    write_text(path, json.dumps({"schema": SCHEMA, **results}, indent=2) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from litestage.atomic import replacing
 from litestage.results import Measured
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
@@ -83,12 +84,12 @@ def _trace(trace: Trace) -> dict[str, Any]:
 
 
 def _stage(stage: StageTrace) -> dict[str, Any]:
-    kept = {name: value for name, value in asdict(stage).items() if value is not None}
+    kept = {name: value for name, value in asdict(stage).items() if value is not None and name != "token_ids"}
     if stage.confidences is not None:
         kept["confidences"] = [[round(value, 4) for value in row] for row in stage.confidences]
     return kept
 
 
 def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)

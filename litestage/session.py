@@ -129,7 +129,7 @@ class Session:
         timed: bool = False,
         batch_size: int | None = None,
         decoding: Decoding | None = None,
-        journal: Path | None = None,
+        journal: ResultStore | None = None,
         progress: str | None = None,
     ) -> dict[str, list[Trace]]:
         """Answers questions under each plan; see :func:`litestage.runner.run`."""
@@ -197,8 +197,7 @@ class Session:
     @property
     def kept(self) -> KeptMeasurements:
         """What the store holds of this model's measurements."""
-        dtype = str(self.engine.decoder.dtype)
-        return KeptMeasurements(self.reusing.store, self.loaded.fingerprint, self.engine.name, dtype)
+        return KeptMeasurements(self.reusing.store, self.reusing.identity)
 
     def importance(self, questions: Sequence[Question], pipeline: Pipeline) -> Importance:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""

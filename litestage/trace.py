@@ -21,9 +21,9 @@ class StageTrace:
         prompt_tokens: prompt length per row.
         shared_tokens: how much of each prompt is common to all rows, and was run once.
         one_by_one: whether the rows ran one after another instead of together.
-        tokens: new tokens per row, the ending EOS included.
+        tokens: number of new tokens per row, the ending EOS included.
         texts: generated text per row.
-        stops: why each row ended: eos, exit, stop_string, length or too_long.
+        stops: why each row ended: eos, exit, stop_string, length, too_long or non_finite.
         prefill_s: seconds from the stage's beginning until its rows have their first tokens: prompts rendered and
             tokenised, set-up and prefill. Of rows that run one after another, the sum.
         decode_s: all other seconds of the stage.
@@ -31,6 +31,7 @@ class StageTrace:
             together have theirs together, and it is ``prefill_s``.
             All three are None where they were not measured: the question did not run alone, or nothing was generated.
         confidences: per row, each step's largest softmax probability, when they were asked for.
+        token_ids: the new tokens of each row, of which ``texts`` are the text.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StageTrace:
     ttft_s: float | None = None
     confidences: tuple[tuple[float, ...], ...] | None = None
     one_by_one: bool = False
+    token_ids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def successive_tokens(self) -> int:
@@ -87,6 +89,11 @@ class Trace:
     def too_long(self) -> bool:
         """A prompt did not fit the model's context; counts as wrong."""
         return any("too_long" in stage.stops for stage in self.stages)
+
+    @property
+    def non_finite(self) -> bool:
+        """A stage met logits that are no numbers, and the question ended there; counts as wrong."""
+        return any("non_finite" in stage.stops for stage in self.stages)
 
     @property
     def tokens(self) -> int:

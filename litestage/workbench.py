@@ -110,7 +110,7 @@ class Workbench:
     def _problem(
         self, calibrated: Calibrated, ladders: Mapping[str, Ladder], origin: Mapping[str, str] | None = None
     ) -> SearchProblem:
-        search, store = self.config.search, self.session.reusing.store
+        search = self.config.search
         return SearchProblem(
             session=self.session if search.reuse else self.session.without_reuse(),
             pipeline=self.pipeline,
@@ -122,7 +122,7 @@ class Workbench:
             try_exits=search.try_exits and not search.exit,
             finalists=search.finalists,
             timed_questions=search.timed_questions,
-            journal=store.path.parent / "journals" if store.path else None,
+            journal=self.session.reusing.store,
             origin=origin or {"ranking": calibrated.ranking, "compensation": search.compensation},
         )
 

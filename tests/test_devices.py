@@ -19,6 +19,7 @@ from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero, launch, share, union
 from litestage.runner import Contestant, run
+from litestage.store import ResultStore
 from litestage.trace import Trace
 
 BIN = Path(sys.executable).parent
@@ -98,19 +99,24 @@ from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero, here, launch, own_folder, union
 from litestage.runner import Contestant, run
+from litestage.store import ResultStore
 
 folder, failing, how = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 launch(TrainerConfig(devices=2), "cpu")
 rank = here().rank
 (folder / f"rank{rank}.pid").write_text(str(os.getpid()))
+store = ResultStore(folder / "store.sqlite")
 answer, batches = Contestant.answer, []
+
+def journalled():
+    count = "SELECT COUNT(*) FROM results WHERE key LIKE 'journal/%'"
+    return store.connection.execute(count).fetchone()[0]
 
 def counting(self, questions, *, timed=False):
     batches.append([question.id for question in questions])
     if len(batches) == 2 and rank == failing:
-        others = f"*.{1 - rank}.jsonl"
-        while sum(file.read_text().count("\\n") for file in (folder / "journal").glob(others)) < 2:
-            time.sleep(0.02)  # until the other has finished its share, and waits
+        while journalled() < {0: 3, 1: 4}[rank] + 2:
+            time.sleep(0.02)  # until the other has finished its share, and waits; of its own a batch is there
         if how in ("KILL", "TERM"):
             os.kill(os.getpid(), signal.Signals[f"SIG{how}"])
             time.sleep(60)
@@ -118,10 +124,10 @@ def counting(self, questions, *, timed=False):
     return answer(self, questions, timed=timed)
 
 Contestant.answer = counting
-traces = run(some_questions(7), {"full": contestant()}, batch_size=2, journal=folder / "journal")["full"]
+traces = run(some_questions(7), {"full": contestant()}, batch_size=2, journal=store)["full"]
 shared, batches = batches, []
 few = run(some_questions(1), {"full": contestant()})["full"]
-clocked = run(some_questions(3), {"full": contestant()}, timed=True, journal=folder / "journal")["full"]
+clocked = run(some_questions(3), {"full": contestant()}, timed=True, journal=store)["full"]
 
 def mistaken():
     raise LiteStageError(f"only rank {rank} knows")
@@ -171,7 +177,7 @@ def test_two_ranks_share_the_questions_and_know_the_same(tmp_path):
     assert (first["mistake"], first["from_rank_zero"]) == ("only rank 0 knows", 0)
     assert first["plan"] == second["plan"] == Plan.full(["one"]).hash
     assert first["union"] == {"0": "x", "1": "x"}
-    assert list((tmp_path / "journal").iterdir()) == []
+    assert len(ResultStore(tmp_path / "store.sqlite")) == 0  # the journal is empty
 
 
 def is_running(pid):
@@ -200,9 +206,8 @@ def test_a_rank_that_dies_ends_the_job_and_the_next_run_takes_up_what_all_had_do
         stderr=subprocess.PIPE,
         text=True,
     )
-    journals: list[Path] = []
-    while len(journals) < 2 and time.monotonic() - began < 300:
-        journals = list((tmp_path / "journal").glob("*.jsonl"))
+    store = ResultStore(tmp_path / "store.sqlite")
+    while len(store) < 4 and time.monotonic() - began < 300:
         time.sleep(0.05)
     running = time.monotonic()
     _, errors = process.communicate(timeout=300)  # standard error closes when the last rank is gone
@@ -220,9 +225,9 @@ def test_a_rank_that_dies_ends_the_job_and_the_next_run_takes_up_what_all_had_do
         return answer(self, questions, timed=timed)
 
     monkeypatch.setattr(Contestant, "answer", spy)
-    traces = run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=tmp_path / "journal")["full"]
+    traces = run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=store)["full"]
     assert len(asked) == {0: 2, 1: 1}[failing]  # its second batch; the other had done all of its own
-    assert list((tmp_path / "journal").iterdir()) == []
+    assert len(store) == 0
     monkeypatch.undo()
     assert written(traces) == written(run(QUESTIONS, {"full": contestant()})["full"])
 

@@ -300,3 +300,19 @@ def test_a_stop_string_may_be_a_special_token_or_hold_one(path):
         assert (row.tokens, row.text, row.stop) == (written[: at + 2], before, "stop_string")
     row = run(engine, [Request(prompt, NEW)], stop=("no such text", "ab"))[0]  # a and b are not side by side
     assert (row.tokens, row.text) == (written, tokenizer.decode(written, skip_special_tokens=True))
+
+
+def test_looking_for_the_exit_takes_time_in_proportion_to_the_text():
+    """Counted, not timed: what is read of 4,000 confidences is the window at each step."""
+
+    class Counted(list):
+        read = 0
+
+        def __getitem__(self, at):
+            found = super().__getitem__(at)
+            Counted.read += len(found) if isinstance(at, slice) else 1
+            return found
+
+    confidences = Counted([0.9] * 4000)
+    assert exit_step(ExitRule(threshold=0.1, window=5), confidences) is None
+    assert Counted.read <= 5 * 4000

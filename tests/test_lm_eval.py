@@ -138,6 +138,59 @@ def test_generation_keywords_choose_sampling_and_unknown_ones_are_refused(model)
         decoding_of({"do_sample": True, "temperature": 0})
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_repeats_are_different_samples_and_greedy_ones_the_same(model, tmp_path, batch_size: int):
+    hot = "{until: [], do_sample: true, temperature: 3.0, litestage: {task: menagerie}}"
+    text = "task: repeated\nclass: !function litestage.harness.task.StagedTask\nrepeats: 4\ngeneration_kwargs: "
+    (tmp_path / "repeated.yaml").write_text(text + hot + "\n")
+    store = str(tmp_path / "store.sqlite")
+    first, again = (
+        [
+            sample["resps"][0]
+            for sample in evaluate(
+                model(store=store, batch_size=batch_size), "repeated", include=tmp_path, log_samples=True
+            )["samples"]["repeated"]
+        ]
+        for _ in range(2)
+    )
+    assert first == again
+    assert [len(set(answers)) for answers in first] == [4, 4]
+    (tmp_path / "repeated.yaml").write_text(text + "{litestage: {task: menagerie}}\n")
+    greedy = evaluate(model(batch_size=batch_size), "repeated", include=tmp_path)["samples"]["repeated"]
+    assert [len(set(sample["resps"][0])) for sample in greedy] == [1, 1]
+
+
+def test_what_a_killed_run_had_finished_is_in_the_store_that_was_named(model, tmp_path, monkeypatch):
+    from litestage.runner import Contestant
+    from litestage.store import ResultStore, default_store_path
+
+    answer, asked = Contestant.answer, []
+
+    def breaking(self, questions, *, timed=False):
+        asked.extend(questions)
+        if len(asked) == 4:  # the warm-up, then two questions
+            raise KeyboardInterrupt
+        return answer(self, questions, timed=timed)
+
+    path = tmp_path / "store.sqlite"
+    with monkeypatch.context() as crash:
+        crash.setattr(Contestant, "answer", breaking)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            evaluate(model(store=str(path)), "menagerie_multistage", limit=4)
+    kept = "SELECT COUNT(*) FROM results WHERE key LIKE 'journal/%'"
+    assert ResultStore(path).connection.execute(kept).fetchone() == (2,)
+    assert not (default_store_path().parent / "journals").exists()
+    asked.clear()
+    monkeypatch.setattr(
+        Contestant,
+        "answer",
+        lambda self, questions, *, timed=False: asked.extend(questions) or answer(self, questions, timed=timed),
+    )
+    evaluate(model(store=str(path)), "menagerie_multistage", limit=4)
+    assert len(asked) == 1 + 2
+    assert ResultStore(path).connection.execute(kept).fetchone() == (0,)
+
+
 def test_a_chat_template_wraps_every_stage_prompt(model):
     without, wrapped = model(), model()
     wrapped.tokenizer.chat_template = "USER:{{ messages[0]['content'] }}ASSISTANT:"

@@ -65,6 +65,10 @@ def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path
         (None, r"no method '.*mine\.py'"),
         ("def plan(setting) return", r"mine\.py, line 1: expected ':'"),
         ("plans = 3", r"mine\.py has no function plan\(setting\)"),
+        ("import nothing_of_this_name", r"mine\.py, line 1: ModuleNotFoundError: No module named"),
+        ("\n1 / 0", r"mine\.py, line 2: ZeroDivisionError: division by zero; correct"),
+        ("import sys\nsys.exit(3)", r"mine\.py, line 2: SystemExit: 3"),
+        ("def plan(setting):\n    return setting.layer", r"mine\.py, line 2: AttributeError: .*'layer'"),
         ("def plan(setting): return [1, 2]", r"plan\(setting\) gave \[1, 2\]; it gives \{stage"),
     ],
 )
@@ -74,3 +78,13 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, text: str | N
     with pytest.raises(LiteStageError, match=named) as caught:
         plan_of(f"{tmp_path}/mine.py:2")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_run_once_in_a_process_and_again_when_it_was_edited(tmp_path: Path):
+    counting = f"with open({str(tmp_path / 'runs')!r}, 'a') as file: file.write('x')\n" + LAST_FEED_FORWARDS
+    file = write(tmp_path, counting)
+    for budget in range(4):
+        plan_of(f"{file}:{budget}")
+    assert (tmp_path / "runs").read_text() == "x"
+    plan_of(f"{write(tmp_path, counting + '# edited')}:2")
+    assert (tmp_path / "runs").read_text() == "xx"

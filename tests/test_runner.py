@@ -1,7 +1,6 @@
 """The runner: traces in the order of the questions, times that are times, and nothing done twice after a crash."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,11 +11,13 @@ import pytest
 from tiny import PIPELINE, contestant, some_questions
 
 from litestage.engine import Decoding
+from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.runner import Contestant, run
 from litestage.runner.contestant import NOT_MEASURED
 from litestage.stages import Pipeline, Question, Stage
 from litestage.store import ResultStore
+from litestage.store.journal import until_written
 from litestage.trace import StageTrace, Trace
 
 QUESTIONS = some_questions(7)
@@ -210,36 +211,89 @@ def crash_after(monkeypatch, answers):
     monkeypatch.setattr(Contestant, "answer", crashing)
 
 
-def test_a_finished_run_leaves_no_journal(tmp_path):
-    run(QUESTIONS, {"full": contestant()}, journal=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def journalled(store):
+    """By question, what the store holds of unfinished runs."""
+    keys = [key for (key,) in store.connection.execute("SELECT key FROM results WHERE key LIKE 'journal/%' ORDER BY 1")]
+    return {key.split("/", 3)[3]: record for key, record in store.get(keys).items()}
 
 
-def test_a_line_cut_short_is_dropped(tmp_path, monkeypatch, asked):
-    """As a power cut leaves it: two batches are whole, half of the third one's line is there."""
+def break_off(monkeypatch, store, answers, **options):
+    """A run that ends after so many answers, and what it leaves in the journal."""
     with monkeypatch.context() as crash:
-        crash_after(crash, 2)
+        crash_after(crash, answers)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    whole = journal.read_bytes()
-    assert whole.count(b"\n") == 2
-    journal.write_bytes(whole + whole[: len(whole) // 4])
+            run(QUESTIONS, {"full": contestant()}, journal=store, **options)
+    return journalled(store)
+
+
+def test_a_finished_run_leaves_no_journal():
+    store = ResultStore()
+    run(QUESTIONS, {"full": contestant()}, journal=store)
+    assert journalled(store) == {}
+
+
+def test_a_damaged_record_is_run_again(monkeypatch, asked):
+    store = ResultStore()
+    assert len(break_off(monkeypatch, store, 2, batch_size=2)) == 4
+    with store.connection as connection:
+        connection.execute("UPDATE results SET record = substr(record, 1, 40) WHERE key LIKE 'journal/%/q0'")
+        connection.execute("UPDATE results SET record = substr(record, 1, 40) WHERE key LIKE 'journal/%/q3'")
+    damaged = 4 - len(journalled(store))
     asked.clear()
-    traces = run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=tmp_path)["full"]
-    assert len(asked) == len(QUESTIONS) - 4
+    traces = run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=store)["full"]
+    assert len(asked) == len(QUESTIONS) - 4 + damaged > len(QUESTIONS) - 4
     assert written(traces) == written(run(QUESTIONS, {"full": contestant()})["full"])
 
 
-def test_measured_times_are_taken_up_too(tmp_path, monkeypatch):
+def test_measured_times_are_taken_up_too(monkeypatch):
+    store = ResultStore()
+    left = break_off(monkeypatch, store, 1 + 3, timed=True)  # the warm-up, then three questions
+    before = [Trace.from_dict(left[question.id]["full"]) for question in QUESTIONS[:3]]
+    assert len(left) == 3
+    assert run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"][:3] == before
+
+
+def test_two_identical_runs_at_once_do_not_touch_each_others_journal(monkeypatch, asked):
+    """The second begins in the first's third batch, takes up what there is, and ends; then the first is killed."""
+    store, batches, seconds = ResultStore(), [], []
+    answer = Contestant.answer
+
+    def beside(self, questions, *, timed=False):
+        batches.append(questions)
+        if len(batches) == 3:
+            seconds.extend(run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=store)["full"])
+            assert journalled(store) == {}
+        if len(batches) == 6:  # the second needed two
+            raise KeyboardInterrupt
+        return answer(self, questions, timed=timed)
+
     with monkeypatch.context() as crash:
-        crash_after(crash, 1 + 3)  # the warm-up, then three questions
+        crash.setattr(Contestant, "answer", beside)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run(QUESTIONS, {"full": contestant()}, timed=True, journal=tmp_path)
-    (journal,) = tmp_path.iterdir()
-    before = [Trace.from_dict(json.loads(line)["full"][0]) for line in journal.read_text().splitlines()]
-    assert len(before) == 3
-    assert run(QUESTIONS, {"full": contestant()}, timed=True, journal=tmp_path)["full"][:3] == before
+            run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=store)
+    assert len(journalled(store)) == 6
+    asked.clear()
+    traces = run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=store)["full"]
+    assert len(asked) == 1
+    assert written(traces) == written(seconds) == written(run(QUESTIONS, {"full": contestant()})["full"])
+
+
+def test_what_could_not_be_written_is_not_lost(monkeypatch, asked):
+    """The run was done, but the disk was full when its results were to be written."""
+    store = ResultStore()
+    before = []
+
+    def unwritable():
+        before.extend(run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"])
+        raise LiteStageError("the disk is full")
+
+    with pytest.raises(LiteStageError, match="full"), until_written(store):
+        unwritable()
+    asked.clear()
+    with until_written(store):
+        assert run(QUESTIONS, {"full": contestant()}, timed=True, journal=store)["full"] == before
+    assert asked == []
+    assert journalled(store) == {}
 
 
 @pytest.mark.parametrize(
@@ -249,19 +303,18 @@ def test_measured_times_are_taken_up_too(tmp_path, monkeypatch):
         {"pipeline": PIPELINE.with_limits({"recall": 7})},
         {"decoding": Decoding(temperature=1.0)},
         {"family": "qwen3"},
+        {"encode": lambda text: [1, *map(ord, text)]},
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_another_run_does_not_take_up_this_journal(tmp_path, monkeypatch, asked, other):
-    with monkeypatch.context() as crash:
-        crash_after(crash, 2)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run(QUESTIONS, {"full": contestant()}, batch_size=2, journal=tmp_path)
+def test_another_run_does_not_take_up_this_journal(monkeypatch, asked, other):
+    store = ResultStore()
+    break_off(monkeypatch, store, 2, batch_size=2)
     asked.clear()
-    run(QUESTIONS, {"full": contestant(**other)}, batch_size=2, journal=tmp_path)
+    run(QUESTIONS, {"full": contestant(**other)}, batch_size=2, journal=store)
     assert len(asked) == len(QUESTIONS)
     asked.clear()
-    run([*QUESTIONS[:-1], replace(QUESTIONS[-1], text="Why?")], {"full": contestant()}, journal=tmp_path)
+    run([*QUESTIONS[:-1], replace(QUESTIONS[-1], text="Why?")], {"full": contestant()}, journal=store)
     assert len(asked) == len(QUESTIONS)
 
 
@@ -286,7 +339,7 @@ def until_the_third(self, questions, *, timed=False):
 Contestant.answer = until_the_third
 folder = Path(sys.argv[2])
 answering = contestant(store=ResultStore(folder / "store.sqlite"))
-run(some_questions(7), {"full": answering}, batch_size=2, journal=folder / "journal")
+run(some_questions(7), {"full": answering}, batch_size=2, journal=answering.engine.store)
 """
 
 
@@ -296,14 +349,13 @@ def test_after_kill_9_only_what_is_missing_is_computed(tmp_path, asked):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     store = ResultStore(tmp_path / "store.sqlite")
-    kept = len(store)
+    kept = len(store) - 4  # the journal's
     assert kept > 0
-    os.rename(tmp_path / "journal", tmp_path / "kept")
     expected = written(run(QUESTIONS, {"full": contestant()})["full"])
 
     asked.clear()
     resumed = contestant(store=store)
-    traces = run(QUESTIONS, {"full": resumed}, batch_size=2, journal=tmp_path / "kept")["full"]
+    traces = run(QUESTIONS, {"full": resumed}, batch_size=2, journal=store)["full"]
     assert len(asked) == len(QUESTIONS) - 4
     assert resumed.engine.reused == 0  # what the journal holds is not even looked up
     assert resumed.engine.ran == len(store) - kept

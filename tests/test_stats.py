@@ -143,3 +143,22 @@ def test_coverage_of_the_speedup_interval_at_60_questions():
         low, high = speedup_interval(full, method)
         covered += low <= 1.5 / np.exp(0.1**2 / 2) <= high
     assert 0.91 <= covered / 200 <= 0.98
+
+
+def test_the_speed_ups_interval_takes_little_memory_and_is_the_same_in_parts(monkeypatch):
+    """5,000 questions: 50 million draws, 1.2 GB at once; numbers as from one draw of all."""
+    import tracemalloc
+
+    from litestage.stats import paired
+
+    generator = np.random.default_rng(1)
+    full, method = generator.uniform(1, 2, 5000), generator.uniform(0.5, 1, 5000)
+    tracemalloc.start()
+    speedup_interval(full, method)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    some = full[:300], method[:300]
+    in_parts = speedup_interval(*some)
+    monkeypatch.setattr(paired, "_DRAWN", 10**9)
+    assert speedup_interval(*some) == in_parts

@@ -254,3 +254,103 @@ def test_two_processes_write_at_once_and_one_is_killed_in_the_middle(tmp_path):
     assert max(batches) >= 20
     store.put({"after": {"tokens": [1]}})
     assert len(store) == len(keys) + 1
+
+
+# --- what is promised of its speed ---
+
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A store of 100,000 records, of the size of a generation with its confidences."""
+    path = tmp_path_factory.mktemp("large") / "results.sqlite"
+    store = ResultStore(path)
+    record = {"tokens": list(range(40)), "stop": "eos", "confidences": [1 / (at + 1) for at in range(40)]}
+    for first in range(0, MANY, 5000):
+        store.put({f"{number:06}": {**record, "number": number} for number in range(first, first + 5000)})
+    return path
+
+
+@pytest.mark.slow
+def test_a_look_up_among_100_000_records_takes_less_than_a_millisecond(large):
+    """Of processor time: what the look-up takes, however busy the machine is."""
+    store = ResultStore(large)
+    assert len(store) == MANY
+    wanted = [f"{number * 7919 % MANY:06}" for number in range(500)]
+    began = time.process_time()
+    found = [store.get([key])[key]["number"] for key in wanted]
+    each = (time.process_time() - began) / len(wanted)
+    assert found == [int(key) for key in wanted]
+    began = time.process_time()
+    assert store.get([f"absent{key}" for key in wanted]) == {}
+    assert each < 1e-3
+    assert (time.process_time() - began) / len(wanted) < 1e-3
+
+
+MANY_AT_ONCE = """
+import os, sys, time, traceback
+from pathlib import Path
+from litestage.store import ResultStore
+path, ready = Path(sys.argv[1]), Path(sys.argv[2])
+
+def write(name):
+    store = ResultStore(path)
+    for batch in range(40):
+        store.put({f"{name}/{batch}/{row}": {"tokens": [batch] * 50} for row in range(10)})
+
+def read(name):
+    store, last = ResultStore(path), 0
+    for at in range(40):
+        assert store.get([f"{at * 997:06}"])[f"{at * 997:06}"]["number"] == at * 997, "a record is lost"
+        keys = [f"writer{number}/{batch}/9" for number in range(4) for batch in range(40)]
+        found = store.get(keys)
+        assert all(record["tokens"] == [int(key.split("/")[1])] * 50 for key, record in found.items())
+        assert len(found) >= last, "what was there is gone"
+        last = len(found)
+
+jobs = [(write, f"writer{number}") for number in range(4)] + [(read, "reader")] * 20
+children = []
+for job, name in jobs:
+    child = os.fork()
+    if not child:
+        try:
+            while not ready.exists():
+                time.sleep(0.001)
+            job(name)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    children.append(child)
+ready.touch()
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_4_writers_and_20_readers_at_once_lose_nothing(large, tmp_path):
+    command = [sys.executable, "-c", MANY_AT_ONCE, str(large), str(tmp_path / "ready")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert (done.returncode, done.stderr) == (0, "")
+    store = ResultStore(large)
+    keys = [f"writer{number}/{batch}/{row}" for number in range(4) for batch in range(40) for row in range(10)]
+    assert len(store.get(keys)) == len(keys)
+    assert store_stats(store).damaged == 0
+
+
+def test_journals_are_counted_and_pruned_like_all_else(tmp_path):
+    from litestage.store.journal import RunJournal
+
+    store = ResultStore(tmp_path / "results.sqlite")
+    store.put({"0a": {"tokens": [1]}}, model="feed", engine="plain/2")
+    RunJournal(store, "run", "writer").keep({"q/1": {"full": {}}, "q/2": {"full": {}}}, model="feed", engine="plain/2")
+    assert {group.kind: (group.records, group.model) for group in store_stats(store).groups} == {
+        "generation": (1, "feed"),
+        "journal": (2, "feed"),
+    }
+    with store.connection as connection:
+        connection.execute("UPDATE results SET written = 1 WHERE key LIKE 'journal/%q/1'")
+    assert (prune(store, older_than_s=3600).old, len(store)) == (1, 2)
+    assert RunJournal(store, "run", "another").take_up() == {"q/2": {"full": {}}}
+    assert RunJournal(store, "other", "another").take_up() == {}

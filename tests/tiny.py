@@ -284,5 +284,6 @@ def contestant(
     loaded = staged_model(family)
     kept = ResultStore() if store is None else store
     reusing = ReusingEngine(Engine(loaded.model, loaded.tokenizer), loaded.fingerprint, kept)
-    defaults: dict[str, Any] = {"pipeline": PIPELINE, "plan": plan or Plan.full(PIPELINE.stage_names)}
-    return Contestant(engine=reusing, encode=encode, **{**defaults, **changes})
+    full = Plan.full(PIPELINE.stage_names)
+    defaults: dict[str, Any] = {"encode": encode, "pipeline": PIPELINE, "plan": plan or full}
+    return Contestant(engine=reusing, **{**defaults, **changes})

@@ -20,6 +20,14 @@ def main() -> None:
         let_rank_zero_tell()
         print(f"litestage: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder without rights
+        place = f"{error.filename!r}: " if error.filename else ""
+        print(
+            f"litestage: {place}{error.strerror or error}; see to that place, its disk and its rights. "
+            "What was finished is kept, the same command goes on from there.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
             print(

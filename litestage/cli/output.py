@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from litestage.atomic import told, write_text
 from litestage.config import RunConfig
 from litestage.ranks import own_folder
 
@@ -46,11 +47,12 @@ def output_folder(config: RunConfig, command: str) -> Path:
     """Where a command writes, with the resolved configuration saved in it."""
     default = f"runs/{command}-{Path(config.task).stem}-{Path(config.model.name).name}"
     folder = own_folder(Path(config.output or default))
-    folder.mkdir(parents=True, exist_ok=True)
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder)
     return folder
 
 
 def save_config(config: RunConfig, folder: Path) -> None:
     """Writes the resolved configuration, every option of it."""
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))

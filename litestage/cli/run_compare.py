@@ -53,15 +53,17 @@ def compare_into(folder: Path, bench: Workbench, typed: str, job: str = "compare
     from litestage.results import write_results
     from litestage.samples import write_samples
     from litestage.search.record import write_search
+    from litestage.store.journal import until_written
     from litestage.tracking import track
 
-    found = compare(bench, journal=folder / "journal")
-    results = {**found.results, "command": typed}
-    write_samples(found.questions, found.measured, folder)
-    if found.search:
-        write_search(found.search, folder)
-    profiled = write_known_importance(bench, folder)
-    write_results(results, folder / "results.json")
+    with until_written(bench.session.reusing.store):
+        found = compare(bench)
+        results = {**found.results, "command": typed}
+        write_samples(found.questions, found.measured, folder)
+        if found.search:
+            write_search(found.search, folder)
+        profiled = write_known_importance(bench, folder)
+        write_results(results, folder / "results.json")
     run = read_run(folder)
     run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
     if here().rank == 0:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litestage.atomic import told, write_text
 from litestage.cli.output import print_json, print_table, save_config
 from litestage.cli.run_compare import compare_into
 from litestage.config import RunConfig
@@ -67,8 +68,9 @@ def _run(cell: Cell, folder: Path, session: Session | None, typed: str) -> tuple
     from litestage.workbench import Workbench
 
     bench = Workbench.open(cell.config, session)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
     save_config(cell.config, folder)
     model, task = cell.config.model.name, cell.config.task
     words = typed, *map(shlex.quote, (f"grid.model=[{model}]", f"grid.task=[{task}]", f"grid.seed=[{cell.seed}]"))
@@ -79,7 +81,5 @@ def _write(summary: Mapping[str, Any], folder: Path) -> None:
     from litestage.grid import SCHEMA
     from litestage.report.grid import write_grid_report
 
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"schema": SCHEMA, **summary}, indent=2) + "\n"
-    (folder / "results.json").write_text(content, encoding="utf-8")
+    write_text(folder / "results.json", json.dumps({"schema": SCHEMA, **summary}, indent=2) + "\n")
     write_grid_report(summary, folder)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litestage.atomic import write_text
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
 
@@ -58,7 +59,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
         "memory": peak_memory(),
         "command": command_line("profile", *overrides),
     }
-    (folder / "profile.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "profile.json", json.dumps(content, indent=2) + "\n")
     print(f"Written to {folder}/: profile.json")
     track(config.tracking, read_run(folder), "profile")
     if as_json:
@@ -70,7 +71,7 @@ def write_known_importance(bench: Workbench, folder: Path) -> bool:
     importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
     if importance is None:
         return False
-    (folder / "profile.json").write_text(json.dumps(_of(bench, importance), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "profile.json", json.dumps(_of(bench, importance), indent=2) + "\n")
     return True
 
 

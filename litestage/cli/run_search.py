@@ -14,13 +14,15 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     config = load_config(overrides)
     from litestage.report import read_run
     from litestage.search.record import write_search
+    from litestage.store.journal import until_written
     from litestage.tracking import track
     from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, "search")
-    found = bench.search()
-    write_search(found, folder, command_line("search", *overrides))
+    with until_written(bench.session.reusing.store):
+        found = bench.search()
+        write_search(found, folder, command_line("search", *overrides))
     stages = bench.pipeline.stage_names
     rows = [
         [

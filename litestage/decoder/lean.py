@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litestage.decoder import native
+from litestage.decoder import native, panels
 from litestage.decoder.decoder import Decoder, Step
 from litestage.decoder.lean_ffn import feed_forward
 from litestage.decoder.lean_mhsa import Heads, heads_of, mhsa
@@ -51,6 +51,7 @@ class LeanDecoder:
         sublayers: by (kind, layer), functions from stream to stream, to stand in a path for the decoder's own.
         fused: which make of the two.
         counts: whether sub-layers in C are to be told of passes of a few tokens.
+        kernels: our own kernels that are in use, ``c`` or ``panels``, each with a digest of what was compiled.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -67,10 +68,13 @@ class LeanDecoder:
         self._table = torch.empty(0, 0)
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
         self.sublayers: dict[tuple[str, int], Step] = {}
+        self.kernels: dict[str, str] = {}
         for index, layer in enumerate(body.layers):
             heads = heads_of(layer.self_attn, decoder, index)
             self.sublayers["mhsa", index] = mhsa(layer, decoder.family, heads, self)
             self.sublayers["ffn", index] = feed_forward(layer, decoder.family, self)
+        if any(getattr(module, "panels", None) is not None for module in (*body.layers.modules(), decoder.head)):
+            self.kernels["panels"] = panels.library().digest  # type: ignore[union-attr]
         self.counts = self.fused or getattr(decoder.head, "panels", None) is not None
         self.heads = heads_of(body.layers[0].self_attn, decoder, 0)
         self._norm, self._head = norm(body.norm), linear(decoder.head)

@@ -31,6 +31,7 @@ def feed_forward(layer: Any, family: Family, lean: LeanDecoder) -> Step:
             project: Map = Fused([(part.weight, part.bias) for part in parts], pre)
             if matrix is not None and activation is F.silu and matrix.device.type == "cpu":
                 few = native.feed_forward(project, matrix)  # type: ignore[arg-type]
+                lean.kernels |= native.digest() if few else {}
         else:
             before, whole = norm(pre), linear(parts[0]) if merged else joined(parts)
             project = lambda stream: whole(before(stream))  # noqa: E731

@@ -62,6 +62,7 @@ def mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
     few = None
     if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu":
         few = native.mhsa(project, normalise, heads, turned, matrix)
+        lean.kernels |= native.digest() if few else {}
     if not lean.fused and post is None:
         halves = turned and normalise is None and lean.turns_halves()
 

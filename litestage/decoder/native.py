@@ -7,6 +7,7 @@ it is loaded. Where there is no compiler, or it fails, the sub-layers stay in Py
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shlex
 import subprocess
@@ -49,7 +50,8 @@ class _Heads(ctypes.Structure):
 
 
 def compiled(source: Path, *flags: str) -> Any | None:
-    """A C file's functions, compiled for this processor, or None where they cannot be had."""
+    """A C file's functions, compiled for this processor, with a ``digest`` of what the compiler made of them; or None
+    where they cannot be had."""
     compiler = shlex.split(os.environ.get("CC", "")) or list(filter(which, COMPILERS))[:1]
     if not compiler:
         return None
@@ -63,7 +65,9 @@ def compiled(source: Path, *flags: str) -> Any | None:
         try:
             for step in steps:
                 subprocess.run(step, check=True, capture_output=True, text=True, timeout=60)
-            return ctypes.CDLL(loaded)
+            functions: Any = ctypes.CDLL(loaded)
+            functions.digest = hashlib.sha256(Path(made).read_bytes()).hexdigest()[:16]
+            return functions
         except (OSError, subprocess.SubprocessError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip()
             getLogger(__name__).info("sub-layers stay in PyTorch: %s", said)
@@ -82,6 +86,12 @@ def library() -> Any | None:
     for function in (functions.project, functions.feed_forward, functions.attend):
         function.restype = None
     return functions
+
+
+def digest() -> dict[str, str]:
+    """Names the functions of native.c, once they run, with the digest of what was compiled."""
+    functions = library()
+    return {} if functions is None else {"c": functions.digest}
 
 
 def mhsa(

@@ -90,7 +90,9 @@ class ContinuousBatch:
         """Frees the lanes of bundles whose rows have all ended."""
         for lane, bundle in enumerate(self._held):
             if bundle is not None and not bundle.going:
-                if self._carry is not None:
+                if any(row.stop == "non_finite" for row in bundle.rows):
+                    self._lanes.wipe(lane)
+                elif self._carry is not None:
                     self._carry.leave(bundle.rows[0].request.group, bundle.leave(self._lanes, lane))
                 self._held[lane] = None
 

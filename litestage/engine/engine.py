@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.batching import IN_FLIGHT
 from litestage.engine.carry import Carry
-from litestage.engine.compiled import COMPILING, unable
+from litestage.engine.compiled import COMPILING
 from litestage.engine.fast import FastPath
 from litestage.engine.memory import out_of_memory, rows_that_fit
 from litestage.engine.plain import PlainPath
@@ -68,8 +69,7 @@ class Engine:
             raise LiteStageError(f"engine.compile is {compiling!r}; {did_you_mean(compiling, COMPILING)}")
         self._compiling = compiling
         self.path = "static" if path == "fast" and self.decoder.device.type == "cuda" else path
-        compiles = self.path == "static" and unable(self.decoder, compiling) is None
-        self.name = ENGINES[self.path] + "+compiled" * compiles
+        self.generation_settings = _settings(model)
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.most_rows = sys.maxsize
@@ -140,6 +140,19 @@ class Engine:
             return "plain"
         return "fast" if self.stepwise_because(plan) else "static"
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Our own kernels among this model's sub-layers, each with a digest of what was compiled."""
+        return {} if self.lean is None else self.lean.kernels
+
+    @property
+    def name(self) -> str:
+        """What runs: the path with its version, and the kernels: ``fast/2+c``, ``static/3+compiled``."""
+        if self.lean is None:
+            return ENGINES["plain"]
+        compiles = self._fast.static is not None and self._fast.static.uncompiled_because is None
+        return "+".join([ENGINES[self.path], *["compiled"] * compiles, *sorted(self.kernels)])
+
     def plain_because(self, plan: StagePlan) -> str | None:
         """Why the plain path runs this plan, or None where the fast path does."""
         return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)
@@ -206,6 +219,13 @@ class Engine:
         if self.decoder.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.device)
         return perf_counter()
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """What the model's generation configuration sets, as plain data."""
+    given = model.generation_config.to_diff_dict()
+    kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    return json.loads(json.dumps(kept, sort_keys=True, default=str))  # type: ignore[no-any-return]
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -138,6 +138,11 @@ class Lanes:
         for lane in lanes:
             self.used[lane] = 0
 
+    def wipe(self, lane: int) -> None:
+        """Takes what is no number out of a lane: masked or not, it would reach whoever comes there next."""
+        for buffer in self._held.values():
+            buffer.whole[:, :, lane] = 0
+
     def _grow(self, needed: int) -> None:
         more = max(needed + 1, 2 * self.slots) - self.slots
         self.slots += more

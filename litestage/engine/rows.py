@@ -14,8 +14,11 @@ from litestage.engine.types import Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
 
-DRAWING = 2
+DRAWING = 3
 """Version of how tokens are drawn; part of the key of results that were."""
+
+NON_FINITE = -1
+"""In the place of a token: the largest logit is no finite number, so none can be chosen."""
 
 
 class Row:
@@ -46,7 +49,7 @@ class Row:
 
     @property
     def last(self) -> int:
-        return self.tokens[-1]
+        return self.tokens[-1] if self.tokens else self.request.prompt[-1]  # without any it has ended
 
     @property
     def length(self) -> int:
@@ -64,7 +67,10 @@ class Row:
         self.confidences.clear()
 
     def push(self, token: int, confidence: float | None) -> None:
-        """Takes the next token and decides whether the row ends with it."""
+        """Takes the next token, or :data:`NON_FINITE`, and decides whether the row ends with it."""
+        if token == NON_FINITE:
+            self.stop = "non_finite"
+            return
         if confidence is not None:
             self.confidences.append(confidence)
         self.tokens.append(token)
@@ -102,10 +108,13 @@ class Sampler:
 
     def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
-        tokens = self._draw(rows, logits) if self._warpers else logits.argmax(dim=-1)
+        likeliest = logits.argmax(dim=-1)  # of a row with a NaN, the NaN
+        top = logits.gather(-1, likeliest[:, None])[:, 0]
+        tokens = self._draw(rows, logits) if self._warpers else likeliest
+        tokens = tokens.masked_fill(~top.isfinite(), NON_FINITE)
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
-            confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp().tolist()
+            confidences = (top - logits.logsumexp(dim=-1)).exp().tolist()
         for row, token, confidence in zip(rows, tokens.tolist(), confidences, strict=True):
             if row.stop is None:
                 row.push(token, confidence)
@@ -113,7 +122,7 @@ class Sampler:
     @property
     def key(self) -> Hashable:
         """Equal where tokens are chosen alike, whatever is drawn."""
-        return replace(self._decoding, stop=(), seed=0)
+        return replace(self._decoding, stop=(), seed=0, repeat=0)
 
     def choose(self, logits: Tensor, chances: Tensor) -> Tensor:
         """Tokens [rows] drawn from logits [rows, vocabulary] with :meth:`chances`: where their share of the probability
@@ -141,7 +150,7 @@ class Sampler:
     def _stream(self, name: str) -> tuple[torch.Generator, list[float]]:
         """A stream's generator, and what it has drawn so far."""
         if name not in self._streams:
-            digest = hashlib.sha256(f"{self._decoding.seed}/{name}".encode()).digest()
+            digest = hashlib.sha256(f"{self._decoding.seed}/{self._decoding.repeat}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
             self._streams[name] = generator, []
         return self._streams[name]

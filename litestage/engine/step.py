@@ -15,7 +15,7 @@ from litestage.engine.attention import Pass
 from litestage.engine.compiled import RegionPass, Regions
 from litestage.engine.lanes import Lanes
 from litestage.engine.look import Look
-from litestage.engine.rows import Row, Sampler
+from litestage.engine.rows import NON_FINITE, Row, Sampler
 from litestage.engine.slots import FREE
 from litestage.plan import ExitRule, StagePlan
 
@@ -158,10 +158,12 @@ def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, Kept], None]:
     def advance(logits: Tensor, drawn: Tensor | None, kept: Kept) -> None:
         """Writes the tokens that were drawn, else the likeliest, and moves every column on that has not ended."""
         ids, positions, branches, slots, _, stride, left = kept.state.unbind(0)
+        top = logits.amax(dim=-1)
         tokens = logits.argmax(dim=-1) if drawn is None else drawn
-        ended = (tokens[:, None] == kept.eos).any(1)
+        tokens = tokens.masked_fill(~top.isfinite(), NON_FINITE)
+        ended = (tokens[:, None] == kept.eos).any(1) | (tokens == NON_FINITE)
         if confident:
-            confidences = (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
+            confidences = (top - logits.logsumexp(dim=-1)).exp()
             kept.confidences.index_copy_(0, kept.at, confidences[None])
             if windowed:
                 window = torch.cat([kept.window[1:], confidences.double()[None]])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from litestage.engine.exit import exit_step
 from litestage.plan import ExitRule
 
-ENGINES = {"fast": "fast/1", "static": "static/2", "plain": "plain/1"}
+ENGINES = {"fast": "fast/2", "static": "static/3", "plain": "plain/2"}
 """Paths of the engine, with name and version: part of every stored result's key."""
 
 
@@ -16,7 +16,8 @@ ENGINES = {"fast": "fast/1", "static": "static/2", "plain": "plain/1"}
 class Decoding:
     """How tokens are chosen and when a row ends.
 
-    ``temperature`` 0 is greedy. ``stop`` strings end a row when its text contains one; they are cut from the text.
+    ``temperature`` 0 is greedy; otherwise ``repeat`` numbers the samples of one prompt. ``stop`` strings end a row when
+    its text contains one; they are cut from the text.
     """
 
     stop: tuple[str, ...] = ()
@@ -24,6 +25,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Generation:
     Attributes:
         tokens: new token ids, the ending EOS included, as ``transformers`` generate returns them.
         text: their text without special tokens and without the stop string.
-        stop: why it ended: ``eos``, ``exit``, ``stop_string``, ``length`` or ``too_long`` (the prompt did not fit).
+        stop: why it ended: ``eos``, ``exit``, ``stop_string``, ``length``, ``too_long`` (the prompt did not fit) or
+            ``non_finite`` (logits that are no numbers, from which no token can be chosen).
         confidences: the largest softmax probability of every step taken, when they were asked for.
         prompt_tokens: length of the prompt.
     """

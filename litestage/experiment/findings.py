@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic
 
+from litestage.atomic import write_text
 from litestage.config import Config
 from litestage.environment import environment
 from litestage.memory import peak_memory
@@ -70,6 +71,6 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         **found.more,
         "rows": list(found.rows),
     }
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "plot.svg").write_text(svg_file(found.figure, name), encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / "plot.svg", svg_file(found.figure, name))
     return content

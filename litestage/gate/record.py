@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from litestage.atomic import write_text
 from litestage.errors import LiteStageError
 from litestage.results import SCHEMA
 
@@ -116,11 +117,7 @@ def write_baseline(record: Record, path: Path) -> None:
         LiteStageError: the file cannot be written.
     """
     content = {**record.results, **({"samples": _pack(record)} if record.samples else {})}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise LiteStageError(f"{str(path)!r} can't be written: {error.strerror}; choose another file.") from None
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _pack(record: Record) -> dict[str, Any]:

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from litestage.environment import DECIDES_TOKENS
 from litestage.errors import LiteStageError
 from litestage.gate.figures import Figure, Tolerance, figures
 from litestage.gate.record import Record
 from litestage.stats import holm
-
-SAME_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "c_kernels", "torch", "transformers")
-"""What of the environment decides which tokens are written: its fingerprint."""
 
 
 @dataclass
@@ -113,7 +111,7 @@ def _notes(before: Record, after: Record) -> list[str]:
     was, now = before.results["environment"], after.results["environment"]
     notes = [
         f"Another environment: {key} was {was.get(key)!r} and is {now.get(key)!r}."
-        for key in SAME_TOKENS
+        for key in DECIDES_TOKENS
         if was.get(key) != now.get(key)
     ]
     for what, key in (("model", "fingerprint"), ("pipeline", "hash")):

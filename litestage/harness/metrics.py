@@ -7,7 +7,7 @@ from typing import Any
 
 from litestage.trace import Trace
 
-STOPS = ("eos", "stop_string", "exit", "length", "too_long")
+STOPS = ("eos", "stop_string", "exit", "length", "too_long", "non_finite")
 _HIGHER_IS_BETTER = ("acc", "stop_eos")
 
 

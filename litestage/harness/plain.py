@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from logging import getLogger
+from math import isnan
 from typing import Any
 
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -52,6 +54,7 @@ class PlainRequests:
             scored = self.session.engine.loglikelihood([fitting[index] for index in chunk], self.plan)
             scores |= dict(zip(chunk, scored, strict=True))
         scores = union(scores)
+        _warn_of_broken("scores", sum(isnan(score) for score, _ in scores.values()))
         return [scores[index] for index in range(len(pairs))]
 
     def continuations(self, requests: Sequence[Any], encode: Callable[[str], list[int]], quiet: bool) -> list[str]:
@@ -59,17 +62,18 @@ class PlainRequests:
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(index)
-        texts: dict[int, str] = {}
+        texts: dict[int, str | None] = {}
         for indices in groups.values():
             asked = {index: requests[index] for index in indices}
             texts |= self._continue(asked, requests[indices[0]].args[1], encode, quiet)
         texts = union(texts)
-        return [texts[index] for index in range(len(requests))]
+        _warn_of_broken("continuations", sum(text is None for text in texts.values()))
+        return [texts[index] or "" for index in range(len(requests))]
 
     def _continue(
         self, asked: dict[int, Any], given: dict[str, Any], encode: Callable[[str], list[int]], quiet: bool
-    ) -> dict[int, str]:
-        """This rank's share of requests with the same keywords."""
+    ) -> dict[int, str | None]:
+        """This rank's share of requests with the same keywords; None where logits were no numbers."""
         keywords = normalize_gen_kwargs(given, _MAX_GEN_TOKS)
         limit = keywords["max_gen_toks"]
         if limit >= self._context:
@@ -87,10 +91,13 @@ class PlainRequests:
             for at, (index, request) in enumerate(asked.items())
         ]
         indices = list(asked)
-        texts: dict[int, str] = {}
+        texts: dict[int, str | None] = {}
         for chunk in self._batches([len(row.prompt) for row in rows], quiet):
             generations = self.session.reusing.generate([rows[at] for at in chunk], self.plan, decoding)
-            texts |= {indices[at]: generation.text for at, generation in zip(chunk, generations, strict=True)}
+            texts |= {
+                indices[at]: None if generation.stop == "non_finite" else generation.text
+                for at, generation in zip(chunk, generations, strict=True)
+            }
         return texts
 
     @property
@@ -103,3 +110,10 @@ class PlainRequests:
         size = self.arguments.batch_size
         chunks = share([order[at : at + size] for at in range(0, len(order), size)])
         return track(chunks, "Requests", disable=quiet or not chunks or here().rank > 0)
+
+
+def _warn_of_broken(what: str, count: int) -> None:
+    if count:
+        getLogger("lm_eval.litestage").warning(
+            "%d %s met logits that are no finite numbers; they are no answers. Use dtype=float32.", count, what
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from litestage.harness.task import KEY, Answered, answered, question_of
 from litestage.plan import Plan
 from litestage.session import Session
 from litestage.stages import Pipeline
-from litestage.store import default_store_path
+from litestage.store.journal import until_written
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
@@ -40,6 +41,16 @@ def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
     )
 
 
+def _repeats(docs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """How often each document stood in the list before: lm-eval's ``repeats`` are the same document again."""
+    before: Counter[str] = Counter()
+    numbers = []
+    for doc in docs:
+        numbers.append(before[doc["id"]])
+        before[doc["id"]] += 1
+    return numbers
+
+
 @dataclass
 class StagedRequests:
     """Runs staged requests in one session and remembers under which plans.
@@ -58,9 +69,10 @@ class StagedRequests:
         for index, request in enumerate(requests):
             groups.setdefault(json.dumps(request.arguments[1], sort_keys=True), []).append(index)
         responses: dict[int, Answered] = {}
-        for keywords, indices in groups.items():
-            texts = self._answer_group(json.loads(keywords), [requests[index].doc for index in indices])
-            responses |= dict(zip(indices, texts, strict=True))
+        with until_written(self.session.reusing.store):
+            for keywords, indices in groups.items():
+                texts = self._answer_group(json.loads(keywords), [requests[index].doc for index in indices])
+                responses |= dict(zip(indices, texts, strict=True))
         return [responses[index] for index in range(len(requests))]
 
     def _answer_group(self, keywords: dict[str, Any], docs: list[dict[str, Any]]) -> list[Answered]:
@@ -74,19 +86,23 @@ class StagedRequests:
         pipeline = task.through(self.arguments.pipeline or request["pipeline"], self.arguments.analyze)
         plan = session.plan(self.arguments.plan, task, pipeline)
         self.plans[task.name] = (pipeline, plan)
-        questions = {question.id: question for question in map(question_of, docs)}
-        traces = session.run(
-            list(questions.values()),
-            {"plan": plan},
-            pipeline,
-            timed=self.arguments.batch_size == 1,
-            batch_size=self.arguments.batch_size,
-            decoding=decoding_of(keywords),
-            journal=default_store_path().parent / "journals",
-            progress="questions",
-        )["plan"]
-        by_id = {trace.question_id: answered(trace) for trace in traces}
-        return [by_id[doc["id"]] for doc in docs]
+        decoding = decoding_of(keywords)
+        repeats = _repeats(docs) if decoding.temperature > 0 else [0] * len(docs)
+        answers: dict[tuple[str, int], Answered] = {}
+        for repeat in sorted(set(repeats)):
+            asked = [question_of(doc) for doc, of in zip(docs, repeats, strict=True) if of == repeat]
+            traces = session.run(
+                list({question.id: question for question in asked}.values()),
+                {"plan": plan},
+                pipeline,
+                timed=self.arguments.batch_size == 1,
+                batch_size=self.arguments.batch_size,
+                decoding=replace(decoding, repeat=repeat),
+                journal=session.reusing.store,
+                progress="questions",
+            )["plan"]
+            answers |= {(trace.question_id, repeat): answered(trace) for trace in traces}
+        return [answers[doc["id"], repeat] for doc, repeat in zip(docs, repeats, strict=True)]
 
     def _chat_template(self, request: Mapping[str, Any]) -> bool:
         wanted = self.arguments.chat_template or bool(request.get("chat_template"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -32,24 +35,45 @@ def own_method(file: str) -> Callable[[Setting], dict[str, StagePlan]]:
     if not path.is_file():
         raise LiteStageError(f"There is no method {file!r}; correct the path, or take a method that is shipped.")
     source = path.read_bytes()
-    module = ModuleType(f"litestage_method_{path.stem}")
-    sys.modules[module.__name__] = module  # dataclasses look themselves up there
-    try:
-        exec(compile(source, file, "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise LiteStageError(f"{file}, line {error.lineno}: {error.msg}; correct the file.") from None
-    make = getattr(module, "plan", None)
+    version = hashlib.sha256(source).hexdigest()[:12]
+    make = getattr(_run(file, source, version), "plan", None)
     if not callable(make):
         raise LiteStageError(f"{file} has no function plan(setting); see litestage/methods/uniform.py for one.")
 
     def plan(setting: Setting) -> dict[str, StagePlan]:
-        version = hashlib.sha256(source).hexdigest()[:12]
-        stages = make(replace(setting, measurements=_OfVersion(setting.measurements, version)))
+        with _told(file):
+            stages = make(replace(setting, measurements=_OfVersion(setting.measurements, version)))
         if not isinstance(stages, dict) or not all(isinstance(stage, StagePlan) for stage in stages.values()):
             raise LiteStageError(f"{file}: plan(setting) gave {stages!r:.80}; it gives {{stage: StagePlan(...), ...}}.")
         return stages
 
     return plan
+
+
+@cache
+def _run(file: str, source: bytes, version: str) -> ModuleType:
+    """The file as a module: run once in a process, and again where it was edited."""
+    module = ModuleType(f"litestage_method_{Path(file).stem}_{version}")
+    module.__file__ = file
+    sys.modules[module.__name__] = module  # dataclasses look themselves up there
+    with _told(file):
+        exec(compile(source, file, "exec"), module.__dict__)
+    return module
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """Turns whatever goes wrong in the file into one sentence with its line."""
+    try:
+        yield
+    except LiteStageError:
+        raise
+    except SyntaxError as error:
+        raise LiteStageError(f"{file}, line {error.lineno}: {error.msg}; correct the file.") from None
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where, said = f", line {lines[-1]}" if lines else "", " ".join(str(error).split())
+        raise LiteStageError(f"{file}{where}: {type(error).__name__}: {said}; correct the file.") from error
 
 
 @dataclass(frozen=True)

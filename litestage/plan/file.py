@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from litestage.atomic import replacing, write_text
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet
 from litestage.plan.stage import ExitRule, StagePlan
 
 _PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
-_STAGE_KEYS = ("skip", "phase", "compensation", "schedule", "exit")
+_STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit")
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
                 "skip": {"mhsa": list(stage.skip.mhsa), "ffn": list(stage.skip.ffn)},
                 "phase": stage.phase,
                 "compensation": stage.compensation,
+                **({"compensation_digest": stage.compensation_digest} if stage.tensors else {}),
                 "schedule": dict(stage.schedule) if stage.schedule else None,
                 "exit": asdict(stage.exit) if stage.exit else None,
             }
@@ -39,10 +41,12 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Writes the YAML and, where a stage has compensation, ``<plan>.safetensors`` beside it; another plan's goes."""
+    """Writes the YAML and, where a stage has compensation, ``<plan>.safetensors`` beside it; another plan's goes.
+
+    The tensors come first, and the YAML has their digest: a pair that a kill has left half old is refused.
+    """
     path = Path(path)
     beside = path.with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}.{key}": value for name, stage in plan.stages.items() for key, value in stage.tensors.items()}
     if tensors:
         import torch
@@ -50,10 +54,11 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
         # cloned: stages may share a tensor, which safetensors refuses
         own = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-        save_file(own, beside)
-    else:
+        with replacing(beside) as file:
+            save_file(own, file)
+    write_text(path, yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None))
+    if not tensors:
         beside.unlink(missing_ok=True)
-    path.write_text(yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -112,7 +117,7 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
         _known_keys(skip, ("mhsa", "ffn"), "skip")
         if exit_rule not in (None, "none"):
             _known_keys(exit_rule, ("rule", "threshold", "window"), "exit")
-        return StagePlan(
+        plan = StagePlan(
             skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())),
             phase=raw.get("phase", "both"),
             compensation=compensation,
@@ -120,6 +125,12 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
             exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
             tensors={key.removeprefix(f"{name}."): value for key, value in held.items() if key.startswith(f"{name}.")},
         )
+        if raw.get("compensation_digest") not in (None, plan.compensation_digest):
+            raise LiteStageError(
+                "the .safetensors file beside it belongs to another plan; copy both files again, or search the plan "
+                "again."
+            )
+        return plan
     except LiteStageError as error:
         raise LiteStageError(f"stage {name!r}: {error}") from None
     except (TypeError, AttributeError) as error:

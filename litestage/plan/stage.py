@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,9 +46,9 @@ class ExitRule:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StagePlan:
-    """What the engine does differently from full depth in one stage.
+    """What the engine does differently from full depth in one stage. Equal where all of that is, tensors included.
 
     Attributes:
         skip: the sub-layers left out.
@@ -64,7 +65,7 @@ class StagePlan:
     compensation: str = "none"
     schedule: Mapping[str, Any] | None = None
     exit: ExitRule | None = None
-    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
@@ -88,6 +89,14 @@ class StagePlan:
                     "keep the plan's .safetensors file beside it."
                 )
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StagePlan):
+            return NotImplemented
+        return self.computation == other.computation and self.exit == other.exit
+
+    def __hash__(self) -> int:
+        return hash((json.dumps(self.computation, sort_keys=True), self.exit))
 
     @property
     def skip_sets(self) -> list[SkipSet]:

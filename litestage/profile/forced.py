@@ -138,9 +138,10 @@ def stage_sequences(
 ) -> dict[str, list[Sequenced]]:
     """By stage, the prompts that full depth met on ``questions``, with the token ids it wrote."""
     sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in full.pipeline.stages}
-    for question, trace, outputs in zip(questions, traces, full.outputs(questions, traces), strict=True):
-        for stage, prompts in full.prompts(question, trace).items():
-            sequences[stage] += zip(prompts, outputs[stage], strict=True)
+    for question, trace in zip(questions, traces, strict=True):
+        prompts = full.prompts(question, trace)
+        for stage in trace.stages:
+            sequences[stage.name] += zip(prompts[stage.name], stage.token_ids, strict=True)
     return sequences
 
 

@@ -57,20 +57,6 @@ class Contestant:
             outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
         return prompts
 
-    def outputs(self, questions: Sequence[Question], traces: Sequence[Trace]) -> list[dict[str, list[tuple[int, ...]]]]:
-        """By question, token ids of every stage's outputs; the store has them unless they were lost since."""
-        texts: list[dict[str, str | list[str]]] = [{} for _ in questions]
-        tokens: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in questions]
-        for index, stage in enumerate(self.pipeline.stages):
-            requests = [self._requests(stage, at, question, texts[at]) for at, question in enumerate(questions)]
-            flat = [request for rows in requests for request in rows]
-            rest = iter(self.engine.generate(flat, self.plan[stage.name], self._decoding(stage)))
-            for at, (rows, trace) in enumerate(zip(requests, traces, strict=True)):
-                tokens[at][stage.name] = [next(rest).tokens for _ in rows]
-                written = trace.stages[index].texts
-                texts[at][stage.name] = list(written) if stage.per_option else written[0]
-        return tokens
-
     def _answer_by_the_clock(self, question: Question) -> Trace:
         """The clock runs from the question's text to the answer; what the trace says is put together afterwards."""
         clock = self.engine.engine.clock
@@ -79,7 +65,10 @@ class Contestant:
         started = began = clock()
         for stage in self.pipeline.stages:
             requests = self._requests(stage, 0, question, outputs)
-            rows, prefill_s, ttft_s = self._generated(stage, requests, began)
+            if any(_broken(rows) for _, _, rows, _ in done):
+                rows, prefill_s, ttft_s = _nothing(requests), 0.0, None
+            else:
+                rows, prefill_s, ttft_s = self._generated(stage, requests, began)
             outputs[stage.name] = _output(stage, rows)
             ended = clock()
             seconds = {"prefill_s": prefill_s, "decode_s": ended - began - prefill_s, "ttft_s": ttft_s}
@@ -109,22 +98,21 @@ class Contestant:
     def _answer(self, questions: Sequence[Question]) -> list[Trace]:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]
+        broken: set[int] = set()
         carry, following = Carry(), [*self.pipeline.stage_names[1:], None]
         for stage, name in zip(self.pipeline.stages, following, strict=True):
             carry.following = None if name is None else self.plan[name]
             requests = [
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
-            flat = self.engine.generate(
-                [request for rows in requests for request in rows],
-                self.plan[stage.name],
-                self._decoding(stage),
-                [neighbour[stage.name] for neighbour in self.neighbours],
-                carry,
-            )
+            going = [request for index, rows in enumerate(requests) if index not in broken for request in rows]
+            neighbours = [neighbour[stage.name] for neighbour in self.neighbours]
+            flat = self.engine.generate(going, self.plan[stage.name], self._decoding(stage), neighbours, carry)
             rest = iter(flat)
             for index, asked in enumerate(requests):
-                rows = [next(rest) for _ in asked]
+                rows = _nothing(asked) if index in broken else [next(rest) for _ in asked]
+                if _broken(rows):
+                    broken.add(index)
                 outputs[index][stage.name] = _output(stage, rows)
                 traces[index].append(_stage_trace(stage, asked, rows, NOT_MEASURED))
         answers = [
@@ -149,8 +137,8 @@ class Contestant:
         return replace(self.decoding, stop=stage.stop)
 
     def _parsed(self, outputs: dict[str, str | list[str]], stops: Iterable[str]) -> str | None:
-        """The answer in the last stage's text; None too where a prompt of any stage did not fit."""
-        return None if "too_long" in stops else self.pipeline.parse_answer(outputs)
+        """The answer in the last stage's text; None too where any stage's prompt did not fit, or a text broke off."""
+        return None if {"too_long", "non_finite"} & set(stops) else self.pipeline.parse_answer(outputs)
 
 
 def _correct(question: Question, answer: str | None) -> bool | None:
@@ -160,6 +148,16 @@ def _correct(question: Question, answer: str | None) -> bool | None:
 def _output(stage: Stage, rows: Sequence[Generation]) -> str | list[str]:
     texts = [row.text.strip() for row in rows]
     return texts if stage.per_option else texts[0]
+
+
+def _broken(rows: Iterable[Generation]) -> bool:
+    """Whether a row met logits that are no numbers: its text is no prompt for the next stage."""
+    return any(row.stop == "non_finite" for row in rows)
+
+
+def _nothing(requests: Iterable[Request]) -> list[Generation]:
+    """What stands for the generations of a stage after one that broke."""
+    return [Generation((), "", "non_finite", prompt_tokens=len(request.prompt)) for request in requests]
 
 
 def _one_by_one(stage: Stage) -> bool:
@@ -181,4 +179,5 @@ def _stage_trace(
         **seconds,
         confidences=confidences,
         one_by_one=_one_by_one(stage),
+        token_ids=tuple(row.tokens for row in rows),
     )

@@ -1,81 +1,60 @@
-"""The journal of a run: one line per finished batch, so that a killed run, started again, goes on where it was.
-
-Every rank writes a file of its own. All of them are read, so a run may be taken up with another number of devices.
-"""
+"""Keeps every finished batch of a run in the journal: the run, killed and started again, goes on where it was."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from litestage.runner.contestant import Contestant
 from litestage.stages import Question
+from litestage.store.journal import RunJournal
 from litestage.trace import Trace
 
 Traces = dict[str, list[Trace]]
 
 
 class Journal(BasePredictionWriter):
-    """Collects every batch's traces, and with a path also appends them to a file that a later run can take up.
+    """Collects every batch's traces, and keeps them where a later run finds them.
 
     Args:
-        path: the journal's files without their endings, ``.<rank>.jsonl``.
+        kept: where; None: only here.
 
     Attributes:
         finished: traces by question id and contestant.
     """
 
-    def __init__(self, path: Path | None = None, rank: int = 0) -> None:
+    def __init__(self, contestants: Mapping[str, Contestant], kept: RunJournal | None = None) -> None:
         super().__init__(write_interval="batch")
-        self.path = path.with_name(f"{path.name}.{rank}.jsonl") if path else None
+        self._engine, self._kept = next(iter(contestants.values())).engine, kept
         self.finished: dict[tuple[str, str], Trace] = {}
-        self._read: list[Path] = []
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._read = sorted(path.parent.glob(f"{path.name}.*.jsonl"))
-        for file in self._read:
-            self._take_up(file)
+        for traces in (kept.take_up() if kept else {}).values():
+            self._collect({name: [Trace.from_dict(trace)] for name, trace in traces.items()})
 
-    def _take_up(self, path: Path) -> None:
-        """Reads a file of an unfinished run; a last line cut short by a kill is dropped."""
-        whole = 0
-        for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                traces = {name: [Trace.from_dict(raw) for raw in rows] for name, rows in json.loads(line).items()}
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
-            self._keep(traces)
-        if path == self.path:
-            with path.open("rb+") as file:
-                file.truncate(whole)
-
-    def _keep(self, traces: Traces) -> None:
+    def _collect(self, traces: Traces) -> None:
         for name, rows in traces.items():
             for trace in rows:
                 self.finished[trace.question_id, name] = trace
 
     def write_on_batch_end(self, trainer: Any, module: Any, prediction: Traces, *_: Any) -> None:
-        if self.path is not None:
-            line = json.dumps({name: [trace.to_dict() for trace in rows] for name, rows in prediction.items()})
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        self._keep(prediction)
+        self._collect(prediction)
+        if self._kept is not None:
+            by_question: dict[str, dict[str, Any]] = {}
+            for name, rows in prediction.items():
+                for trace in rows:
+                    by_question.setdefault(trace.question_id, {})[name] = trace.to_dict()
+            self._kept.keep(by_question, self._engine.fingerprint, self._engine.engine.name)
 
     def close(self) -> None:
         """The run is finished: nothing is left to take up."""
-        for path in (*self._read, *([self.path] if self.path else [])):
-            path.unlink(missing_ok=True)
+        if self._kept is not None:
+            self._kept.close()
 
 
-def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:
+def run_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:
     """A name that only the same questions, contestants, machine and way of measuring share."""
     from litestage.environment import environment
 
@@ -83,11 +62,11 @@ def journal_name(questions: Sequence[Question], contestants: Mapping[str, Contes
         "questions": [[q.id, q.text, q.options, q.answer] for q in questions],
         "contestants": {
             name: [
-                c.engine.fingerprint,
+                c.engine.identity,
                 c.pipeline.hash,
                 c.plan.hash,
                 repr(c.decoding),
-                str(c.engine.engine.decoder.dtype),
+                c.encode(questions[0].text) if questions else [],  # a chat template is around it or not
             ]
             for name, c in contestants.items()
         },

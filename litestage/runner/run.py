@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from litestage.progress import bar
 from litestage.ranks import cluster, from_rank_zero, here, in_step, share, union
 from litestage.runner.contestant import Contestant
 from litestage.runner.quiet import quiet
 from litestage.stages import Question
+from litestage.store import ResultStore
 from litestage.trace import Trace
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def run(
     *,
     timed: bool = False,
     batch_size: int = 64,
-    journal: Path | None = None,
+    journal: ResultStore | None = None,
     progress: str | None = None,
 ) -> dict[str, list[Trace]]:
     """Answers every question with every contestant, through Lightning's ``Trainer.predict``.
@@ -33,19 +34,22 @@ def run(
 
     Args:
         timed: each question alone, by the clock, contestants interleaved; else ``batch_size`` together.
-        journal: folder for the journal. A run that was killed and is started again with the same folder takes up
-            where it was, its measured times included; a finished run leaves no journal.
+        journal: the store that keeps what is finished. A run that was killed and is started again with the same store
+            takes up where it was, its measured times included; a finished run leaves nothing there.
         progress: label of a progress bar, or None for none.
 
     Returns:
         Traces per contestant, in the order of ``questions``.
     """
-    from litestage.runner.journal import Journal, journal_name
+    from litestage.runner.journal import Journal, run_name
+    from litestage.store.journal import RunJournal
 
+    keeps = journal is not None
     with in_step():
-        path = from_rank_zero(lambda: journal / journal_name(questions, contestants, timed) if journal else None)
-        writer = Journal(path, here().rank)
-        finished = union(writer.finished) if path else {}
+        names = from_rank_zero(lambda: (run_name(questions, contestants, timed), uuid4().hex) if keeps else None)
+        kept = RunJournal(journal, *names) if journal is not None and names else None
+        writer = Journal(contestants, kept)
+        finished = union(writer.finished) if kept else {}
         todo = [q for q in questions if any((q.id, name) not in finished for name in contestants)]
         if todo:
             _predict(todo, contestants, timed, batch_size, writer, progress)

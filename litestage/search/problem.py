@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from logging import getLogger
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +18,7 @@ from litestage.search.ladders import Ladder
 from litestage.search.race import Standing, fewest, looks
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
+from litestage.store import ResultStore
 from litestage.trace import Trace
 
 HARDEST = 24
@@ -35,7 +35,7 @@ class SearchProblem:
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
         try_exits: whether exit rules are tried on the best plan at the end.
         finalists: how many of the fastest plans are timed by the clock at the end, on ``timed_questions`` questions.
-        journal: folder that keeps a killed run's timings.
+        journal: store that keeps a killed run's timings.
         origin: what the ladders were made from, for the plan's provenance.
         traced: the traces so far, by the plan's hash and the question's id.
         lost: how often candidates got a question wrong that full depth got right.
@@ -51,7 +51,7 @@ class SearchProblem:
     try_exits: bool = False
     finalists: int = 0
     timed_questions: int = 8
-    journal: Path | None = None
+    journal: ResultStore | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)

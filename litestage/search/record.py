@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from litestage.atomic import write_text
 from litestage.errors import LiteStageError
 from litestage.memory import peak_memory
 from litestage.plan import save_plan
@@ -32,7 +33,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
-    (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "search.json", json.dumps(content, indent=2) + "\n")
 
 
 def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str, Any]]:

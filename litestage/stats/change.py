@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import binomtest, fisher_exact, norm
 from scipy.stats import t as student
 
+from litestage.stats.paired import resampled_sums
+
 RESAMPLES = 2_000
 
 Times = tuple[Sequence[float], Sequence[float]]
@@ -50,8 +52,7 @@ def slower(before: Times, after: Times, tolerance: float, seed: int = 0) -> floa
     n = times.shape[1]
     if n < 2:
         return 1.0
-    drawn = times[:, np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))].sum(axis=2)
-    error = float(np.std(_log_change(drawn), ddof=1))
+    error = float(np.std(_log_change(resampled_sums(times, RESAMPLES, seed)), ddof=1))
     return _lower_tail(float(_log_change(times.sum(axis=1))) - log(1 - tolerance), error, n - 1)
 
 

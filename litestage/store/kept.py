@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,15 @@ class KeptMeasurements:
     """What was measured of a model, the same on all ranks.
 
     Attributes:
-        fingerprint, engine, dtype: the model's, the name of the engine that runs it, and in which numbers.
+        identity: what the engine's tokens depend on (:func:`litestage.identity.identity`).
     """
 
     store: ResultStore
-    fingerprint: str
-    engine: str
-    dtype: str
+    identity: Mapping[str, Any]
 
     def key(self, kind: str, *content: object) -> str:
         """The store's key for a measurement that depends on ``content``, which is plain data."""
-        text = json.dumps([kind, self.fingerprint, self.dtype, *content], sort_keys=True)
+        text = json.dumps([kind, self.identity, *content], sort_keys=True)
         return f"{kind}/{hashlib.sha256(text.encode()).hexdigest()}"
 
     def known(self, key: str) -> dict[str, Any] | None:
@@ -35,7 +33,7 @@ class KeptMeasurements:
         return from_rank_zero(lambda: self.store.get([key]).get(key))
 
     def put(self, key: str, measured: dict[str, Any]) -> None:
-        self.store.put({key: measured}, model=self.fingerprint, engine=self.engine)
+        self.store.put({key: measured}, model=self.identity["weights"], engine=self.identity["engine"])
 
     def once(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A measurement that was kept before, else as ``measure`` gives it.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,18 +15,18 @@ from litestage.engine import Decoding, Engine, Generation, Request
 from litestage.engine.carry import Carry
 from litestage.engine.rows import DRAWING
 from litestage.engine.types import Detokenise
+from litestage.identity import identity, tokenizer_digest
 from litestage.plan import StagePlan
 from litestage.store.store import ResultStore
-
-RECORD_VERSION = 1
 
 
 class ReusingEngine:
     """Generations from the store where they are there, from the engine where they are not. Never timed.
 
     In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
-    fixed sequence, so one record serves every threshold and window. Otherwise (batch shape can change tokens, or a
-    random stream is involved) the exit rule and the batch's shape are part of the key.
+    fixed sequence, so one record serves every threshold and window. Otherwise (what runs beside a row can change its
+    tokens, or a random stream is involved) the exit rule and the whole batch are part of the key, and nothing is
+    carried from stage to stage. What non-finite logits ended is not kept.
 
     Attributes:
         reuse: look generations up and keep them; without, all are run anew, as for a search that knows no store.
@@ -36,6 +37,15 @@ class ReusingEngine:
     def __init__(self, engine: Engine, fingerprint: str, store: ResultStore, reuse: bool = True) -> None:
         self.engine, self.fingerprint, self.store, self.reuse = engine, fingerprint, store, reuse
         self.ran = self.reused = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the engine's tokens depend on; see :mod:`litestage.identity`."""
+        return identity(self.engine, self.fingerprint, self._tokenizer)
+
+    @cached_property
+    def _tokenizer(self) -> str:
+        return tokenizer_digest(self.engine.tokenizer)
 
     def generate(
         self,
@@ -56,16 +66,17 @@ class ReusingEngine:
         found = self.store.get(keys) if self.reuse else {}
         first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
         missing = sorted(first.values())  # the same prompt twice is run once
-        if missing and not (exact and self.reuse):  # the batch's shape is in the key, so it is run whole
+        if missing and not (exact and self.reuse):  # the batch is in the key, so it is run whole
             missing = list(range(len(keys)))
         if missing:
             todo = [requests[index] for index in missing]
             if exact and self.reuse:
                 todo = self._with_drafts(todo, neighbours, decoding)
-            batch = self.engine.generate(todo, run_plan, decoding, confidences=True, carry=carry)
+            batch = self.engine.generate(todo, run_plan, decoding, confidences=True, carry=carry if exact else None)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
             if self.reuse:
-                self.store.put(new, model=self.fingerprint, engine=self.engine.name)
+                kept = {key: record for key, record in new.items() if record["stop"] != "non_finite"}
+                self.store.put(kept, model=self.fingerprint, engine=self.engine.name)
             found |= new
         self.ran += len(missing)
         self.reused += len(keys) - len(missing)
@@ -91,25 +102,25 @@ class ReusingEngine:
         return requests
 
     def _keys(self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding, exact: bool) -> list[str]:
-        decoder = self.engine.decoder
         common: dict[str, Any] = {
-            "version": RECORD_VERSION,
-            "model": self.fingerprint,
+            **self.identity,
             "plan": plan.computation,
             "exit": asdict(plan.exit) if plan.exit else None,
             "decoding": asdict(decoding),
-            "engine": self.engine.name,
-            "dtype": str(decoder.dtype),
-            "torch": str(torch.__version__),
-            "device": decoder.device.type,
-            "batch": None if exact else [len(requests), max(len(request.prompt) for request in requests)],
+            "drawing": DRAWING if decoding.temperature > 0 else None,
         }
+        rows = [f"{list(request.prompt)}|{request.limit}" for request in requests]
+        if not exact:
+            common["batch"] = [
+                [row, request.group, request.stream if decoding.temperature > 0 else ""]
+                for row, request in zip(rows, requests, strict=True)
+            ]
+            rows = [f"{index}" for index in range(len(rows))]
         prefix = hashlib.sha256(json.dumps(common, sort_keys=True).encode())
         keys = []
-        for request in requests:
+        for row in rows:
             digest = prefix.copy()
-            stream = f"{DRAWING}/{request.stream}" if decoding.temperature > 0 else ""
-            digest.update(f"{list(request.prompt)}|{request.limit}|{stream}".encode())
+            digest.update(row.encode())
             keys.append(digest.hexdigest())
         return keys
 

@@ -24,8 +24,18 @@ _TABLE = (
 
 
 def default_store_path() -> Path:
-    """``$XDG_CACHE_HOME/litestage/results.sqlite``, or the same under ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litestage" / "results.sqlite"
+    """``$XDG_CACHE_HOME/litestage/results.sqlite``, or the same under ``~/.cache``.
+
+    Raises:
+        LiteStageError: neither is known, as for a container's user without a name.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise LiteStageError(
+            "This user has no home folder to keep the result store in; set store=<file>, or XDG_CACHE_HOME to a folder."
+        ) from None
+    return cache / "litestage" / "results.sqlite"
 
 
 class ResultStore:
@@ -37,12 +47,16 @@ class ResultStore:
     Args:
         path: the file, made with its folder where absent; None keeps the records in memory.
 
+    Attributes:
+        finished: what :func:`litestage.store.journal.until_written` is to remove; None where nothing waits for it.
+
     Raises:
         LiteStageError: the file cannot be opened, read or written, or is not a result store.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
+        self.finished: list[str] | None = None
         self._process: int | None = None
         self._open()
 
@@ -99,8 +113,10 @@ class ResultStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            remedy = "delete it" if damaged else "see to its disk and its rights,"
             raise LiteStageError(
-                f"The result store {str(self.path)!r} {what} ({error}); delete it or set store=<file>."
+                f"The result store {str(self.path)!r} {what} ({error}); {remedy} or set store=<file>."
             ) from None
 
     def get(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -114,9 +130,10 @@ class ResultStore:
                 rows = self.connection.execute(
                     f"SELECT key, record, checksum FROM results WHERE key IN ({marks})", chunk
                 ).fetchall()
-                for key, record, checksum in rows:
-                    if zlib.crc32(record) == checksum:
-                        found[key] = json.loads(zlib.decompress(record))
+                for key, packed, checksum in rows:
+                    record = unpacked(packed, checksum)
+                    if record is not None:
+                        found[key] = record
         return found
 
     def put(self, records: Mapping[str, Mapping[str, Any]], *, model: str = "", engine: str = "") -> None:
@@ -140,6 +157,11 @@ class ResultStore:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
+
+
+def unpacked(packed: bytes, checksum: int) -> dict[str, Any] | None:
+    """A record as it was put, or None where it is damaged."""
+    return json.loads(zlib.decompress(packed)) if zlib.crc32(packed) == checksum else None
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
