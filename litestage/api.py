@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litestage.data import load_task
+from litestage.data.task import FEWSHOT, IN_CHAT
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.session import Session
@@ -75,13 +76,18 @@ def load(
         plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
         task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
         pipeline: another pipeline than the task's.
+        chat_template: put prompts through the tokenizer's chat template; tasks whose pipeline is the few-shot one then
+            go through the same as a chat.
         store: file that keeps measurements between runs; by default they last as long as the process.
 
     Raises:
         LiteStageError: whatever cannot be loaded, or a plan that does not fit.
     """
     chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
-    through = chosen.through(pipeline) if chosen else load_pipeline(pipeline or "recall_analyze_summarize_fewshot")
+    if chosen:
+        through = chosen.through(pipeline, chat=chat_template)
+    else:
+        through = load_pipeline(pipeline or (IN_CHAT[FEWSHOT] if chat_template else FEWSHOT))
     session = Session.open(model, device=device, dtype=dtype, chat_template=chat_template, store=store)
     if isinstance(plan, str):
         plan = session.plan(plan, chosen, through)

@@ -91,6 +91,7 @@ def _entry(name: str, measured: Measured, full: Measured) -> dict[str, Any]:
         "gained": pairs.gained,
         "mcnemar_p": mcnemar(pairs),
         "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
+        "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
     }
     if measured.latency:

@@ -18,7 +18,8 @@ class StageTrace:
         tokens: new tokens per row, the ending EOS included.
         texts: generated text per row.
         stops: why each row ended: eos, exit, stop_string, length or too_long.
-        prefill_s, decode_s: seconds, or None where the question did not run alone.
+        prefill_s, decode_s: seconds, or None where the question did not run alone. The last stage's prefill counts the
+            pass that chooses an option by likelihood.
         confidences: per row, each step's largest softmax probability, when they were asked for.
     """
 
@@ -43,6 +44,7 @@ class Trace:
         plan: the plan's hash.
         answer: the letter read from the last stage, None when there was none.
         correct: whether it is the right one, None when the right one is not known.
+        chosen_by_likelihood: whether the letter was not read, but is the one that the model held the most probable.
     """
 
     question_id: str
@@ -50,6 +52,7 @@ class Trace:
     stages: tuple[StageTrace, ...]
     answer: str | None
     correct: bool | None
+    chosen_by_likelihood: bool = False
 
     @property
     def parse_failure(self) -> bool:

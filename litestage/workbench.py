@@ -43,7 +43,8 @@ class Workbench:
             raise LiteStageError("grid is an option of litestage compare; give this command one model, task and seed.")
         launch(config.trainer, config.engine.device)
         task = replace(load_task(config.task), seed=config.seed)
-        pipeline = task.through(config.pipeline, config.analyze).with_limits(config.max_new_tokens)
+        pipeline = task.through(config.pipeline, config.analyze, config.model.chat_template)
+        pipeline = pipeline.with_limits(config.max_new_tokens)
         if session is None:
             store = ResultStore(config.store or default_store_path())
             session = open_session(config, config.model.pretrained, store)

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
@@ -17,7 +18,7 @@ from litestage.engine.compiled import COMPILING, unable
 from litestage.engine.fast import FastPath
 from litestage.engine.plain import PlainPath
 from litestage.engine.rows import Row, Sampler
-from litestage.engine.score import Pair, loglikelihood
+from litestage.engine.score import Pair, loglikelihood, most_likely
 from litestage.engine.types import ENGINES, Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan import StagePlan
@@ -97,6 +98,22 @@ class Engine:
     def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
         """Scores continuations; see :func:`litestage.engine.score.loglikelihood`."""
         return loglikelihood(self, pairs, plan)
+
+    @torch.inference_mode()
+    def choose(self, sequences: Sequence[Sequence[int]], plan: StagePlan) -> tuple[int, float]:
+        """The most probable of several token sequences, by index, and the seconds that took.
+
+        See :func:`litestage.engine.score.most_likely`.
+        """
+        started = self._clock()
+        index = most_likely(self, sequences, plan)
+        return index, self._clock() - started
+
+    def next_token_logits(self, prompt: Sequence[int], plan: StagePlan) -> Tensor:
+        """Logits [vocabulary] after a prompt, which runs as a prompt does under the plan."""
+        if self.plain_because(plan) is None:
+            return self._fast.next_token_logits(prompt, plan)
+        return self.plain.prefill([prompt], [0], plan)[0][0]
 
     @cached_property
     def _fast(self) -> FastPath:

@@ -89,7 +89,8 @@ def _options(config: Any) -> dict[str, Any]:
 
 
 def _pipeline_hash(config: RunConfig) -> str:
-    return load_task(config.task).through(config.pipeline, config.analyze).with_limits(config.max_new_tokens).hash
+    pipeline = load_task(config.task).through(config.pipeline, config.analyze, config.model.chat_template)
+    return pipeline.with_limits(config.max_new_tokens).hash
 
 
 def _newer_weights(cell: Cell, folder: Path) -> bool:

@@ -20,7 +20,7 @@ from lm_eval.api.task import ConfigurableTask
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.harness.metrics import metric_list, metric_names, metrics
-from litestage.stages import Question, load_pipeline
+from litestage.stages import Question
 from litestage.trace import Trace
 
 KEY = "litestage"
@@ -52,8 +52,9 @@ class Answered(str):
 
 
 def answered(trace: Trace) -> Answered:
-    """The trace as lm-eval's response: one line per stage and row."""
+    """The trace as lm-eval's response: one line per stage and row, and the answer where no text names it."""
     lines = [f"{stage.name}: {text}" for stage in trace.stages for text in stage.texts]
+    lines += [f"by likelihood: {trace.answer}"] * trace.chosen_by_likelihood
     return Answered("\n".join(lines), trace)
 
 
@@ -77,8 +78,8 @@ class StagedTask(ConfigurableTask):
             )
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
-        request["pipeline"] = str(overridden or request.get("pipeline") or self.source.pipeline)
-        config["metric_list"] = metric_list(metric_names(load_pipeline(request["pipeline"]).stage_names))
+        request["pipeline"] = overridden or request.get("pipeline")  # else the task's own: which, a chat decides
+        config["metric_list"] = metric_list(metric_names(self.source.through(request["pipeline"]).stage_names))
         config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
         super().__init__(config=config)
 

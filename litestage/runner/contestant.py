@@ -97,7 +97,7 @@ class Contestant:
                 texts = [row.text.strip() for row in rows]
                 outputs[index][stage.name] = texts if stage.per_option else texts[0]
                 traces[index].append(_stage_trace(stage, requests[index], rows, *seconds))
-        return [self._trace(question, outputs[index], tuple(traces[index])) for index, question in enumerate(questions)]
+        return [self._trace(question, outputs[index], traces[index]) for index, question in enumerate(questions)]
 
     def _requests(
         self, stage: Stage, index: int, question: Question, outputs: dict[str, str | list[str]]
@@ -120,11 +120,30 @@ class Contestant:
     def _decoding(self, stage: Stage) -> Decoding:
         return replace(self.decoding, stop=stage.stop)
 
-    def _trace(self, question: Question, outputs: dict[str, str | list[str]], stages: tuple[StageTrace, ...]) -> Trace:
+    def _trace(self, question: Question, outputs: dict[str, str | list[str]], stages: list[StageTrace]) -> Trace:
         too_long = any("too_long" in stage.stops for stage in stages)
         answer = None if too_long else self.pipeline.parse_answer(outputs)
+        chosen = None
+        if self.pipeline.choose == "likelihood" and not too_long and answer not in question.labels:
+            chosen, seconds = self._by_likelihood(question, outputs)
+            if stages[-1].prefill_s is not None:
+                stages = [*stages[:-1], replace(stages[-1], prefill_s=stages[-1].prefill_s + seconds)]
+        answer = chosen or answer
         correct = None if question.answer is None else answer == question.answer
-        return Trace(question.id, self.plan.hash, stages, answer, correct)
+        return Trace(question.id, self.plan.hash, tuple(stages), answer, correct, chosen is not None)
+
+    def _by_likelihood(self, question: Question, outputs: dict[str, str | list[str]]) -> tuple[str | None, float]:
+        """The option's letter that goes on best from the last stage's text, and the seconds that took to find out.
+
+        From the last stage's prompt where its text leaves no room in the context; no letter where that leaves none.
+        """
+        last = self.pipeline.stages[-1].name
+        for written in (outputs, {**outputs, last: ""}):
+            answered = [self.encode(prompt) for prompt in self.pipeline.answered_by(question, written)]
+            if max(map(len, answered)) <= self.engine.engine.decoder.context_length + 1:  # the last is never read
+                index, seconds = self.engine.engine.choose(answered, self.plan[last])
+                return question.labels[index], seconds
+        return None, 0.0
 
 
 def _one_by_one(stage: Stage) -> bool:
