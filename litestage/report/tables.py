@@ -45,7 +45,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
             for m in methods
         ],
         "no answer": [str(method["parse_failures"]) for method in methods],
-        "by likelihood": [str(m["chosen_by_likelihood"]) if any_chosen else "" for m in methods],
+        "by likelihood": [str(m.get("chosen_by_likelihood", 0)) if any_chosen else "" for m in methods],
         "peak CUDA MB": [f"{m['peak_cuda_mb']:.0f}" if "peak_cuda_mb" in m else "" for m in methods],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from litestage.errors import LiteStageError
 from litestage.stages.question import Question
@@ -33,23 +32,32 @@ class Example:
         raise LiteStageError(f"The example {self.question.text!r} needs {wanted} under {stage!r}; add it.")
 
 
-def example_of(raw: Mapping[str, Any], at: int) -> Example:
+def example_of(raw: object, at: int) -> Example:
     """From a pipeline's YAML: ``question``, ``options``, ``answer``, if wanted ``option``, and a text per stage.
 
     Raises:
         LiteStageError: what is needed is not there.
     """
-    texts = dict(raw)
-    missing = [name for name in ("question", "options", "answer") if name not in texts]
+    if not isinstance(raw, Mapping):
+        raise LiteStageError(f"Example {at} is {raw!r}; write its question, options, answer and a text per stage.")
+    missing = [name for name in ("question", "options", "answer") if name not in raw]
     if missing:
         raise LiteStageError(f"Example {at} has no {missing[0]!r}; give its question, options and answer.")
-    text, options, answer = (texts.pop(name) for name in ("question", "options", "answer"))
-    question = Question(f"example {at}", str(text), tuple(map(str, options)), str(answer))
-    option = str(texts.pop("option", answer))
+    read = {name: _texts(value, at) for name, value in raw.items()}
+    text, options, answer = (read.pop(name) for name in ("question", "options", "answer"))
+    if isinstance(options, str):
+        raise LiteStageError(f"Example {at} has the options {options!r}; give a list, one text per option.")
+    question = Question(f"example {at}", str(text), options, str(answer))
+    option = str(read.pop("option", answer))
     if option not in question.labels:
         raise LiteStageError(f"Example {at} shows the option {option!r}; its options are {', '.join(question.labels)}.")
-    return Example(question, {name: _frozen(value) for name, value in texts.items()}, option)
+    return Example(question, read, option)
 
 
-def _frozen(value: object) -> str | tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+def _texts(value: object, at: int) -> str | tuple[str, ...]:
+    """A text, or several. Numbers are written out; ``yes`` and ``no`` YAML has already made something else of."""
+    if isinstance(value, list | tuple):
+        return tuple(str(_texts(each, at)) for each in value)
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise LiteStageError(f"Example {at} has {value!r} where a text is due; put the text in quotes.")
+    return str(value)
