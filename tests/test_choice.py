@@ -1,4 +1,4 @@
-"""Where no letter can be read, the most likely one is taken: by the model's own next-token logits, counted and timed."""
+"""Where no letter can be read, the most likely one is taken: by the model's next-token logits, counted and timed."""
 
 import json
 from dataclasses import replace

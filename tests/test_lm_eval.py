@@ -176,7 +176,8 @@ def test_with_a_chat_template_an_untuned_model_answers_every_question(model, bee
     roomy = save_tiny_model(tmp_path_factory.mktemp("roomy"), context=8192)
     chatting = model(pretrained=roomy, plan="uniform:2")
     chatting.tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<reply>{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<reply>{% endif %}"
     )
     results = evaluate(chatting, "bees_staged", include=bees, apply_chat_template=True)
     figures = reported(results, "bees_staged")

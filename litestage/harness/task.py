@@ -45,9 +45,7 @@ _SCORED: dict[str, Any] = {
     "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_choice": "{{options}}",
     "doc_to_target": "{{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(answer)}}",
-    "metric_list": [
-        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
-    ],
+    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")],
 }
 """The same of a task by likelihood; a task's YAML may say otherwise."""
 
