@@ -8,6 +8,7 @@ from pathlib import Path
 
 from litestage.config import pipeline_of_model
 from litestage.data import load_task
+from litestage.data.task import FEWSHOT, IN_CHAT
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.session import Session
@@ -87,6 +88,8 @@ def load(
         revision: hub branch, tag or commit.
         adapter: folder or hub name of a PEFT adapter, merged at loading.
         generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
+        chat_template: put prompts through the tokenizer's chat template; tasks whose pipeline is the few-shot one then
+            go through the same as a chat.
         store: file that keeps measurements between runs; by default they last as long as the process.
 
     Raises:
@@ -94,7 +97,10 @@ def load(
     """
     chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
     pipeline = pipeline or pipeline_of_model(model)
-    through = chosen.through(pipeline) if chosen else load_pipeline(pipeline or "recall_analyze_summarize_fewshot")
+    if chosen:
+        through = chosen.through(pipeline, chat=chat_template)
+    else:
+        through = load_pipeline(pipeline or (IN_CHAT[FEWSHOT] if chat_template else FEWSHOT))
     session = Session.open(
         model,
         revision=revision,

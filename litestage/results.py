@@ -98,6 +98,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
         "gained": pairs.gained,
         "mcnemar_p": mcnemar(pairs),
         "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
+        "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
         "non_finite": sum(trace.non_finite for trace in measured.accuracy),
     }

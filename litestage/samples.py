@@ -32,6 +32,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
     """One line per method and question: answer, and by stage the new tokens of all rows and why they stopped.
 
+    ``chosen_by_likelihood`` stands where the answer was not read but chosen.
     ``latency_s``, ``ttft_s`` and ``tpot_s`` stand where the question was also run alone, by the clock.
     """
     for name, measured in methods.items():
@@ -45,6 +46,8 @@ def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
                 "tokens": {stage.name: sum(stage.tokens) for stage in trace.stages},
                 "stops": {stage.name: dict(sorted(Counter(stage.stops).items())) for stage in trace.stages},
             }
+            if trace.chosen_by_likelihood:
+                line["chosen_by_likelihood"] = True
             line |= clocked.get(trace.question_id, {})
             yield line
 
@@ -80,7 +83,8 @@ def _worth_reading(methods: Mapping[str, Measured]) -> list[tuple[int, str]]:
 
 def _trace(trace: Trace) -> dict[str, Any]:
     stages = [_stage(stage) for stage in trace.stages]
-    return {"answer": trace.answer, "correct": trace.correct, "plan": trace.plan, "stages": stages}
+    answered = {"answer": trace.answer, "correct": trace.correct, "chosen_by_likelihood": trace.chosen_by_likelihood}
+    return {**answered, "plan": trace.plan, "stages": stages}
 
 
 def _stage(stage: StageTrace) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from litestage.profile import (
 )
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
-from litestage.stages import Pipeline, Question
+from litestage.stages import Pipeline, Prompt, Question
 from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
 from litestage.trace import Trace
 
@@ -44,7 +44,8 @@ class Session:
         loaded: the model, its tokenizer and fingerprint.
         engine: runs it.
         reusing: the engine with the result store behind it.
-        chat_template: wrap each stage's prompt in the tokenizer's chat template.
+        chat_template: put each stage's prompt through the tokenizer's chat template: as one user's turn, or as the
+            turns that the pipeline gives it.
         calibration_questions: how many of a task's calibration questions are used for importance.
     """
 
@@ -98,14 +99,17 @@ class Session:
         return cls(loaded, engine, reusing, chat_template, calibration_questions, batch_size)
 
     def encode(self, text: str) -> list[int]:
-        """A prompt's token ids: special tokens as the tokenizer adds them, or the chat template around it."""
+        """A prompt's token ids: special tokens as the tokenizer adds them, or its turns through the chat template."""
         tokenizer = self.loaded.tokenizer
         if self.chat_template:
-            messages = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            prompt = text if isinstance(text, Prompt) else Prompt(text)
+            chat = tokenizer.apply_chat_template(
+                [turn._asdict() for turn in prompt.turns],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
             )
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            return list(tokenizer(chat + prompt.reply, add_special_tokens=False)["input_ids"])
         return list(tokenizer(text)["input_ids"])
 
     def without_reuse(self) -> Session:

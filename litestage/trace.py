@@ -71,6 +71,7 @@ class Trace:
         correct: whether it is the right one, None when the right one is not known.
         latency_s: wall time from the question's text to the answer, in seconds: every stage's prompts rendered and
             tokenised, set-up, prefill, decoding and the answer read. None where the question did not run alone.
+        chosen_by_likelihood: whether the letter was not read, but is the one that the model held the most probable.
     """
 
     question_id: str
@@ -79,6 +80,7 @@ class Trace:
     answer: str | None
     correct: bool | None
     latency_s: float | None = None
+    chosen_by_likelihood: bool = False
 
     @property
     def parse_failure(self) -> bool:

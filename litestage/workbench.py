@@ -44,7 +44,7 @@ class Workbench:
         launch(config.trainer, config.engine.device)
         task = replace(load_task(config.task), seed=config.seed)
         chosen = config.pipeline or config.model.pipeline
-        pipeline = task.through(chosen, config.analyze).with_limits(config.max_new_tokens)
+        pipeline = task.through(chosen, config.analyze, config.model.chat_template).with_limits(config.max_new_tokens)
         if session is None:
             store = ResultStore(config.store or default_store_path())
             session = open_session(config, config.model.pretrained, store)

@@ -55,7 +55,8 @@ def test_a_staged_task_reports_exactly_the_promised_figures(model):
         name: value for name, value in reported(results, "menagerie_multistage").items() if "_stderr" not in name
     }
     by_stage = ["tokens", "prefill_s", "decode_s", *(f"stop_{reason}" for reason in STOPS)]
-    promised = ["acc", "parse_failure", "tokens", "latency_s", *(f"{f}_{stage}" for stage in STAGES for f in by_stage)]
+    overall = ["acc", "parse_failure", "chosen_by_likelihood", "tokens", "latency_s"]
+    promised = [*overall, *(f"{f}_{stage}" for stage in STAGES for f in by_stage)]
     assert sorted(figures) == sorted(promised)
     assert all(isinstance(value, float) for value in figures.values())
     seconds = [figures[f"{phase}_s_{stage}"] for stage in STAGES for phase in ("prefill", "decode")]
@@ -202,6 +203,64 @@ def test_a_chat_template_wraps_every_stage_prompt(model):
     assert after.stages[0].prompt_tokens[0] >= before.stages[0].prompt_tokens[0] + overhead
     with pytest.raises(LiteStageError, match="no chat template"):
         evaluate(model(), "menagerie_multistage", limit=1, apply_chat_template=True)
+
+
+@pytest.fixture
+def bees(tmp_path) -> Path:
+    """A task of one's own, as README has it: staged, and by likelihood."""
+    row = {"question": "What do bees make?", "options": ["honey", "milk", "wool"], "answer": "A"}
+    rows = [{**row, "id": str(number), "question": f"What do {number} bees make?"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "bees.yaml").write_text("rows: {calibration: rows.jsonl, test: rows.jsonl}\n")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for kind, questions in (
+        ("Staged", f"generation_kwargs: {{litestage: {{task: {tmp_path / 'bees.yaml'}}}}}"),
+        ("Likelihood", f"metadata: {{questions: {tmp_path / 'bees.yaml'}}}"),
+    ):
+        name = f"bees_{kind.lower()}"
+        text = f"task: {name}\nclass: !function litestage.harness.task.{kind}Task\n{questions}\n"
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_with_a_chat_template_an_untuned_model_answers_every_question(model, bees, tmp_path_factory):
+    """README's command shape: its few-shot tasks become chats, and what cannot be read is chosen by likelihood."""
+    roomy = save_tiny_model(tmp_path_factory.mktemp("roomy"), context=8192)
+    chatting = model(pretrained=roomy, plan="uniform:2")
+    chatting.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<reply>{% endif %}"
+    )
+    results = evaluate(chatting, "bees_staged", include=bees, apply_chat_template=True)
+    figures = reported(results, "bees_staged")
+    assert (figures["parse_failure"], figures["chosen_by_likelihood"]) == (0, 1)  # a random model's text is noise
+    assert chatting.get_model_info()["plans"]["bees"]["pipeline"] == "recall_analyze_summarize_chat"
+    for sample in results["samples"]["bees_staged"]:
+        assert sample["resps"][0][0].splitlines()[-1] in [f"by likelihood: {letter}" for letter in "ABC"]
+    evaluate(chatting, "bees_staged", include=bees)
+    assert chatting.get_model_info()["plans"]["bees"]["pipeline"] == "recall_analyze_summarize_fewshot"
+
+
+def test_the_same_questions_by_likelihood_as_lm_evals_own_model_answers_them(model, tiny, bees):
+    figures = {}
+    for name, lm in (("ours", model(plan="full")), ("hf", "hf")):
+        more = {} if name == "ours" else {"model_args": f"pretrained={tiny},device=cpu,dtype=float32"}
+        results = evaluate(lm, "bees_likelihood", include=bees, limit=3, **more)
+        figures[name] = reported(results, "bees_likelihood")
+        samples = results["samples"]["bees_likelihood"]
+        figures[name]["scores"] = [pytest.approx(resp[0][0], abs=1e-3) for s in samples for resp in s["resps"]]
+        assert samples[0]["arguments"][1] == ("Question: What do 0 bees make?\nAnswer:", " milk")
+    assert {"acc", "acc_norm"} <= set(figures["ours"])
+    assert [score.expected for score in figures["ours"].pop("scores")] == figures["hf"].pop("scores")
+    assert figures["ours"] == figures["hf"]
+
+
+def test_a_task_by_likelihood_without_questions_is_refused():
+    from litestage.harness.task import LikelihoodTask
+
+    with pytest.raises(LiteStageError, match="names no questions"):
+        LikelihoodTask({"task": "mine"})
 
 
 def test_a_response_of_another_model_is_refused_with_the_reason():

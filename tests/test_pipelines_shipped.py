@@ -67,6 +67,11 @@ def test_the_worked_examples_end_in_the_bare_format(question: Question):
         ("recall_analyze_summarize", "So the answer is B", None),
         ("recall_analyze_summarize_fewshot", "So the answer is option (D), of course", "D"),
         ("recall_analyze_summarize_fewshot", "So it is option D.", None),
+        ("recall_analyze_summarize_chat", "(D", "D"),
+        ("recall_analyze_summarize_chat", "B. wool", "B"),
+        ("recall_analyze_summarize_chat", "option C", "C"),
+        ("recall_analyze_summarize_chat", "A desert", None),
+        ("recall_analyze_summarize_chat", "honey", None),
         ("single", "C.", "C"),
         ("single", "(C) honey", "C"),
         ("single", "The answer is option C", "C"),
@@ -84,7 +89,8 @@ def test_the_answer_is_read_or_counted_as_not_there(name: str, text: str, letter
 @pytest.mark.skipif("LITESTAGE_DATA" not in os.environ, reason="LITESTAGE_DATA names no folder with the real data")
 @pytest.mark.parametrize("task", ["obqa", "csqa", "strategyqa"])
 def test_no_worked_example_is_a_row_of_the_data(task: str):
-    prompts = "".join(stage.prompt for stage in load_pipeline("recall_analyze_summarize_fewshot").stages).lower()
+    shown = [load_pipeline(name) for name in ("recall_analyze_summarize_fewshot", "recall_analyze_summarize_chat")]
+    prompts = "".join(pipeline.stages[0].prompts(QUESTIONS[0], {})[0] for pipeline in shown).lower()
     rows = load_task(task)
     asked = {question.text.lower() for split in rows.splits for question in rows.questions(split)}
     assert asked

@@ -30,6 +30,10 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.stages import Pipeline, Question, load_pipeline
 
 SPLITS = ("calibration", "test", "train")
+FEWSHOT = "recall_analyze_summarize_fewshot"
+"""The pipeline of tasks that name none: for models that were not tuned on the stages."""
+IN_CHAT = {FEWSHOT: "recall_analyze_summarize_chat"}
+"""What takes a task's own pipeline's place where prompts go through a chat template."""
 SEED = 20240
 """Draws the rows of a split that is part of another."""
 
@@ -76,15 +80,17 @@ class Task:
             random.Random(self.seed).shuffle(rows)
         return rows
 
-    def through(self, pipeline: str | None = None, mode: str | None = None) -> Pipeline:
+    def through(self, pipeline: str | None = None, mode: str | None = None, chat: bool = False) -> Pipeline:
         """The pipeline its questions go through: its own with its own limits, or another as that one is.
 
         Args:
             pipeline: name or file of another pipeline.
             mode: how stages that fan out over the options run, instead of the pipeline's choice.
+            chat: whether prompts go through a chat template: the few-shot pipeline is then one of turns (`IN_CHAT`).
         """
-        chosen = load_pipeline(pipeline or self.pipeline)
-        if pipeline in (None, self.pipeline):
+        own = IN_CHAT.get(self.pipeline, self.pipeline) if chat else self.pipeline
+        chosen = load_pipeline(pipeline or own)
+        if pipeline in (None, own, self.pipeline):
             chosen = chosen.with_limits(self.max_new_tokens)
         return chosen.with_mode(mode) if mode else chosen
 
@@ -147,7 +153,7 @@ def _task(path: Path, raw: dict[str, Any]) -> Task:
             raise LiteStageError(f"there is no split {name!r}; a task needs calibration and test rows.")
     return Task(
         name=raw.get("name", path.stem),
-        pipeline=_pipeline(path, raw.get("pipeline", "recall_analyze_summarize_fewshot")),
+        pipeline=_pipeline(path, raw.get("pipeline", FEWSHOT)),
         source=source,
         splits={name: Split(of) if isinstance(of, str) else Split(**of) for name, of in splits.items()},
         max_new_tokens=raw.get("max_new_tokens") or {},

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
@@ -22,7 +23,7 @@ from litestage.engine.fast import FastPath
 from litestage.engine.memory import out_of_memory, rows_that_fit
 from litestage.engine.plain import PlainPath
 from litestage.engine.rows import Row, Sampler
-from litestage.engine.score import Pair, loglikelihood
+from litestage.engine.score import Pair, loglikelihood, most_likely
 from litestage.engine.types import ENGINES, Decoding, Detokenise, Generation, Request
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan import StagePlan
@@ -124,6 +125,17 @@ class Engine:
                     raise
             self._halve(len(part), max(len(context) + len(ending) for context, ending in part))
         return scores
+
+    @torch.inference_mode()
+    def choose(self, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int:
+        """The most probable of several token sequences, by index: :func:`litestage.engine.score.most_likely`."""
+        return most_likely(self, sequences, plan)
+
+    def next_token_logits(self, prompt: Sequence[int], plan: StagePlan) -> Tensor:
+        """Logits [vocabulary] after a prompt, which runs as a prompt does under the plan."""
+        if self.plain_because(plan) is None:
+            return self._fast.next_token_logits(prompt, plan)
+        return self.plain.prefill([prompt], [0], plan)[0][0]
 
     @cached_property
     def _fast(self) -> FastPath:

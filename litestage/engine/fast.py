@@ -148,13 +148,22 @@ class FastPath:
         first = waiting[0].beginning if len(waiting) >= MANY else []
         common = first[: min((alike(first, bundle.beginning) for bundle in waiting), default=0)]
         if len(common) >= BEGINNING and any(bundle.known < len(common) for bundle in waiting):
-            lanes = self.lanes(1, len(common))
-            tokens = [(token, position, SHARED) for position, token in enumerate(common)]
-            self.logits(lanes.enter([0], [tokens], fresh=True), self.path(plan, "prefill"), [len(common) - 1])
-            self.decoder.work.forwarded(len(common))
-            held = lanes.held(0, [(SHARED, common)])
+            held = self._prefilled(common, plan)[0].held(0, [(SHARED, common)])
             for bundle in waiting:
                 bundle.begin_with(held)
+
+    def next_token_logits(self, prompt: Sequence[int], plan: StagePlan) -> Tensor:
+        """Logits [vocabulary] after one prompt."""
+        return self._prefilled(prompt, plan)[1]
+
+    def _prefilled(self, prompt: Sequence[int], plan: StagePlan) -> tuple[Lanes, Tensor]:
+        """One lane that holds the prompt, and the logits [vocabulary] after it."""
+        lanes = self.lanes(1, len(prompt))
+        tokens = [(token, position, SHARED) for position, token in enumerate(prompt)]
+        attending = lanes.enter([0], [tokens], fresh=True)
+        logits = self.logits(attending, self.path(plan, "prefill"), [len(prompt) - 1])
+        self.decoder.work.forwarded(len(prompt))
+        return lanes, logits[0]
 
     def lanes(self, count: int, slots: int) -> Lanes:
         """Empty lanes."""

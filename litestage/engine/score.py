@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +35,23 @@ def loglikelihood(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> lis
         chosen = logits.log_softmax(dim=-1).gather(1, target[:, None]).sum()
         scores.append((float(chosen), bool((logits.argmax(dim=-1) == target).all())))
     return scores
+
+
+def most_likely(engine: Engine, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int:
+    """Which of several token sequences is the most probable, given what all of them begin with; the first of equals.
+
+    Where they part by one token each, that is a comparison of next-token logits after one prefill.
+    """
+    room = min(map(len, sequences)) - 1  # each has a token of its own, be it that of all
+    columns = zip(*(sequence[:room] for sequence in sequences), strict=True)
+    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    context, endings = sequences[0][:common], [sequence[common:] for sequence in sequences]
+    if all(len(ending) == 1 for ending in endings):
+        logits = engine.next_token_logits(context, plan)
+        scores = logits[[ending[0] for ending in endings]].tolist()
+    else:
+        scores = [score for score, _ in loglikelihood(engine, [(context, ending) for ending in endings], plan)]
+    return scores.index(max(scores))
 
 
 def _together(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[Tensor]:

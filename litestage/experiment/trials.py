@@ -68,6 +68,7 @@ class Trials:
             "predicted_speedup": sum(reference_seconds) / sum(seconds),
             "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
             "parse_failures": sum(trace.parse_failure for trace in traces),
+            "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in traces),
             "stages": {
                 name: {
                     "skipped": {"mhsa": len(plan[name].skip.mhsa), "ffn": len(plan[name].skip.ffn)},

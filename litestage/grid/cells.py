@@ -90,7 +90,8 @@ def _options(config: Any) -> dict[str, Any]:
 
 def _pipeline_hash(config: RunConfig) -> str:
     pipeline = config.pipeline or config.model.pipeline
-    return load_task(config.task).through(pipeline, config.analyze).with_limits(config.max_new_tokens).hash
+    through = load_task(config.task).through(pipeline, config.analyze, config.model.chat_template)
+    return through.with_limits(config.max_new_tokens).hash
 
 
 def _newer_weights(cell: Cell, folder: Path) -> bool:

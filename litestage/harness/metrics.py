@@ -12,10 +12,13 @@ _HIGHER_IS_BETTER = ("acc", "stop_eos")
 
 
 def metric_names(stages: Iterable[str], *, timed: bool = True) -> list[str]:
-    """``acc``, ``parse_failure``, ``tokens`` and, when timed, ``latency_s``; the same by stage; why its rows ended."""
+    """``acc``, ``parse_failure``, ``chosen_by_likelihood``, ``tokens`` and, when timed, ``latency_s``.
+
+    The same by stage, and why its rows ended.
+    """
     stages = list(stages)
     by_stage = ["tokens", *(["prefill_s", "decode_s"] if timed else []), *(f"stop_{stop}" for stop in STOPS)]
-    overall = ["acc", "parse_failure", "tokens", *(["latency_s"] if timed else [])]
+    overall = ["acc", "parse_failure", "chosen_by_likelihood", "tokens", *(["latency_s"] if timed else [])]
     return [*overall, *(f"{figure}_{stage}" for stage in stages for figure in by_stage)]
 
 
@@ -36,6 +39,7 @@ def metrics(trace: Trace) -> dict[str, float]:
     figures: dict[str, float] = {
         "acc": float(bool(trace.correct)),
         "parse_failure": float(trace.parse_failure),
+        "chosen_by_likelihood": float(trace.chosen_by_likelihood),
         "tokens": float(trace.tokens),
     }
     if trace.latency_s is not None:

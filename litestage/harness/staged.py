@@ -83,7 +83,8 @@ class StagedRequests:
                 raise LiteStageError(f"The generation keyword {key!r} has no use in stages; {did_you_mean(key, known)}")
         task = load_task(request["task"])
         session = replace(self.session, chat_template=self._chat_template(request))
-        pipeline = task.through(self.arguments.pipeline or request["pipeline"], self.arguments.analyze)
+        asked = self.arguments.pipeline or request["pipeline"]
+        pipeline = task.through(asked, self.arguments.analyze, session.chat_template)
         plan = session.plan(self.arguments.plan, task, pipeline)
         self.plans[task.name] = (pipeline, plan)
         decoding = decoding_of(keywords)

@@ -17,17 +17,17 @@ from typing import Any
 from lm_eval.api.registry import get_aggregation
 from lm_eval.api.task import ConfigurableTask
 
-from litestage.data import load_task
+from litestage.data import Task, load_task
 from litestage.errors import LiteStageError
 from litestage.harness.metrics import metric_list, metric_names, metrics
-from litestage.stages import Question, load_pipeline
+from litestage.stages import Question
 from litestage.trace import Trace
 
 KEY = "litestage"
 """The generation keyword that tells our model which task and pipeline a request belongs to."""
 
 
-_EVERY_TASK: dict[str, Any] = {
+_STAGED: dict[str, Any] = {
     "output_type": "generate_until",
     "test_split": "test",
     "doc_to_text": (
@@ -37,7 +37,17 @@ _EVERY_TASK: dict[str, Any] = {
     "doc_to_target": "answer",
     "num_fewshot": 0,
 }
-"""What lm-eval wants to be told of a task; its prompt is for the samples' file only."""
+"""What lm-eval wants to be told of a staged task; its prompt is for the samples' file only."""
+
+_SCORED: dict[str, Any] = {
+    "output_type": "multiple_choice",
+    "test_split": "test",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "doc_to_choice": "{{options}}",
+    "doc_to_target": "{{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(answer)}}",
+    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")],
+}
+"""The same of a task by likelihood; a task's YAML may say otherwise."""
 
 
 class Answered(str):
@@ -52,8 +62,9 @@ class Answered(str):
 
 
 def answered(trace: Trace) -> Answered:
-    """The trace as lm-eval's response: one line per stage and row."""
+    """The trace as lm-eval's response: one line per stage and row, and the answer where no text names it."""
     lines = [f"{stage.name}: {text}" for stage in trace.stages for text in stage.texts]
+    lines += [f"by likelihood: {trace.answer}"] * trace.chosen_by_likelihood
     return Answered("\n".join(lines), trace)
 
 
@@ -62,25 +73,10 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
-class StagedTask(ConfigurableTask):
-    """A multiple-choice task that a model answers in stages."""
+class _OwnQuestions(ConfigurableTask):
+    """A task over a litestage task's test questions; ``source`` is that task."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        config = deepcopy({**_EVERY_TASK, **{key: value for key, value in config.items() if key != "class"}})
-        config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
-        config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
-        request = config["generation_kwargs"].get(KEY) or {}
-        if "task" not in request:
-            raise LiteStageError(
-                f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
-                "generation_kwargs: {litestage: {task: mine.yaml}}."
-            )
-        self.source = load_task(request["task"])
-        overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
-        request["pipeline"] = str(overridden or request.get("pipeline") or self.source.pipeline)
-        config["metric_list"] = metric_list(metric_names(load_pipeline(request["pipeline"]).stage_names))
-        config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
-        super().__init__(config=config)
+    source: Task
 
     def download(self, *args: Any, **keywords: Any) -> None:
         """Puts the test questions where lm-eval looks for documents."""
@@ -91,6 +87,49 @@ class StagedTask(ConfigurableTask):
             for question in self.source.questions("test")
         ]
         self.dataset = {"test": datasets.Dataset.from_list(rows)}
+
+
+class LikelihoodTask(_OwnQuestions):
+    """The same questions without stages, for any model: which option's text is the most probable after the question.
+
+    ``acc`` compares log-likelihoods as they are, ``acc_norm`` by the length of the text, as in lm-eval's own tasks::
+
+        task: obqa_likelihood
+        class: !function litestage.harness.task.LikelihoodTask
+        metadata: {questions: obqa}
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        config = deepcopy({**_SCORED, **{key: value for key, value in config.items() if key != "class"}})
+        config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
+        if "questions" not in config["metadata"]:
+            raise LiteStageError(
+                f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
+                "metadata: {questions: mine.yaml}."
+            )
+        self.source = load_task(config["metadata"]["questions"])
+        super().__init__(config=config)
+
+
+class StagedTask(_OwnQuestions):
+    """A multiple-choice task that a model answers in stages."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        config = deepcopy({**_STAGED, **{key: value for key, value in config.items() if key != "class"}})
+        config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
+        config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
+        request = config["generation_kwargs"].get(KEY) or {}
+        if "task" not in request:
+            raise LiteStageError(
+                f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
+                "generation_kwargs: {litestage: {task: mine.yaml}}."
+            )
+        self.source = load_task(request["task"])
+        overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
+        request["pipeline"] = overridden or request.get("pipeline")  # else the task's own: which, a chat decides
+        config["metric_list"] = metric_list(metric_names(self.source.through(request["pipeline"]).stage_names))
+        config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
+        super().__init__(config=config)
 
     def build_all_requests(self, *args: Any, **keywords: Any) -> None:
         """As lm-eval does, but only for our model, and never from its request cache (it ignores the pipeline)."""

@@ -46,7 +46,7 @@ def _inverted(full: Mapping[str, Any], method: Mapping[str, Any]) -> Iterator[st
 def _collapsed(n: int, full: Mapping[str, Any], method: Mapping[str, Any]) -> Iterator[str]:
     from scipy.stats import fisher_exact
 
-    before, after = full["parse_failures"], method["parse_failures"]
+    before, after = (m["parse_failures"] + m.get("chosen_by_likelihood", 0) for m in (full, method))
     if after <= before or fisher_exact([[after, n - after], [before, n - before]], alternative="greater")[1] > SURE:
         return
     stage, last = list(method["stages"].items())[-1]

@@ -93,7 +93,7 @@ def _answered(method: str, trace: Mapping[str, Any], full: Mapping[str, Any] | N
         stages.append((str(stage["name"]), None if same else _rows(stage)))
     return Answered(
         method=method,
-        answer=str(trace["answer"] or "none"),
+        answer=str(trace["answer"] or "none") + " by likelihood" * bool(trace.get("chosen_by_likelihood")),
         right=trace["correct"],
         parts=full is not None and full["answer"] != trace["answer"],
         stages=stages,

@@ -30,6 +30,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     """Every method of a comparison; columns that no method has a figure for are left out."""
     methods = results["methods"]
     stages = " / ".join(methods[0]["stages"])
+    any_chosen = any(method.get("chosen_by_likelihood") for method in methods)
     columns = {
         "method": [method["name"] for method in methods],
         "accuracy": [f"{method['accuracy']:.1%}" for method in methods],
@@ -44,6 +45,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
             for m in methods
         ],
         "no answer": [str(method["parse_failures"]) for method in methods],
+        "by likelihood": [str(m.get("chosen_by_likelihood", 0)) if any_chosen else "" for m in methods],
         "peak CUDA MB": [f"{m['peak_cuda_mb']:.0f}" if "peak_cuda_mb" in m else "" for m in methods],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
@@ -70,6 +72,11 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
         "speed-up: the sum of full depth's times over the sum of the method's, on the same questions.",
         "tokens: new tokens per question, all rows of a stage together. skipped: sub-layers a token does without.",
     ]
+    if any(method.get("chosen_by_likelihood") for method in results["methods"]):
+        remarks.append(
+            "by likelihood: of so many questions the last text named no option, and the letter that the model held the "
+            "most probable after it was taken."
+        )
     if any("mcnemar_p_holm" in method for method in results["methods"]):
         remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
     if detectable := results.get("minimum_detectable_drop"):

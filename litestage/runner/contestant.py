@@ -74,10 +74,10 @@ class Contestant:
             seconds = {"prefill_s": prefill_s, "decode_s": ended - began - prefill_s, "ttft_s": ttft_s}
             done.append((stage, requests, rows, NOT_MEASURED if ttft_s is None else seconds))
             began = ended
-        answer = self._parsed(outputs, (row.stop for _, _, rows, _ in done for row in rows))
+        answer, by = self._answered(question, outputs, (row.stop for _, _, rows, _ in done for row in rows))
         latency_s = clock() - started
         stages = tuple(_stage_trace(*part) for part in done)
-        return Trace(question.id, self.plan.hash, stages, answer, _correct(question, answer), latency_s)
+        return Trace(question.id, self.plan.hash, stages, answer, _correct(question, answer), latency_s, by)
 
     def _generated(
         self, stage: Stage, requests: list[Request], began: float
@@ -116,12 +116,12 @@ class Contestant:
                 outputs[index][stage.name] = _output(stage, rows)
                 traces[index].append(_stage_trace(stage, asked, rows, NOT_MEASURED))
         answers = [
-            self._parsed(texts, (stop for stage in stages for stop in stage.stops))
-            for texts, stages in zip(outputs, traces, strict=True)
+            self._answered(question, texts, (stop for stage in stages for stop in stage.stops))
+            for question, texts, stages in zip(questions, outputs, traces, strict=True)
         ]
         return [
-            Trace(question.id, self.plan.hash, tuple(stages), answer, _correct(question, answer))
-            for question, stages, answer in zip(questions, traces, answers, strict=True)
+            Trace(question.id, self.plan.hash, tuple(stages), answer, _correct(question, answer), None, by)
+            for question, stages, (answer, by) in zip(questions, traces, answers, strict=True)
         ]
 
     def _requests(
@@ -136,9 +136,32 @@ class Contestant:
     def _decoding(self, stage: Stage) -> Decoding:
         return replace(self.decoding, stop=stage.stop)
 
-    def _parsed(self, outputs: dict[str, str | list[str]], stops: Iterable[str]) -> str | None:
-        """The answer in the last stage's text; None too where any stage's prompt did not fit, or a text broke off."""
-        return None if {"too_long", "non_finite"} & set(stops) else self.pipeline.parse_answer(outputs)
+    def _answered(
+        self, question: Question, outputs: dict[str, str | list[str]], stops: Iterable[str]
+    ) -> tuple[str | None, bool]:
+        """The answer's letter, and whether it was chosen by likelihood because the last stage's text had none.
+
+        There is none where any stage's prompt did not fit, or a text broke off.
+        """
+        if {"too_long", "non_finite"} & set(stops):
+            return None, False
+        answer = self.pipeline.parse_answer(outputs)
+        if self.pipeline.choose == "likelihood" and answer not in question.labels:
+            chosen = self._by_likelihood(question, outputs)
+            return chosen or answer, chosen is not None
+        return answer, False
+
+    def _by_likelihood(self, question: Question, outputs: dict[str, str | list[str]]) -> str | None:
+        """The option's letter that goes on best from the last stage's text.
+
+        From the last stage's prompt where its text leaves no room in the context; no letter where that leaves none.
+        """
+        last = self.pipeline.stages[-1].name
+        for written in (outputs, {**outputs, last: ""}):
+            answered = [self.encode(prompt) for prompt in self.pipeline.answered_by(question, written)]
+            if max(map(len, answered)) <= self.engine.engine.decoder.context_length + 1:  # the last is never read
+                return question.labels[self.engine.engine.choose(answered, self.plan[last])]
+        return None
 
 
 def _correct(question: Question, answer: str | None) -> bool | None:

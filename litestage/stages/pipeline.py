@@ -2,7 +2,8 @@
 
 Pipelines are YAML (``conf/pipeline/*.yaml``, or any path). Each stage has a Jinja2 prompt over ``question``,
 ``options`` (each with ``label`` and ``text``), ``option`` (the one at hand, in a stage that fans out) and the
-outputs of all earlier stages by their names.
+outputs of all earlier stages by their names. With ``reply`` (how the model's answer begins) or ``examples`` a stage is
+a chat: the prompt is the user's turn, and every worked example a user's and an assistant's turn before it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +24,11 @@ import yaml
 
 from litestage.conf import available, find
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.stages.example import Example, example_of
+from litestage.stages.prompt import Prompt, Turn
 from litestage.stages.question import Option, Question
 
+CHOICES = ("none", "likelihood")
 FAN_OUT_MODES = ("per_option", "per_option_sequential", "joint")
 
 Outputs = Mapping[str, "str | list[str]"]
@@ -61,6 +65,8 @@ class Stage:
     stop: tuple[str, ...] = ()
     fan_out: str | None = None
     mode: str = "per_option"
+    reply: str = ""
+    examples: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -80,24 +86,54 @@ class Stage:
         return self.fan_out is not None and self.mode != "joint"
 
     @cached_property
-    def _template(self) -> jinja2.Template:
-        return _JINJA.from_string(self.prompt)
+    def _templates(self) -> tuple[jinja2.Template, jinja2.Template]:
+        return _JINJA.from_string(self.prompt), _JINJA.from_string(self.reply)
 
     def variables(self) -> set[str]:
-        """Names the prompt reads. Raises LiteStageError when the template does not parse."""
-        try:
-            return jinja2.meta.find_undeclared_variables(_JINJA.parse(self.prompt))
-        except jinja2.TemplateSyntaxError as error:
-            raise LiteStageError(
-                f"The prompt of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
-                "mend it."
-            ) from None
+        """Names the prompt and the reply read. Raises LiteStageError when a template does not parse."""
+        names: set[str] = set()
+        for part in ("prompt", "reply"):
+            try:
+                names |= jinja2.meta.find_undeclared_variables(_JINJA.parse(getattr(self, part)))
+            except jinja2.TemplateSyntaxError as error:
+                raise LiteStageError(
+                    f"The {part} of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
+                    "mend it."
+                ) from None
+        return names
 
-    def prompts(self, question: Question, outputs: Outputs) -> list[str]:
+    def prompts(self, question: Question, outputs: Outputs) -> list[Prompt]:
         """The stage's complete prompts for one question: one, or one per option."""
+        shown = self._shown
+        return [
+            Prompt.of_turns([*shown, Turn("user", asked)], reply) if shown or self.reply else Prompt(asked)
+            for asked, reply in self._asked(question, outputs, question.lettered if self.per_option else (None,))
+        ]
+
+    def _asked(
+        self, question: Question, outputs: Mapping[str, Any], over: Sequence[Option | None]
+    ) -> list[tuple[str, str]]:
+        """By option, or once, the prompt and how the reply begins."""
         context = {"question": question.text, "options": question.lettered, **outputs}
-        over: tuple[Option | None, ...] = question.lettered if self.per_option else (None,)
-        return [self._template.render(context, option=option) for option in over]
+        prompt, reply = self._templates
+        return [(prompt.render(context, option=option), reply.render(context, option=option)) for option in over]
+
+    @cached_property
+    def _shown(self) -> list[Turn]:
+        """The worked examples' turns."""
+        turns: list[Turn] = []
+        for example in self.examples:
+            question, text = example.question, example.texts[self.name]
+            texts = [text] if isinstance(text, str) else text
+            options = (None,) if isinstance(text, str) else question.lettered
+            answers = [
+                f"{reply} {text}".strip()
+                for (_, reply), text in zip(self._asked(question, example.texts, options), texts, strict=True)
+            ]
+            at = question.labels.index(example.option)
+            over, answer = (question.lettered[at], answers[at]) if self.per_option else (None, " ".join(answers))
+            turns += [Turn("user", self._asked(question, example.texts, [over])[0][0]), Turn("assistant", answer)]
+        return turns
 
     def limit(self, question: Question) -> int:
         """Most tokens one continuation may have."""
@@ -107,12 +143,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Ordered stages and the pattern that finds the answer's letter in the last stage's text."""
+    """Ordered stages and how the answer's letter is found.
+
+    Attributes:
+        answer: pattern that finds it in the last stage's text.
+        choose: what happens where the pattern finds no option's letter: ``none`` (no answer), or ``likelihood``: the
+            letter that the model holds the most probable after that text.
+        cue: what is put between that text and the letter.
+    """
 
     name: str
     stages: tuple[Stage, ...]
     answer: str = r"the answer is option ([A-Z])\."
     description: str = field(default="", compare=False)
+    choose: str = "none"
+    cue: str = "So the answer is option"
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -127,6 +172,17 @@ class Pipeline:
                     f"an earlier stage; {did_you_mean(unknown, known)}"
                 )
             known.add(stage.name)
+            for example in stage.examples:
+                example.check(stage.name, stage.fan_out is not None)
+        if self.choose not in CHOICES:
+            raise LiteStageError(
+                f"Pipeline {self.name!r} has choose={self.choose!r}; {did_you_mean(self.choose, CHOICES)}"
+            )
+        if self.choose != "none" and self.stages[-1].per_option:
+            raise LiteStageError(
+                f"Pipeline {self.name!r} has choose={self.choose!r}, but its last stage asks of every option apart; "
+                "add a stage that asks once, or leave choose out."
+            )
         try:
             groups = re.compile(self.answer).groups
         except re.error as error:
@@ -142,8 +198,12 @@ class Pipeline:
 
     @cached_property
     def hash(self) -> str:
-        """Changes whenever a prompt, limit, stop string, mode or the answer pattern does."""
-        content = {"answer": self.answer, "stages": [asdict(stage) for stage in self.stages]}
+        """Changes whenever a prompt, limit, stop string, mode, example or the way to the answer does."""
+        new = {"reply": "", "examples": ()}  # left out where not used: plans name the hashes of before
+        stages = [{k: v for k, v in asdict(stage).items() if k not in new or v != new[k]} for stage in self.stages]
+        content: dict[str, Any] = {"answer": self.answer, "stages": stages}
+        if self.choose != "none":
+            content |= {"choose": self.choose, "cue": self.cue}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parse_answer(self, outputs: Outputs) -> str | None:
@@ -151,6 +211,18 @@ class Pipeline:
         last = outputs[self.stages[-1].name]
         match = re.search(self.answer, last if isinstance(last, str) else "\n".join(last))
         return match.group(1) if match else None
+
+    def answered_by(self, question: Question, outputs: Outputs) -> list[Prompt]:
+        """By option, the last stage's prompt and text, the cue and the option's letter: to be told apart by likelihood.
+
+        Where the prompt ends in the cue and nothing was written, it is not said again.
+        """
+        (prompt,), text = self.stages[-1].prompts(question, outputs), outputs[self.stages[-1].name]
+        if text and isinstance(text, str):
+            prompt += f" {as_sentence(text) if self.cue else text}"
+        if self.cue and not prompt.endswith(self.cue):
+            prompt += f" {self.cue}"
+        return [prompt + f" {label}" for label in question.labels]
 
     def with_limits(self, max_new_tokens: Mapping[str, int]) -> Pipeline:
         """The same pipeline with other limits for the stages named."""
@@ -186,7 +258,8 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields = {**raw, "stages": tuple(_stage(entry) for entry in raw["stages"])}
+        examples = tuple(example_of(entry, at) for at, entry in enumerate(raw.pop("examples", ()), start=1))
+        fields = {**raw, **_answer(raw), "stages": tuple(_stage(entry, examples) for entry in raw["stages"])}
         return Pipeline(**{"name": path.stem, **fields})
     except LiteStageError as error:
         raise LiteStageError(f"{path.name}: {error}") from None
@@ -195,5 +268,19 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
         raise LiteStageError(f"{path} is not a pipeline ({reason}); see conf/pipeline/ for examples.") from None
 
 
-def _stage(entry: Mapping[str, Any]) -> Stage:
-    return Stage(**{**entry, "stop": tuple(entry.get("stop", ()))})
+def _stage(entry: Mapping[str, Any], examples: tuple[Example, ...]) -> Stage:
+    return Stage(**{**entry, "stop": tuple(entry.get("stop", ())), "examples": examples})
+
+
+def _answer(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """``answer`` is a pattern, or a mapping of ``pattern``, ``choose`` and ``cue``."""
+    answer = raw.get("answer")
+    if not isinstance(answer, Mapping):
+        return {}
+    known = {"pattern": "answer", "choose": "choose", "cue": "cue"}
+    for key in answer:
+        if key not in known:
+            raise LiteStageError(f"The answer's key {key!r} is not known; {did_you_mean(str(key), known)}")
+    if "pattern" not in answer:
+        raise LiteStageError("The answer has no pattern; give one with one (group) that finds the letter.")
+    return {known[key]: str(value) for key, value in answer.items()}
