@@ -84,6 +84,7 @@ def compare(bench: Workbench, journal: Path | None = None) -> Comparison:
     results = {
         "task": f"{bench.task.name}_multistage",
         "split": "test",
+        "data": dict(bench.task.source.origin),
         "n": len(questions),
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "model": {"name": config.model.name, "fingerprint": session.loaded.fingerprint},

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from litestage.reading import parse_json, read_lines
 from litestage.results import Measured
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
@@ -25,7 +26,7 @@ def write_samples(questions: Sequence[Question], methods: Mapping[str, Measured]
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``samples.jsonl``. Raises ValueError for a line that is not JSON."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [parse_json(line) for _, line in read_lines(path)]
 
 
 def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:

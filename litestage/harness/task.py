@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.registry import get_aggregation
 from lm_eval.api.task import ConfigurableTask
 
+from litestage.conf import beside
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.harness.metrics import metric_list, metric_names, metrics
@@ -70,17 +72,26 @@ class StagedTask(ConfigurableTask):
         config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
         config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
         request = config["generation_kwargs"].get(KEY) or {}
-        if "task" not in request:
+        if not request or "task" not in request:
             raise LiteStageError(
                 f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
                 "generation_kwargs: {litestage: {task: mine.yaml}}."
             )
+        if not isinstance(request, dict) or not isinstance(request["task"], str):
+            raise LiteStageError(
+                f"The lm-eval task {config.get('task')!r} has litestage: {request!r:.80}; write {{task: mine.yaml}}."
+            )
+        here = Path(str(config["metadata"].get("config_source", ""))).parent  # where lm-eval 0.4.13 read it
+        request |= {
+            key: beside(here, request[key]) for key in ("task", "pipeline") if isinstance(request.get(key), str)
+        }
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
         request["pipeline"] = str(overridden or request.get("pipeline") or self.source.pipeline)
         config["metric_list"] = metric_list(metric_names(load_pipeline(request["pipeline"]).stage_names))
         config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
         super().__init__(config=config)
+        self.config.metadata = {**(self.config.metadata or {}), "data": dict(self.source.source.origin)}
 
     def download(self, *args: Any, **keywords: Any) -> None:
         """Puts the test questions where lm-eval looks for documents."""
