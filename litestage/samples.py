@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from litestage.reading import parse_json, read_lines
 from litestage.results import Measured
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
@@ -22,11 +21,6 @@ def write_samples(questions: Sequence[Question], methods: Mapping[str, Measured]
     """Writes both files into ``folder``."""
     _write_lines(folder / "samples.jsonl", _samples(methods))
     _write_lines(folder / "traces.jsonl", _traces(questions, methods))
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``samples.jsonl``. Raises ValueError for a line that is not JSON."""
-    return [parse_json(line) for _, line in read_lines(path)]
 
 
 def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
