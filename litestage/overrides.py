@@ -44,14 +44,16 @@ def configure(
     base = OmegaConf.structured(schema)
     chosen, dotted = _split(schema, overrides, groups)
     given = [_read(layer, schema) if isinstance(layer, Path) else layer for layer in layers]
+    at = ""
     try:
         merged = base
         for layer in (*given, *chosen):
+            at = ""
             merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
-            for key, mapping in _mappings(schema, layer):
-                OmegaConf.update(merged, key, mapping, merge=False)
-        for key, value in dotted:
-            OmegaConf.update(merged, key, value, merge=not _is_mapping(_expected(schema, key)))
+            for at, mapping in _mappings(schema, layer):
+                OmegaConf.update(merged, at, mapping, merge=False)
+        for at, value in dotted:
+            OmegaConf.update(merged, at, value, merge=not _is_mapping(_expected(schema, at)))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = _as_written(str(error.full_key or error.key), [key for key, _ in dotted])
@@ -60,7 +62,9 @@ def configure(
         raise LiteStageError(f"The option {error.full_key!r} has no value; give {error.full_key}=....") from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise LiteStageError(f"The option {str(error.full_key)!r} does not fit: {reason}; correct it.") from None
+        key = str(error.full_key or "")
+        named = key if key.startswith(at.partition(".")[0]) else f"{at}.{key}"
+        raise LiteStageError(f"The option {named!r} does not fit: {reason}; correct it.") from None
 
 
 def _read(path: Path, schema: type) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from litestage.errors import LiteStageError
 _MOST_NODES = 100_000  # with every alias written out: a few lines of YAML can stand for gigabytes
 _YAML = "tag:yaml.org,2002:"
 _TEXT, _NOTHING, _MERGE = f"{_YAML}str", f"{_YAML}null", f"{_YAML}merge"
+_SCALARS: set[Any] = {str, int, float, bool, type(None)}
 _GUESSED = {f"{_YAML}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
 
 
@@ -169,6 +170,10 @@ class _Marking:
         if self._seen > _MOST_NODES:
             raise yaml.MarkedYAMLError(problem="its aliases stand for too much", problem_mark=node.start_mark)
         kinds = kinds_of(expected)
+        if not isinstance(node, yaml.ScalarNode) and set(kinds) <= _SCALARS:
+            found = "list" if isinstance(node, yaml.SequenceNode) else "mapping"
+            problem = f"a {found} stands where one value is meant"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         if isinstance(node, yaml.MappingNode):
             self._mapping(node, expected)
         elif isinstance(node, yaml.SequenceNode):
@@ -206,7 +211,7 @@ def _as_text(node: yaml.ScalarNode, kinds: tuple[Any, ...]) -> None:
         ) from None
     members = {get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, tuple)}  # one where a list is meant
     nothing = node.tag == _NOTHING and (type(None) in kinds or members)
-    if node.tag in _GUESSED and not nothing and {str, int, float, bool} & {*kinds, *members}:
+    if node.tag in _GUESSED and not nothing and _SCALARS & {*kinds, *members} - {type(None)}:
         node.tag = _TEXT
 
 

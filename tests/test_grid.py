@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_folders import method, results
+from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
 from litestage.cli import main

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -112,13 +114,18 @@ def as_typed(given: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
 def _typed(key: str, value: float, words: Sequence[str]) -> Any:
     for word in words:
         for written in re.findall(rf"(?:^|[,=\s]){key}=([^,\s]*)", word):
-            try:
-                same = str(value) == str(float(written)) or value == float(written)
-            except ValueError:
-                same = written.lower() == str(value).lower()
-            if same:
+            if str(value) in _readings(written):
                 return written
     return value
+
+
+def _readings(written: str) -> set[str]:
+    """What lm-eval may have read a text as, as texts."""
+    readings = {written.capitalize()}
+    for read in (int, float, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            readings.add(str(read(written)))
+    return readings
 
 
 def _is_bare(value: str) -> bool:

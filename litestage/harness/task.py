@@ -72,12 +72,12 @@ class StagedTask(ConfigurableTask):
         config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
         config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
         request = config["generation_kwargs"].get(KEY) or {}
-        if not request or "task" not in request:
+        if not isinstance(request, dict) or request.get("task") is None:
             raise LiteStageError(
                 f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
                 "generation_kwargs: {litestage: {task: mine.yaml}}."
             )
-        if not isinstance(request, dict) or not isinstance(request["task"], str):
+        if not isinstance(request["task"], str):
             raise LiteStageError(
                 f"The lm-eval task {config.get('task')!r} has litestage: {request!r:.80}; write {{task: mine.yaml}}."
             )
