@@ -24,7 +24,7 @@ _MOST_NODES = 100_000  # with every alias written out: a few lines of YAML can s
 _YAML = "tag:yaml.org,2002:"
 _TEXT, _NOTHING, _MERGE = f"{_YAML}str", f"{_YAML}null", f"{_YAML}merge"
 _SCALARS: set[Any] = {str, int, float, bool, type(None)}
-_GUESSED = {f"{_YAML}{kind}" for kind in ("bool", "float", "int", "null", "timestamp", "value")}
+_GUESSED = {f"{_YAML}{kind}" for kind in ("bool", "float", "int", "timestamp", "value")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -191,6 +191,8 @@ class _Marking:
                     self.mark(merged, expected)
                 continue
             self.mark(key, str if named(expected) else Any)
+            if key.tag == _NOTHING and named(expected):
+                key.tag = _TEXT
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in names:
                     raise yaml.MarkedYAMLError(
@@ -210,8 +212,7 @@ def _as_text(node: yaml.ScalarNode, kinds: tuple[Any, ...]) -> None:
             problem="half a surrogate pair is no character", problem_mark=node.start_mark
         ) from None
     members = {get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, tuple)}  # one where a list is meant
-    nothing = node.tag == _NOTHING and (type(None) in kinds or members)
-    if node.tag in _GUESSED and not nothing and _SCALARS & {*kinds, *members} - {type(None)}:
+    if node.tag in _GUESSED and _SCALARS & {*kinds, *members} - {type(None)}:
         node.tag = _TEXT
 
 

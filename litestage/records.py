@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from litestage.errors import LiteStageError
 from litestage.reading import parse_json, read_json, read_lines
 
+_ABSENT: Any = None
+"""Default of what may be absent but not null: readers ask only whether it is there."""
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Above = Annotated[float, Field(gt=0)]
@@ -46,8 +48,8 @@ class _Tokens(_Shape):
 class _Judged(_Named):
     plan: str
     accuracy: Share
-    speedup: Above | None = None
-    speedup_ci95: Faster | None = None
+    speedup: Above = _ABSENT
+    speedup_ci95: Faster = _ABSENT
     stages: Annotated[dict[str, _Tokens], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -82,8 +84,8 @@ class Judged(_Shape):
 class _Stage(_Tokens):
     skipped: _Skipped
     stops: dict[str, Count]
-    prefill_s: Annotated[float, Field(ge=0)] | None = None
-    decode_s: Annotated[float, Field(ge=0)] | None = None
+    prefill_s: Annotated[float, Field(ge=0)] = _ABSENT
+    decode_s: Annotated[float, Field(ge=0)] = _ABSENT
 
 
 class _Seconds(_Shape):
@@ -96,9 +98,9 @@ class _Method(_Judged):
     accuracy_drop_ci95: Limits
     mcnemar_p_holm: Share | None = None
     parse_failures: Count
-    latency_s: _Seconds | None = None
+    latency_s: _Seconds = _ABSENT
     latency_n: Count = 0
-    peak_cuda_mb: float | None = None
+    peak_cuda_mb: float = _ABSENT
     stages: Annotated[dict[str, _Stage], Field(min_length=1)]  # type: ignore[assignment]
     note: str = ""
     model: str = ""
@@ -123,7 +125,7 @@ class _Memory(_Shape):
 class Results(Judged):
     """results.json of ``litestage compare``."""
 
-    latency_measured: str = ""
+    latency_measured: str
     memory: _Memory | None = None
     minimum_detectable_drop: _Detectable | None = None
     methods: Annotated[list[_Method], Field(min_length=1)]  # type: ignore[assignment]
@@ -235,7 +237,7 @@ class Asked(_Shape):
     id: str
     text: str
     options: list[str]
-    answer: str | None = None
+    answer: str | None
     why: str = ""
     traces: Annotated[dict[str, _Traced], Field(min_length=1)]
 
@@ -271,8 +273,8 @@ class _Row(_Shape):
     accuracy_drop_ci95: Limits
     tokens: float
     mcnemar_p_holm: Share | None = None
-    speedup: Above | None = None
-    speedup_ci95: Faster | None = None
+    speedup: Above = _ABSENT
+    speedup_ci95: Faster = _ABSENT
 
     @model_validator(mode="after")
     def _timed(self) -> _Row:

@@ -253,7 +253,7 @@ def test_colours_can_be_told_from_the_page_in_light_and_dark(tmp_path):
         ({"results.json": "{"}, "is not JSON"),
         ({"results.json": '{"schema": "other/1"}'}, "'other/1'"),
         ({"results.json": "[]"}, "has the schema None"),
-        ({"search.json": json.dumps(SEARCH), "traces.jsonl": json.dumps(question()) + "\n{"}, "row 2 is not JSON lines"),
+        ({"search.json": json.dumps(SEARCH), "traces.jsonl": f"{json.dumps(question())}\n{{"}, "row 2 is not JSON"),
     ],
 )
 def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path, monkeypatch, capsys, files, named):

@@ -36,6 +36,7 @@ def test_what_is_no_option_is_one_sentence_in_every_command(refused, command, ov
         "methods=@full",
         "methods=full",
         "methods=[[full]]",
+        "methods=[full, null]",
         "max_new_tokens={recall: many}",
         "search=5",
         "search.exit=perhaps",
@@ -119,12 +120,11 @@ def test_quotes_around_a_text_come_off_and_nothing_is_nothing_where_that_may_be(
 
 
 def test_texts_in_lists_stay_as_they_are_typed():
-    assert load_config(["methods=[full, 010, on, 1e3, null, 2024-01-01]"]).methods == [
+    assert load_config(["methods=[full, 010, on, 1e3, 2024-01-01]"]).methods == [
         "full",
         "010",
         "on",
         "1e3",
-        "null",
         "2024-01-01",
     ]
 
