@@ -61,6 +61,8 @@ def read_staged(path: str | Path) -> list[StagedRow]:
 def _row(line: str, where: str) -> StagedRow:
     try:
         raw: dict[str, Any] = parse_json(line)
+        if not isinstance(raw["options"], list):
+            raise TypeError
         question = Question(str(raw["id"]), raw["question"], tuple(raw["options"]), raw["answer"])
     except LiteStageError as error:
         raise LiteStageError(f"{where}: {error}") from None

@@ -99,3 +99,12 @@ def test_an_anchor_that_is_used_is_no_trouble(tmp_path):
         "variants:\n  a: &a {strategy: pareto}\n  b: {<<: *a, compensation: none}\n  c: *a\n"
     )
     assert load_config([], tmp_path / "c.yaml").variants["b"] == {"strategy": "pareto", "compensation": "none"}
+
+
+@pytest.mark.parametrize(
+    "override", ["token_weights=[{pattern: '('}]", "learning_rate=nan", "learning_rate=-1", "steps=0"]
+)
+def test_a_training_option_that_cannot_be_is_one_sentence(one_sentence, override):
+    from litestage.training.config import load_config as load_training
+
+    one_sentence(lambda: load_training("staged", [override]), override.split("=")[0])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from litestage.data.rows import read_jsonl, to_questions
-from litestage.menagerie import read_staged
+from litestage.data.staged import read_staged
 from litestage.records import read_asked
 
 ROW = {"question": "Why?", "options": ["so", "no"], "answer": "A"}
@@ -34,6 +34,7 @@ def test_only_a_line_feed_ends_a_line(rows, sign, tmp_path):
         "id": "1",
         "text": text,
         "options": ["x"],
+        "answer": "A",
         "traces": {"full": {"answer": None, "correct": None, "stages": [stage]}},
     }
     traces = tmp_path / "traces.jsonl"

@@ -17,10 +17,10 @@ from run_folders import EXPERIMENT, FULL, OURS, PROFILE, SEARCH, question, resul
 from litestage.config import RunConfig, load_config
 from litestage.data import load_task
 from litestage.data.rows import FORMATS, read_jsonl, to_questions
+from litestage.data.staged import read_staged
 from litestage.errors import LiteStageError
 from litestage.gate import read_record as read_gate_record
 from litestage.harness.arguments import ModelArguments, as_typed, quoted
-from litestage.menagerie import read_staged
 from litestage.methods.shorthand import parse_shorthand
 from litestage.overrides import _keys
 from litestage.plan import load_plan
