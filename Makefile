@@ -14,7 +14,7 @@ endif
 EXPERIMENTS := sensitivity threshold heuristics noise search-cost
 ONE_THREAD := OMP_NUM_THREADS=1
 .NOTPARALLEL:
-.PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test gate lint clean install
+.PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test fuzz gate lint clean install
 
 install: $(STAMP)
 
@@ -67,6 +67,10 @@ gate: $(STAMP)
 	rm -rf runs/gate
 	$(ONE_THREAD) $(BIN)/litestage compare --config gate
 	$(BIN)/litestage gate runs/gate/results.json --baseline reports/baseline.json latency_tolerance=0.25
+
+# Every parser against what hypothesis makes up, for about an hour.
+fuzz: $(STAMP)
+	LITESTAGE_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest --numprocesses auto --dist load tests/inputs/test_parsers_fuzzed.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,7 +11,8 @@ from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
-from litestage.plan import Plan
+from litestage.methods.shorthand import parse_shorthand
+from litestage.plan import Plan, load_plan
 from litestage.ranks import from_rank_zero
 from litestage.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.runner import Contestant, run
@@ -85,6 +86,7 @@ def compare(bench: Workbench) -> Comparison:
     results = {
         "task": f"{bench.task.name}_multistage",
         "split": "test",
+        "data": dict(bench.task.source.origin),
         "n": len(questions),
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "model": {"name": config.model.name, **session.loaded.about},
@@ -143,6 +145,21 @@ def _check_rows(specs: Sequence[str]) -> None:
                 f"The methods {other!r} and {spec!r} would both be reported as {_row_name(spec)!r}; "
                 "compare one budget of a method at a time, or save the other's plan and give its file."
             )
+
+
+def check_methods(config: RunConfig) -> None:
+    """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
+    _check_rows(config.methods)
+    for spec in config.methods:
+        body = _searched(spec)
+        if body in ("litestage", *RETRAINED, *config.variants):
+            continue
+        if body.endswith((".yaml", ".yml")):
+            load_plan(body)
+        elif body == "full" or (":" in body and not body.endswith(":best")):
+            parse_shorthand(body)
+        else:
+            parse_shorthand(f"{body.removesuffix(':best')}:0")
 
 
 def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:

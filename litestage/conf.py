@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -24,7 +25,13 @@ def available(group: str) -> list[str]:
 def find(group: str, name: str) -> Path | None:
     """The YAML file called ``name`` in a group, or the file at the path ``name``, or None."""
     shipped = folder("conf") / group / f"{name}.yaml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     path = Path(name)
-    return path if path.suffix in (".yaml", ".yml") and path.is_file() else None
+    return path if path.suffix in (".yaml", ".yml") and os.path.exists(path) else None
+
+
+def beside(here: Path, name: str) -> str:
+    """The YAML file ``name`` in the folder ``here`` if there is one, else ``name``, which may be a shipped one's."""
+    path = here / name
+    return str(path) if path.suffix in (".yaml", ".yml") and os.path.isfile(path) else name

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
+from litestage.plan.exit import ExitRule
 from litestage.plan.stage import COMPENSATIONS
 
 GROUPS = ("model", "engine")
@@ -207,6 +209,10 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         config.model.name += f"+{Path(config.model.adapter).name}"  # another model than without
     if config.tracking not in TRACKERS:
         raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
+    try:
+        ExitRule(**asdict(config.exit))
+    except LiteStageError as error:
+        raise LiteStageError(f"exit: {error}") from None
     _check_search(config.search, "search")
     for name in config.variants:
         _check_search(variant(config, name), f"variants.{name}")
@@ -244,6 +250,8 @@ def _check_search(search: SearchConfig, where: str) -> None:
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "
             "linear and block."
         )
+    if not isfinite(search.max_accuracy_drop):
+        raise LiteStageError(f"{where}.max_accuracy_drop is {search.max_accuracy_drop}; give a fraction, e.g. 0.02.")
     for name, number, least in (
         ("calibration", search.calibration, 1),
         ("max_budget", search.max_budget, 0),

@@ -22,7 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.harness.arguments import ModelArguments
+from litestage.harness.arguments import ModelArguments, as_typed, quoted
 from litestage.harness.mistakes import one_sentence_under_lm_eval
 from litestage.harness.plain import PlainRequests
 from litestage.harness.staged import StagedRequests
@@ -68,6 +68,18 @@ class LiteStageLM(TemplateLM):
         self._staged = StagedRequests(self.session, self.arguments)
         self._plain = PlainRequests(self.session, self.arguments)
         self._warned: set[str] = set()
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LiteStageLM:
+        """As lm-eval makes a model, but texts stay as they were written."""
+        return super().create_from_arg_string(quoted(arg_string), additional_config)  # type: ignore[no-any-return]
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> LiteStageLM:
+        """The same for its command line, which hands on what it has read."""
+        return super().create_from_arg_obj(as_typed(arg_dict, sys.argv), additional_config)  # type: ignore[no-any-return]
 
     # ---- what a request is turned into
 

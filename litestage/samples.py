@@ -24,11 +24,6 @@ def write_samples(questions: Sequence[Question], methods: Mapping[str, Measured]
     _write_lines(folder / "traces.jsonl", _traces(questions, methods))
 
 
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``samples.jsonl``. Raises ValueError for a line that is not JSON."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
 def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
     """One line per method and question: answer, and by stage the new tokens of all rows and why they stopped.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
 from litestage.engine import Decoding, Engine
-from litestage.engine.exit import check
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.measuring import Calibration, TaskMeasurements
@@ -173,9 +172,6 @@ class Session:
                 exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
-        for stage in plan.stages.values():
-            if stage.exit:
-                check(stage.exit)
         plan.validate(
             layers=self.engine.decoder.layers,
             fingerprint=self.loaded.fingerprint,

@@ -142,7 +142,6 @@ EXAMPLE = {"question": "Why?", "options": ["so", "no"], "answer": "A", "one": "b
         ({"stages": [{**ONE, "fan_out": "options"}], "examples": [EXAMPLE]}, ["list of 2 texts", "'one'"]),
         ({"examples": ["one"]}, ["Example 1", "question"]),
         ({"examples": [{**EXAMPLE, "options": "so"}]}, ["Example 1", "'so'", "list"]),
-        ({"examples": [{**EXAMPLE, "options": [True, False]}]}, ["Example 1", "True", "quotes"]),
         ({"stages": [{**ONE, "reply": "{{ optoin }}"}]}, ["'one'", "'optoin'", "did you mean 'option'"]),
         ({"stages": [{**ONE, "reply": "{% if %}"}]}, ["reply", "'one'", "Jinja2"]),
         ({"answer": {"pattern": "([A-Z])", "choose": "likelyhood"}}, ["'likelyhood'", "did you mean 'likelihood'"]),

@@ -118,7 +118,7 @@ def test_hub_out_of_reach_names_the_variable(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.delenv("LITESTAGE_DATA", raising=False)
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
     with pytest.raises(LiteStageError, match=r"'allenai/openbookqa' could not be fetched.*LITESTAGE_DATA"):
         load_task("obqa").questions("test")
 
@@ -198,9 +198,9 @@ def test_broken_json_repeated_ids_and_empty_files_are_refused(own_task, tmp_path
         ("pipeline: cot", "no rows"),
         ("menagerie: menagery", "did you mean 'menagerie'"),
         ("hub: {path: a/b, folder: c, format: openbook}", "did you mean 'openbookqa'"),
-        ("hub: {path: a/b}", "is not a task"),
+        ("hub: {path: a/b}", "has no 'folder'"),
         ("menagerie: menagerie\nsplits: {calibration: a, testing: b}", "did you mean 'test'"),
-        ("- a list", "is not a task"),
+        ("- a list", "holds a list"),
     ],
 )
 def test_a_malformed_task_file_is_refused(tmp_path, text: str, complaint: str):

@@ -8,7 +8,7 @@ from test_parity import NEW, PROMPTS, ragged, run
 from tiny import Characters, greedy, random_prompts, tiny_engine, tiny_model
 
 from litestage.engine import Decoding, Engine, Request
-from litestage.engine.exit import check, exit_step, stops
+from litestage.engine.exit import exit_step, stops
 from litestage.engine.rows import Sampler
 from litestage.engine.types import Detokenise
 from litestage.errors import LiteStageError
@@ -50,7 +50,7 @@ def test_the_step_of_the_exit_is_the_first_at_which_the_rule_fires():
 
 def test_an_unknown_rule_is_named():
     with pytest.raises(LiteStageError, match="'confidance'; did you mean 'confidence'"):
-        check(ExitRule(rule="confidance"))
+        ExitRule(rule="confidance")
 
 
 def test_confidences_are_the_largest_softmax_probabilities(engine, monkeypatch):

@@ -209,7 +209,7 @@ def test_exit_codes_the_step_summary_and_json(tmp_path):
         ({"methods": []}, "not whole"),
         (
             {"methods": [{"name": "full", "plan": "p", "accuracy": 1.0, "stages": {"recall": {}}}]},
-            "'tokens' is missing",
+            "methods.0.stages.recall.tokens is missing",
         ),
         ({"n": 7}, "samples"),
     ],

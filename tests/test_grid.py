@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_folders import method, results
+from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
 from litestage.cli import main
@@ -64,7 +64,8 @@ def test_results_of_other_options_prompts_or_weights_are_not_taken_for_this_comp
     folder = tmp_path / "here"
     folder.mkdir()
     hashes = load_task("menagerie").through().hash
-    (folder / "results.json").write_text(json.dumps({"pipeline": {"hash": hashes}}))
+    done = results({**FULL, "mcnemar_p": 1.0})
+    (folder / "results.json").write_text(json.dumps({**done, "pipeline": {"name": "three", "hash": hashes}}))
     save_config(cell.config, folder)
     assert results_before(cell, folder) is not None
     (elsewhere,) = cells_of(load_config([f"grid.model=[{model}]", "questions=4", "output=there", "trainer.devices=2"]))

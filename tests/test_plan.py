@@ -361,7 +361,7 @@ def test_an_absent_file_is_named(tmp_path):
 
 def test_a_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "plan.yaml").write_bytes(b"\xff\xfe\x00\x01")
-    refused(lambda: load_plan(tmp_path / "plan.yaml"), "plan.yaml", "is not YAML")
+    refused(lambda: load_plan(tmp_path / "plan.yaml"), "plan.yaml", "UTF-16")
 
 
 def test_damaged_tensors_are_named(tmp_path):

@@ -252,8 +252,8 @@ def test_colours_can_be_told_from_the_page_in_light_and_dark(tmp_path):
         ({}, "There is no run"),
         ({"results.json": "{"}, "is not JSON"),
         ({"results.json": '{"schema": "other/1"}'}, "'other/1'"),
-        ({"results.json": "[]"}, "not a JSON object"),
-        ({"search.json": json.dumps(SEARCH), "traces.jsonl": "{}\n{"}, "is not JSON lines"),
+        ({"results.json": "[]"}, "has the schema None"),
+        ({"search.json": json.dumps(SEARCH), "traces.jsonl": f"{json.dumps(question())}\n{{"}, "row 2 is not JSON"),
     ],
 )
 def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path, monkeypatch, capsys, files, named):

@@ -30,8 +30,10 @@ def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> No
 
         run_grid(config, typed, as_json)
         return
+    from litestage.compare import check_methods
     from litestage.workbench import Workbench
 
+    check_methods(config)
     bench = Workbench.open(config)
     folder = output_folder(config, command)
     results = compare_into(folder, bench, typed, command)

@@ -27,11 +27,13 @@ def run_grid(config: RunConfig, typed: str, as_json: bool) -> None:
         LiteStageError: a name in the grid that is not known, before anything runs; or, after all others have run, how
             many comparisons failed.
     """
+    from litestage.compare import check_methods
     from litestage.grid import Cell, cells_of, results_before, summarise_grid
     from litestage.ranks import from_rank_zero, here, launch, own_folder
     from litestage.report.grid import grid_tables
 
     cells = cells_of(config)
+    check_methods(config)
     launch(config.trainer, config.engine.device)
     root, failed = Path(config.output or "runs/grid"), dict[Cell, str]()
     found = from_rank_zero(lambda: {cell: done for cell in cells if (done := results_before(cell, root / cell.folder))})

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from litestage.errors import LiteStageError
+from litestage.reading import parse_json, read_lines
 from litestage.stages import Question
 
 Row = Mapping[str, Any]
@@ -20,26 +21,28 @@ def own(row: Row, row_id: str) -> Question:
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise LiteStageError(f"options is {options!r}; it is a list of texts.")
     answer = row["answer"]
-    if isinstance(answer, str) and answer in options and answer not in ascii_uppercase[: len(options)]:
+    if isinstance(answer, str) and answer in options[:26] and answer not in list(ascii_uppercase[: len(options)]):
+        if options.count(answer) > 1:
+            raise LiteStageError(f"the answer {answer!r} is the text of several options; give the right one's letter.")
         answer = ascii_uppercase[options.index(answer)]
-    return Question(str(row.get("id", row_id)), _text(row["question"]), tuple(options), _letter(answer))
+    return Question(_id(row.get("id"), row_id), _text(row["question"]), tuple(options), _letter(answer))
 
 
 def openbookqa(row: Row, row_id: str) -> Question:
     """``allenai/openbookqa``. The gold fact (``fact1``) is left out: the task is closed-book."""
-    return Question(row["id"], _text(row["question_stem"]), _choices(row), _letter(row["answerKey"]))
+    return Question(_id(row["id"], row_id), _text(row["question_stem"]), _choices(row), _letter(row["answerKey"]))
 
 
 def commonsense_qa(row: Row, row_id: str) -> Question:
     """``tau/commonsense_qa``."""
-    return Question(row["id"], _text(row["question"]), _choices(row), _letter(row["answerKey"]))
+    return Question(_id(row["id"], row_id), _text(row["question"]), _choices(row), _letter(row["answerKey"]))
 
 
 def strategyqa(row: Row, row_id: str) -> Question:
     """``ChilleD/StrategyQA``: yes is option A, no is option B. Facts and decomposition are left out."""
     if not isinstance(row["answer"], bool):
         raise LiteStageError(f"answer is {row['answer']!r}; it is true or false.")
-    return Question(row["qid"], _text(row["question"]), ("yes", "no"), "A" if row["answer"] else "B")
+    return Question(_id(row["qid"], row_id), _text(row["question"]), ("yes", "no"), "A" if row["answer"] else "B")
 
 
 FORMATS: dict[str, Callable[[Row, str], Question]] = {
@@ -48,6 +51,15 @@ FORMATS: dict[str, Callable[[Row, str], Question]] = {
     "commonsense_qa": commonsense_qa,
     "strategyqa": strategyqa,
 }
+
+
+def _id(value: Any, row_id: str) -> str:
+    """A row's own id; a row without one gets ``row_id``."""
+    if value is None:
+        return row_id
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise LiteStageError(f"the id is {value!r:.80}; it is a text or a whole number.")
+    return str(value)
 
 
 def _text(value: Any) -> str:
@@ -99,20 +111,18 @@ def read_jsonl(path: Path) -> list[tuple[int, Row]]:
     """(line number from 1, object) for every line that is not blank.
 
     Raises:
-        LiteStageError: no such file, or a line that is not a JSON object.
+        LiteStageError: a file that :func:`litestage.reading.read_text` refuses, or a line that is not a JSON object.
     """
-    if not path.is_file():
-        raise LiteStageError(f"There is no file {str(path)!r}; correct the path.")
     rows: list[tuple[int, Row]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
+            row, reason = parse_json(line), ""
+        except ValueError as error:
+            row, reason = None, f" ({error})"
         if not isinstance(row, dict):
-            raise LiteStageError(f"{path}, row {number} is not a JSON object: {_short(line)}; write one object a line.")
+            raise LiteStageError(
+                f"{path}, row {number} is not a JSON object: {_short(line)}; write one object a line{reason}."
+            )
         rows.append((number, row))
     return rows
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.stages import Question
 
+_NEEDED, _OPTIONAL = ("path", "folder", "format"), ("config", "revision")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 DATA = "LITESTAGE_DATA"
 """Environment variable: a folder with ``openbookqa``, ``commonsense_qa`` and ``strategyqa``, ``<split>.jsonl`` each."""
 
@@ -22,6 +25,11 @@ class Source(Protocol):
 
     @property
     def names(self) -> Iterable[str]: ...
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """Where the rows that were read came from, for results.json."""
+        ...
 
     def questions(self, name: str) -> list[Question]: ...
 
@@ -36,6 +44,10 @@ class Files:
     def names(self) -> Iterable[str]:
         return self.paths
 
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return {"rows": {split: path.name for split, path in self.paths.items()}}
+
     def questions(self, name: str) -> list[Question]:
         path = self.paths[name]
         return to_questions(read_jsonl(path), "questions", str(path), prefix=path.stem)
@@ -43,16 +55,26 @@ class Files:
 
 @dataclass(frozen=True)
 class Hub:
-    """A hub data set in one of the known formats; ``$LITESTAGE_DATA/<folder>/<split>.jsonl`` when that is set."""
+    """A hub data set in one of the known formats; ``$LITESTAGE_DATA/<folder>/<split>.jsonl`` when that is set.
+
+    ``revision`` is a branch, tag or commit; the hub's newest unless given. All splits are read at one commit.
+    """
 
     path: str
     format: str
     folder: str
     config: str | None = None
+    revision: str | None = None
+    _commits: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def names(self) -> Iterable[str]:
         return ("train", "validation", "test")
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """With the commit that was read; None where the rows came from the folder that `DATA` names."""
+        return {"hub": self.path, "config": self.config, "revision": next(iter(self._commits.values()), None)}
 
     def questions(self, name: str) -> list[Question]:
         where = str(self.file(name)) if os.environ.get(DATA) else f"{self.path} ({name})"
@@ -62,7 +84,7 @@ class Hub:
         """A split's rows as they are published, numbered from 1. Raises LiteStageError when they cannot be reached."""
         if not os.environ.get(DATA):
             return self._from_hub(name)
-        if not (path := self.file(name)).is_file():
+        if not os.path.isfile(path := self.file(name)):
             raise LiteStageError(
                 f"{DATA} is {os.environ[DATA]!r}, but there is no {self.folder}/{name}.jsonl in it; correct it, or "
                 "unset it to use the hub."
@@ -76,13 +98,23 @@ class Hub:
     def _from_hub(self, split: str) -> list[tuple[int, Row]]:
         import datasets
 
+        wanted = next(iter(self._commits.values()), self.revision)
+        at = f" at {wanted!r}" if wanted else ""
         try:
-            return list(enumerate(datasets.load_dataset(self.path, self.config, split=split), start=1))
+            builder = datasets.load_dataset_builder(self.path, self.config, revision=wanted)
+            builder.download_and_prepare()
+            rows = list(enumerate(builder.as_dataset(split=split), start=1))
         except Exception as error:  # datasets, huggingface_hub, requests and httpx each raise their own
             raise LiteStageError(
-                f"The data set {self.path!r} could not be fetched from the hub ({type(error).__name__}); "
+                f"The data set {self.path!r}{at} could not be fetched from the hub ({type(error).__name__}); "
                 f"check the network, or set {DATA} to a folder that holds {self.folder}/{split}.jsonl."
             ) from None
+        if wanted and _COMMIT.fullmatch(wanted) and builder.hash != wanted:  # datasets falls back on what it has kept
+            raise LiteStageError(
+                f"The data set {self.path!r} was wanted{at}, but only {builder.hash} can be reached; check the network."
+            )
+        self._commits[split] = str(builder.hash)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -94,6 +126,10 @@ class Menagerie:
     @property
     def names(self) -> Iterable[str]:
         return ("calibration", "test", "train")
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return {"menagerie": self.variant}
 
     def questions(self, name: str) -> list[Question]:
         return [row.question for row in menagerie.load_split(self.variant, name)]
@@ -112,8 +148,17 @@ def source_of(raw: dict[str, Any], here: Path) -> Source:
     if not isinstance(value, Mapping):
         holds = "a file for each split" if named[0] == "rows" else "path, folder and format"
         raise LiteStageError(f"{named[0]} is {value!r}; it holds {holds}.")
+    for key, text in value.items():
+        if not isinstance(text, str) and not (text is None and key in _OPTIONAL):
+            raise LiteStageError(f"{key!r} of {named[0]} is {text!r:.80}; it is a text.")
     if named[0] == "rows":
-        return Files({str(split): here / str(path) for split, path in value.items()})
+        return Files({str(split): here / path for split, path in value.items()})
+    for key in value:
+        if key not in (*_NEEDED, *_OPTIONAL):
+            raise LiteStageError(f"hub has the unknown key {key!r}; {did_you_mean(key, (*_NEEDED, *_OPTIONAL))}")
+    for key in _NEEDED:
+        if key not in value:
+            raise LiteStageError(f"hub has no {key!r}; it holds path, folder and format.")
     source = Hub(**value)
     if source.format not in FORMATS:
         raise LiteStageError(f"the format is {source.format!r}; {did_you_mean(source.format, FORMATS)}")

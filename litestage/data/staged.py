@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.reading import parse_json, read_lines
 from litestage.stages import Question
 
 _QUESTION_KEYS = ("id", "question", "options", "answer")
@@ -49,10 +50,9 @@ def read_staged(path: str | Path) -> list[StagedRow]:
             a stage with neither a text nor one text per option, or ``seen`` texts of no stage or of another shape.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise LiteStageError(f"There is no staged JSONL file {str(path)!r}; give the path of one.")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    rows = [_row(line, f"{path.name}, line {number}") for number, line in lines if line.strip()]
+    rows = [_row(line, f"{path.name}, line {number}") for number, line in read_lines(path)]
     if not rows:
         raise LiteStageError(f"The staged JSONL file {str(path)!r} has no rows; give it at least one.")
     return rows
@@ -60,7 +60,9 @@ def read_staged(path: str | Path) -> list[StagedRow]:
 
 def _row(line: str, where: str) -> StagedRow:
     try:
-        raw: dict[str, Any] = json.loads(line)
+        raw: dict[str, Any] = parse_json(line)
+        if not isinstance(raw["options"], list):
+            raise TypeError
         question = Question(str(raw["id"]), raw["question"], tuple(raw["options"]), raw["answer"])
     except LiteStageError as error:
         raise LiteStageError(f"{where}: {error}") from None

@@ -20,13 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import yaml
-
-from litestage.conf import available, find
+from litestage.conf import available, beside, find
 from litestage.data.sources import Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.reading import given_mapping, read_yaml, whole
 from litestage.stages import Pipeline, Question, load_pipeline
 
 SPLITS = ("calibration", "test", "train")
@@ -127,14 +126,24 @@ def load_task(name_or_path: str | Path) -> Task:
             f"There is no task {str(name_or_path)!r}; {did_you_mean(str(name_or_path), available('task'))} "
             "A path to a YAML file works too."
         )
+    raw = given_mapping(read_yaml(path, _File), path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         return _task(path, dict(raw))
     except LiteStageError as error:
         raise LiteStageError(f"{path.name}: {error}") from None
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        reason = str(error).replace("\n", " ")
-        raise LiteStageError(f"{path} is not a task ({reason}); see conf/task/ for examples.") from None
+
+
+class _File(TypedDict):
+    """What of a task is text or a number, as :func:`litestage.reading.parse_yaml` is told."""
+
+    name: str
+    description: str
+    pipeline: str
+    menagerie: str
+    rows: dict[str, str]
+    hub: dict[str, str | None]
+    splits: dict[str, str | Split]
+    max_new_tokens: dict[str, int]
 
 
 def _task(path: Path, raw: dict[str, Any]) -> Task:
@@ -145,6 +154,16 @@ def _task(path: Path, raw: dict[str, Any]) -> Task:
         if key not in known:
             everything = (*known, "splits", "rows", "hub", "menagerie")
             raise LiteStageError(f"the key {key!r} is not known; {did_you_mean(str(key), everything)}")
+    for key, kind, what in (
+        ("name", str, "a text"),
+        ("description", str, "a text"),
+        ("pipeline", str, "a name or a file"),
+        ("max_new_tokens", Mapping, "a number for some stages"),
+    ):
+        if raw.get(key) is not None and not isinstance(raw[key], kind):
+            raise LiteStageError(f"{key} is {raw[key]!r:.80}; it is {what}.")
+    if not isinstance(splits, Mapping):
+        raise LiteStageError(f"splits is {splits!r:.80}; it names what each split is of.")
     for name in splits:
         if name not in SPLITS:
             raise LiteStageError(f"the split {name!r} is not known; {did_you_mean(name, SPLITS)}")
@@ -152,16 +171,38 @@ def _task(path: Path, raw: dict[str, Any]) -> Task:
         if name not in splits:
             raise LiteStageError(f"there is no split {name!r}; a task needs calibration and test rows.")
     return Task(
-        name=raw.get("name", path.stem),
-        pipeline=_pipeline(path, raw.get("pipeline", FEWSHOT)),
+        name=raw.get("name") or path.stem,
+        pipeline=beside(path.parent, raw.get("pipeline") or FEWSHOT),
         source=source,
-        splits={name: Split(of) if isinstance(of, str) else Split(**of) for name, of in splits.items()},
-        max_new_tokens=raw.get("max_new_tokens") or {},
-        description=raw.get("description", ""),
+        splits=_splits(splits, source),
+        max_new_tokens={
+            stage: whole(count, f"max_new_tokens of stage {stage!r}", least=1)
+            for stage, count in (raw.get("max_new_tokens") or {}).items()
+        },
+        description=raw.get("description") or "",
     )
 
 
-def _pipeline(task: Path, name: str) -> str:
-    """A pipeline's name, or its file: one beside the task's own YAML comes first, as its rows do."""
-    beside = task.parent / str(name)
-    return str(beside) if beside.suffix in (".yaml", ".yml") and beside.is_file() else name
+def _splits(raw: Mapping[str, Any], source: Source) -> dict[str, Split]:
+    """The splits, each of rows that there are, and none without itself."""
+    splits: dict[str, Split] = {}
+    for name, of in raw.items():
+        given = {"of": of} if isinstance(of, str) else of
+        if not isinstance(given, Mapping) or not isinstance(given.get("of"), str):
+            raise LiteStageError(f"the split {name!r} is {of!r:.80}; it is a name, or {{of: NAME, draw: 500}}.")
+        for key in given:
+            if key not in ("of", "draw", "without"):
+                raise LiteStageError(f"the split {name!r} has the unknown key {key!r}; it has of, draw and without.")
+        if given["of"] not in source.names:
+            raise LiteStageError(f"the split {name!r} is of {given['of']!r}; {did_you_mean(given['of'], source.names)}")
+        draw, without = given.get("draw"), given.get("without")
+        splits[name] = Split(
+            given["of"], None if draw is None else whole(draw, f"draw of the split {name!r}", least=1), without
+        )
+    for name, split in splits.items():
+        other = splits.get(split.without) if isinstance(split.without, str) else None
+        if split.without is not None and (other is None or other.without is not None):
+            raise LiteStageError(
+                f"the split {name!r} is without {split.without!r}; name another split, one that is whole or drawn."
+            )
+    return splits

@@ -1,30 +1,10 @@
-"""Exit rules: when a stage's generation is cut short. Adding a rule is one function and one registry line.
-
-Every rule here is *cut-only*: it looks at the last ``window`` confidences and at nothing else, so it shortens a fixed
-sequence, and one uncut generation with its confidences gives the result for every threshold and window.
-"""
+"""Where an exit rule (:mod:`litestage.plan.exit`) ends a generation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
-from litestage.errors import LiteStageError, did_you_mean
-from litestage.plan import ExitRule
-
-
-def confidence(rule: ExitRule, confidences: Sequence[float]) -> bool:
-    """LiteStage's rule: the window is full and its mean confidence is at most the threshold (arXiv 2510.14211)."""
-    return len(confidences) >= rule.window and fmean(confidences) <= rule.threshold
-
-
-EXIT_RULES: dict[str, Callable[[ExitRule, Sequence[float]], bool]] = {"confidence": confidence}
-
-
-def check(rule: ExitRule) -> None:
-    """Raises LiteStageError when there is no such rule."""
-    if rule.rule not in EXIT_RULES:
-        raise LiteStageError(f"exit rule is {rule.rule!r}; {did_you_mean(rule.rule, EXIT_RULES)}")
+from litestage.plan.exit import EXIT_RULES, ExitRule
 
 
 def stops(rule: ExitRule, confidences: Sequence[float]) -> bool:

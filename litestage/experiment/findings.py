@@ -60,6 +60,7 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         "command": command,
         "task": f"{bench.task.name}_multistage",
         "split": found.split,
+        "data": dict(bench.task.source.origin),
         "n": found.questions,
         "shows": list(found.shows),
         "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},

@@ -38,11 +38,19 @@ class ThresholdConfig(RunConfig):
     thresholds: list[float] = field(default_factory=lambda: [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     windows: list[int] = field(default_factory=lambda: [3, 5, 10, 20])
 
+    def __post_init__(self) -> None:
+        """Raises LiteStageError for an empty list, or a rule that is none, before a model is loaded."""
+        some(plans=self.plans, thresholds=self.thresholds, windows=self.windows)
+        self.rules()
+
+    def rules(self) -> list[ExitRule]:
+        """Every threshold with every window."""
+        return [ExitRule(self.exit.rule, tau, window) for window in self.windows for tau in self.thresholds]
+
 
 def run(bench: Workbench, config: ThresholdConfig) -> Findings:
     """Every threshold with every window on every plan, on the test split, each against the same plan uncut."""
-    some(plans=config.plans, thresholds=config.thresholds, windows=config.windows)
-    rules = [ExitRule(config.exit.rule, tau, window) for window in config.windows for tau in config.thresholds]
+    rules = config.rules()
     plans = {spec: _plan(bench, spec) for spec in dict.fromkeys(config.plans)}
     trials, rows = Trials.on_test(bench), []
     trials.traces(trials.full, progress="full depth")

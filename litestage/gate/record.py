@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from litestage.atomic import write_text
 from litestage.errors import LiteStageError
+from litestage.records import Judged, read_answers, same_stages
+from litestage.records import read_record as read
 from litestage.results import SCHEMA
-
-_NEEDED = (("task", ""), ("split", ""), ("n", ""), ("model", "name"), ("pipeline", "hash"), ("environment", "device"))
-_NEEDED_OF_METHOD = ("name", "plan", "accuracy", "stages")
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,15 @@ def read_record(path: Path) -> Record:
     Raises:
         LiteStageError: no such file, not JSON, not results of ``litestage compare``, or samples that do not fit.
     """
-    content = _load(path)
-    try:
-        inside = content.pop("samples", None)
-        lines = path.with_name("samples.jsonl")
-        samples = _unpack(inside) if inside else _read_lines(lines) if lines.is_file() else {}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LiteStageError(
-            f"The samples of {str(path)!r} can't be read ({error}); run the comparison again."
-        ) from None
+    if not path.is_file():
+        raise LiteStageError(f"There is no file {str(path)!r}; give a results.json or a baseline.")
+    content = read(path, {SCHEMA: Judged})
+    inside = content.pop("samples", None)
+    lines = path.with_name("samples.jsonl")
+    samples = _unpacked(inside, path) if inside else _read_lines(lines) if lines.is_file() else {}
     record = Record(path, content, samples)
     for name, method in record.methods.items():
+        same_stages(path, [sample.tokens for sample in samples.get(name, {}).values()], record.stages)
         found = [sample.correct for sample in samples.get(name, {}).values()]
         if found and (len(found) != content["n"] or abs(sum(found) / len(found) - method["accuracy"]) > 1e-9):
             raise LiteStageError(
@@ -74,37 +72,9 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LiteStageError(f"{str(path)!r} can't be read: {reason}; give a results.json or a baseline.") from None
-    except ValueError:
-        raise LiteStageError(f"{str(path)!r} is not JSON; give a results.json or a baseline.") from None
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise LiteStageError(f"{str(path)!r} has the schema {schema!r}; the gate reads {SCHEMA}, of litestage compare.")
-    try:
-        for part, key in _NEEDED:
-            content[part][key] if key else content[part]
-        stages = content["methods"][0]["stages"]
-        for method in content["methods"]:
-            for key in (*_NEEDED_OF_METHOD, *(("speedup_ci95",) if "speedup" in method else ())):
-                method[key]
-            for stage in stages:
-                method["stages"][stage]["tokens"]
-    except (KeyError, IndexError, TypeError) as error:
-        part = repr(error.args[0]) if isinstance(error, KeyError) else "a method"
-        raise LiteStageError(f"{str(path)!r} is not whole: {part} is missing; run litestage compare again.") from None
-    return dict(content)
-
-
 def _read_lines(path: Path) -> dict[str, dict[str, Sample]]:
-    from litestage.samples import read_samples
-
     samples: dict[str, dict[str, Sample]] = {}
-    for line in read_samples(path):
+    for line in read_answers(path):
         sample = Sample(bool(line["correct"]), line["tokens"], line.get("latency_s"))
         samples.setdefault(line["method"], {})[line["id"]] = sample
     return samples
@@ -133,12 +103,23 @@ def _pack(record: Record) -> dict[str, Any]:
     return {"ids": "\n".join(ids), "methods": methods}
 
 
+def _unpacked(packed: Any, path: Path) -> dict[str, dict[str, Sample]]:
+    try:
+        return _unpack(packed)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LiteStageError(
+            f"The samples of {str(path)!r} can't be read ({error}); make the baseline again."
+        ) from None
+
+
 def _unpack(packed: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
     ids = packed["ids"].split("\n")
     samples = {}
     for name, columns in packed["methods"].items():
         tokens = {stage: [int(count) for count in column.split()] for stage, column in columns["tokens"].items()}
         seconds = [None if value == "-" else float(value) for value in columns["latency_s"].split()]
+        if not all(value is None or 0 < value < inf for value in seconds):
+            raise ValueError(f"a time of {name} is no number of seconds")
         rows = zip(ids, columns["correct"], zip(*tokens.values(), strict=True), seconds, strict=True)
         samples[name] = {
             one: Sample(right == "1", dict(zip(tokens, counts, strict=True)), latency_s)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from litestage.conf import available, find
 from litestage.config import GridConfig, ModelConfig, RunConfig
 from litestage.data import load_task
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
+from litestage.reading import given_mapping, read_yaml
+from litestage.records import Results, read_record
+from litestage.results import SCHEMA
 
 NOT_WHAT_IS_FOUND = ("output", "store", "tracking", "trainer")
 """Options that change where and how a comparison runs, not what it finds."""
@@ -75,11 +74,13 @@ def cells_of(config: RunConfig) -> list[Cell]:
 def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
     """results.json in ``folder`` where this very comparison was done: same options, pipeline and, if local, weights."""
     try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
-    except (OSError, ValueError, KeyError, YAMLError):
+        results = read_record(folder / "results.json", {SCHEMA: Results})
+        before = given_mapping(read_yaml(folder / "config.yaml"), folder)
+    except LiteStageError:
         return None
+    if not all("mcnemar_p" in method for method in results["methods"]):
+        return None  # the summary adjusts them
+    same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
     same = same_pipeline and _options(before) == _options(asdict(cell.config)) and not _newer_weights(cell, folder)
     return results if same else None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,6 +13,8 @@ from litestage.config import TrainerConfig, pipeline_of_model
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods.shorthand import parse_shorthand
 from litestage.plan import load_plan
+from litestage.reading import whole
+from litestage.stages import load_pipeline
 from litestage.stages.pipeline import FAN_OUT_MODES
 
 _THROUGHPUT = 64  # questions at a time with batch_size=auto
@@ -61,7 +66,7 @@ class ModelArguments:
 
         Raises:
             LiteStageError: an unknown argument, ``trust_remote_code``, a batch size that is no positive number, an
-                unknown mode, or a plan that does not read.
+                unknown mode, a text that arrives as something else, or a plan or pipeline that does not read.
         """
         values = {key: value for key, value in given.items() if value is not None and key != "max_batch_size"}
         if values.pop("trust_remote_code", False):
@@ -70,22 +75,79 @@ class ModelArguments:
         for key, value in values.items():
             if key not in known:
                 raise LiteStageError(f"The model argument {key!r} is not known; {did_you_mean(key, known)}")
-            if "str" in str(known[key]):
-                values[key] = str(value)  # lm-eval reads revision=1234567 as a number
+            if key in _TEXTS:
+                values[key] = _text(key, value)
         if not isinstance(values.get("chat_template", False), bool):
             raise LiteStageError(f"chat_template is {values['chat_template']!r}; it is true or false.")
         if values.get("analyze", FAN_OUT_MODES[0]) not in FAN_OUT_MODES:
             raise LiteStageError(f"analyze is {values['analyze']!r}; {did_you_mean(values['analyze'], FAN_OUT_MODES)}")
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         for name in ("devices", "num_nodes"):
-            if not str(values.get(name, 1)).isdecimal():
-                raise LiteStageError(f"{name} is {values[name]!r}; give a number, at least 1.")
-            values[name] = int(values.get(name, 1))
+            values[name] = whole(values.get(name, 1), name, least=1)
         values["device"] = _device(values.get("device", "auto"), one=values["devices"] == 1)
         values.setdefault("pipeline", pipeline_of_model(values.get("pretrained", cls.pretrained)))
         arguments = cls(**values)
         _check_plan(arguments.plan)
+        if arguments.pipeline is not None:
+            load_pipeline(arguments.pipeline)
         return arguments
+
+
+_TEXTS = frozenset(entry.name for entry in fields(ModelArguments) if "str" in str(entry.type))
+
+
+def quoted(arguments: str) -> str:
+    """An argument string whose texts lm-eval leaves alone: it would read ``revision=0012345`` as a number."""
+    parts = (part.partition("=") for part in arguments.split(","))
+    return ",".join(
+        f'{key}="{value.strip()}"' if key.strip() in _TEXTS and _is_bare(value) else f"{key}{equals}{value}"
+        for key, equals, value in parts
+    )
+
+
+def as_typed(given: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The arguments of lm-eval's command line, texts among them as they stand in its ``words``.
+
+    lm-eval has read them by now: ``revision=0012345`` as a number, ``12e4567`` as infinity.
+    """
+    return {
+        key: _typed(key, value, words) if key in _TEXTS and isinstance(value, (int, float)) else value
+        for key, value in given.items()
+    }
+
+
+def _typed(key: str, value: float, words: Sequence[str]) -> Any:
+    for word in words:
+        for written in re.findall(rf"(?:^|[,=\s]){key}=([^,\s]*)", word):
+            if str(value) in _readings(written):
+                return written
+    return value
+
+
+def _readings(written: str) -> set[str]:
+    """What lm-eval may have read a text as, as texts."""
+    readings = {written.capitalize()}
+    for read in (int, float, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            readings.add(str(read(written)))
+    return readings
+
+
+def _is_bare(value: str) -> bool:
+    """Whether a value is neither in quotes nor nothing."""
+    return value.strip().lower() not in ("", "none") and value.strip()[0] not in "'\""
+
+
+def _text(name: str, value: Any) -> str:
+    """Raises LiteStageError for a value that was a text once, but none can say which."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise LiteStageError(
+        f"{name} arrives from lm-eval as {value!r:.80}, not as the text that was written; put it in two pairs of "
+        f"quotes: {name}=\"'...'\"."
+    )
 
 
 def _check_plan(spec: str) -> None:

@@ -18,6 +18,7 @@ from litestage.harness.arguments import ModelArguments
 from litestage.harness.staged import decoding_of
 from litestage.plan import StagePlan
 from litestage.ranks import here, share, union
+from litestage.reading import whole
 from litestage.session import Session
 
 _MAX_GEN_TOKS = 256  # lm-eval's own default
@@ -75,11 +76,14 @@ class PlainRequests:
     ) -> dict[int, str | None]:
         """This rank's share of requests with the same keywords; None where logits were no numbers."""
         keywords = normalize_gen_kwargs(given, _MAX_GEN_TOKS)
-        limit = keywords["max_gen_toks"]
+        limit = whole(keywords["max_gen_toks"], "max_gen_toks", least=1)
         if limit >= self._context:
             raise LiteStageError(f"max_gen_toks is {limit}, but the context is {self._context}; give less.")
         until = keywords.get("until") or []
-        stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
+        until = [until] if isinstance(until, str) else until
+        if not isinstance(until, (list, tuple)) or not all(isinstance(text, str) for text in until):
+            raise LiteStageError(f"until is {until!r:.80}; give a text or a list of texts.")
+        stop = tuple(text for text in until if text)
         decoding = replace(decoding_of(keywords), stop=stop)
         rows = [
             Request(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +16,7 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.harness.arguments import ModelArguments
 from litestage.harness.task import KEY, Answered, answered, question_of
 from litestage.plan import Plan
+from litestage.reading import whole
 from litestage.session import Session
 from litestage.stages import Pipeline
 from litestage.store.journal import until_written
@@ -25,19 +28,19 @@ def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
     """How a task's ``generation_kwargs`` ask for tokens to be chosen; greedy unless they sample.
 
     Raises:
-        LiteStageError: sampling without a temperature above 0.
+        LiteStageError: sampling without a temperature above 0, or a value that is no number or out of range.
     """
-    sample = keywords.get("do_sample", float(keywords.get("temperature", 0)) > 0)
+    sample = keywords.get("do_sample", _number(keywords, "temperature", 0.0) > 0)
     if not sample:
         return Decoding()
-    temperature = float(keywords.get("temperature", 1.0))
+    temperature = _number(keywords, "temperature", 1.0)
     if temperature <= 0:
         raise LiteStageError(f"do_sample is true but temperature is {temperature}; give one above 0.")
     return Decoding(
         temperature=temperature,
-        top_k=int(keywords.get("top_k", 0)),
-        top_p=float(keywords.get("top_p", 1.0)),
-        seed=int(keywords.get("seed", 0)),
+        top_k=whole(keywords.get("top_k", 0), "top_k"),
+        top_p=_number(keywords, "top_p", 1.0, most=1.0),
+        seed=whole(keywords.get("seed", 0), "seed"),
     )
 
 
@@ -49,6 +52,14 @@ def _repeats(docs: Sequence[Mapping[str, Any]]) -> list[int]:
         numbers.append(before[doc["id"]])
         before[doc["id"]] += 1
     return numbers
+
+
+def _number(keywords: Mapping[str, Any], name: str, default: float, most: float = sys.float_info.max) -> float:
+    value = keywords.get(name, default)
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not 0 <= number <= most:
+        raise LiteStageError(f"{name} is {value!r:.80}; give a number from 0{f' to {most:g}' if most == 1 else ''}.")
+    return float(number)
 
 
 @dataclass

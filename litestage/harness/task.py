@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.registry import get_aggregation
 from lm_eval.api.task import ConfigurableTask
 
+from litestage.conf import beside
 from litestage.data import Task, load_task
 from litestage.errors import LiteStageError
 from litestage.harness.metrics import metric_list, metric_names, metrics
@@ -107,8 +109,13 @@ class LikelihoodTask(_OwnQuestions):
                 f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
                 "metadata: {questions: mine.yaml}."
             )
-        self.source = load_task(config["metadata"]["questions"])
+        self.source = load_task(beside(_folder_of(config), str(config["metadata"]["questions"])))
         super().__init__(config=config)
+
+
+def _folder_of(config: dict[str, Any]) -> Path:
+    """Where lm-eval 0.4.13 read a task's YAML: the paths in it are relative to that."""
+    return Path(str(config["metadata"].get("config_source", ""))).parent
 
 
 class StagedTask(_OwnQuestions):
@@ -119,17 +126,26 @@ class StagedTask(_OwnQuestions):
         config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
         config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
         request = config["generation_kwargs"].get(KEY) or {}
-        if "task" not in request:
+        if not isinstance(request, dict) or request.get("task") is None:
             raise LiteStageError(
                 f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
                 "generation_kwargs: {litestage: {task: mine.yaml}}."
             )
+        if not isinstance(request["task"], str):
+            raise LiteStageError(
+                f"The lm-eval task {config.get('task')!r} has litestage: {request!r:.80}; write {{task: mine.yaml}}."
+            )
+        here = _folder_of(config)
+        request |= {
+            key: beside(here, request[key]) for key in ("task", "pipeline") if isinstance(request.get(key), str)
+        }
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
         request["pipeline"] = overridden or request.get("pipeline")  # else the task's own: which, a chat decides
         config["metric_list"] = metric_list(metric_names(self.source.through(request["pipeline"]).stage_names))
         config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
         super().__init__(config=config)
+        self.config.metadata = {**(self.config.metadata or {}), "data": dict(self.source.source.origin)}
 
     def build_all_requests(self, *args: Any, **keywords: Any) -> None:
         """As lm-eval does, but only for our model, and never from its request cache (it ignores the pipeline)."""

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from litestage.atomic import replacing, write_text
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.exit import ExitRule
 from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet
-from litestage.plan.stage import ExitRule, StagePlan
+from litestage.plan.stage import StagePlan
+from litestage.reading import read_yaml
+
+
+class _Named(TypedDict):
+    name: str
+    revision: str | None
+    fingerprint: str | None
+    hash: str | None
+
+
+class _Stage(TypedDict):
+    phase: str
+    compensation: str
+
+
+class _File(TypedDict):
+    """What of a plan is text, as :func:`litestage.reading.parse_yaml` is told."""
+
+    schema: str
+    model: _Named | None
+    pipeline: _Named | None
+    stages: dict[str, _Stage]
+
 
 _PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
 _STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit")
@@ -68,14 +93,11 @@ def load_plan(path: str | Path) -> Plan:
         LiteStageError: absent, not YAML, another schema, an unknown key, or a value that makes no sense.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise LiteStageError(
             f"There is no plan file at {str(path)!r}; check the path, or search one with 'litestage search'."
         )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LiteStageError(f"{path} is not YAML ({str(error).splitlines()[0]}); see README for a plan.") from None
+    raw = read_yaml(path, _File)
     try:
         return plan_from_dict(raw, _tensors(path.with_suffix(".safetensors")))
     except LiteStageError as error:
@@ -153,7 +175,7 @@ def _tensors(path: Path) -> Mapping[str, Any]:
 
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise LiteStageError(
             f"{path} does not hold tensors ({error}); copy it again, or search the plan again."
         ) from None

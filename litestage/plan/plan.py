@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.plan.stage import ExitRule, StagePlan
+from litestage.plan.exit import ExitRule
+from litestage.plan.stage import StagePlan
 
 SCHEMA = "litestage.plan/1"
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.exit import ExitRule
 from litestage.plan.schedule import checked, step_sets
 from litestage.plan.skip import SkipSet
 
@@ -23,27 +24,6 @@ COMPENSATIONS = re.compile(r"none|scale|affine|lowrank:[1-9]\d*|linear")
 """Forms with one tensor for every skipped sub-layer."""
 PER_CUT = ("block", "merged")
 """Forms with one tensor for a whole run of neighbouring skipped sub-layers, a cut."""
-
-
-@dataclass(frozen=True)
-class ExitRule:
-    """When a stage's generation is cut short: the mean of the last ``window`` confidences is <= ``threshold``.
-
-    Confidence is the largest softmax probability of a step (LiteStage, arXiv 2510.14211; the window length is not
-    published, 5 is our choice).
-    """
-
-    rule: str = "confidence"
-    threshold: float = 0.5
-    window: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise LiteStageError(f"exit threshold {self.threshold} is outside 0 to 1; give a probability.")
-        if not isinstance(self.window, int) or self.window < 1:
-            raise LiteStageError(
-                f"exit window {self.window!r} is not a number of steps; give a whole number, at least 1."
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from litestage.errors import LiteStageError
 from litestage.grid.summary import SCHEMA
+from litestage.reading import read_json
+from litestage.records import Grid, check
 from litestage.report.page import HERE, jinja, plain_markdown
 from litestage.report.tables import Table
 
@@ -20,13 +22,20 @@ Figures = Mapping[str, Any]
 
 
 def read_grid(folder: Path) -> dict[str, Any] | None:
-    """A grid's results.json, or None where the folder's is another one or there is none."""
+    """A grid's results.json, or None where the folder's is another one or there is none.
+
+    Raises:
+        LiteStageError: a grid's that is not whole.
+    """
     path = folder / "results.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except LiteStageError:
         return None
-    return content if isinstance(content, dict) and content.get("schema") == SCHEMA else None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        return None
+    check(content, Grid, path)
+    return content
 
 
 def write_grid_report(grid: Figures, folder: Path) -> list[Path]:

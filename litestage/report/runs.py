@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from litestage.errors import LiteStageError
+from litestage.reading import read_text
+from litestage.records import Experiment, Profile, Results, Search, read_asked, read_record
 
 COMPARISON, EXPERIMENT = "litestage.results/1", "litestage.experiment/1"
 FILES = ("results.json", "search.json", "profile.json")
@@ -73,43 +76,25 @@ def read_run(folder: Path) -> Run:
         raise LiteStageError(
             f"There is no run in {folder}; give the folder that litestage compare, search, profile or experiment wrote."
         )
-    results = _json(folder / "results.json")
-    schema = results.get("schema") if results else None
-    if results is not None and schema not in (COMPARISON, EXPERIMENT):
-        raise LiteStageError(f"{folder / 'results.json'} has the schema {schema!r}, not {COMPARISON} or {EXPERIMENT}.")
-    plot = folder / "plot.svg"
+    results = _record(folder / "results.json", {COMPARISON: Results, EXPERIMENT: Experiment})
+    schema = results["schema"] if results else None
+    plot, traces = folder / "plot.svg", folder / "traces.jsonl"
     return Run(
         folder,
         comparison=results if schema == COMPARISON else None,
         experiment=results if schema == EXPERIMENT else None,
         plot=plot.read_bytes() if schema == EXPERIMENT and plot.is_file() else None,
-        search=_json(folder / "search.json"),
-        profile=_json(folder / "profile.json"),
+        search=_record(folder / "search.json", {"litestage.search/1": Search}),
+        profile=_record(folder / "profile.json", {"litestage.profile/1": Profile}),
         plan=_text(folder / "plan.yaml"),
         config=_text(folder / "config.yaml"),
-        traces=_lines(folder / "traces.jsonl"),
+        traces=read_asked(traces) if traces.is_file() else [],
     )
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    return read_text(path) if path.is_file() else None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    text = _text(path)
-    if text is None:
-        return None
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise LiteStageError(f"{path} is not JSON ({error}); run the command that wrote it again.") from None
-    if not isinstance(content, dict):
-        raise LiteStageError(f"{path} is not a JSON object; run the command that wrote it again.")
-    return content
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in (_text(path) or "").splitlines() if line]
-    except ValueError as error:
-        raise LiteStageError(f"{path} is not JSON lines ({error}); run the command that wrote it again.") from None
+def _record(path: Path, shapes: Mapping[str, type[BaseModel]]) -> dict[str, Any] | None:
+    return read_record(path, shapes) if path.is_file() else None

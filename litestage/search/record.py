@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from litestage.atomic import write_text
 from litestage.errors import LiteStageError
 from litestage.memory import peak_memory
 from litestage.plan import save_plan
+from litestage.records import Search, read_record
 from litestage.search.candidate import SearchResult, frontier
 
 FRONTIER = "frontier"
@@ -51,8 +53,10 @@ def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str,
     record = folder / "search.json"
     if not record.is_file():
         raise LiteStageError(f"There is no search.json in {folder}; give the folder that litestage search wrote.")
-    candidates = json.loads(record.read_text(encoding="utf-8"))["frontier"]
-    kept = [c for c in candidates if (folder / FRONTIER / f"{c['plan']}.yaml").is_file()]
+    if not isfinite(max_accuracy_drop):
+        raise LiteStageError(f"The drop is {max_accuracy_drop}; give a fraction, e.g. 0.02.")
+    candidates = read_record(record, {"litestage.search/1": Search})["frontier"]
+    kept = [c for c in candidates if c.get("plan") and (folder / FRONTIER / f"{c['plan']}.yaml").is_file()]
     if not kept:
         raise LiteStageError(f"The search in {folder} kept no frontier of plans; search with search.strategy=pareto.")
     within = [c for c in kept if c["accuracy_drop_upper"] <= max_accuracy_drop]

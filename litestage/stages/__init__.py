@@ -1,6 +1,7 @@
 """What a question passes through. Pure text: this room knows no model and no tokens."""
 
-from litestage.stages.pipeline import Pipeline, Stage, load_pipeline
+from litestage.stages.file import load_pipeline
+from litestage.stages.pipeline import Pipeline, Stage
 from litestage.stages.prompt import Prompt
 from litestage.stages.question import Question
 

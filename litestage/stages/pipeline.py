@@ -14,22 +14,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import jinja2.meta
 import jinja2.sandbox
-import yaml
+import regex
 
-from litestage.conf import available, find
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.stages.example import Example, example_of
+from litestage.stages.example import Example
 from litestage.stages.prompt import Prompt, Turn
 from litestage.stages.question import Option, Question
 
 CHOICES = ("none", "likelihood")
 FAN_OUT_MODES = ("per_option", "per_option_sequential", "joint")
+
+PATIENCE_S = 10
+"""Seconds that the answer pattern may take on one text; some patterns take longer than anybody lives."""
 
 Outputs = Mapping[str, "str | list[str]"]
 """What earlier stages wrote: one text, or one per option for a stage that fanned out."""
@@ -100,10 +101,18 @@ class Stage:
                     f"The {part} of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
                     "mend it."
                 ) from None
+            except Exception as error:  # what Jinja2 makes of expressions that Python does not take
+                raise LiteStageError(
+                    f"The {part} of stage {self.name!r} is not valid Jinja2 ({type(error).__name__}); mend it."
+                ) from None
         return names
 
     def prompts(self, question: Question, outputs: Outputs) -> list[Prompt]:
-        """The stage's complete prompts for one question: one, or one per option."""
+        """The stage's complete prompts for one question: one, or one per option.
+
+        Raises:
+            LiteStageError: a template reads what this question does not have.
+        """
         shown = self._shown
         return [
             Prompt.of_turns([*shown, Turn("user", asked)], reply) if shown or self.reply else Prompt(asked)
@@ -116,7 +125,13 @@ class Stage:
         """By option, or once, the prompt and how the reply begins."""
         context = {"question": question.text, "options": question.lettered, **outputs}
         prompt, reply = self._templates
-        return [(prompt.render(context, option=option), reply.render(context, option=option)) for option in over]
+        try:
+            return [(prompt.render(context, option=option), reply.render(context, option=option)) for option in over]
+        except Exception as error:  # a template is a program of the user's
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise LiteStageError(
+                f"The prompt of stage {self.name!r} can't be made for question {question.id!r} ({reason}); mend it."
+            ) from None
 
     @cached_property
     def _shown(self) -> list[Turn]:
@@ -184,8 +199,8 @@ class Pipeline:
                 "add a stage that asks once, or leave choose out."
             )
         try:
-            groups = re.compile(self.answer).groups
-        except re.error as error:
+            groups = regex.compile(self.answer).groups
+        except (regex.error, OverflowError, RecursionError) as error:
             raise LiteStageError(
                 f"Pipeline {self.name!r}: answer pattern {self.answer!r} does not parse ({error}); mend it."
             ) from None
@@ -207,9 +222,20 @@ class Pipeline:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parse_answer(self, outputs: Outputs) -> str | None:
-        """The letter the last stage settled on, or None when it named none."""
+        """The letter the last stage settled on, or None when it named none.
+
+        Raises:
+            LiteStageError: the pattern takes more than `PATIENCE_S` on the text.
+        """
         last = outputs[self.stages[-1].name]
-        match = re.search(self.answer, last if isinstance(last, str) else "\n".join(last))
+        text = last if isinstance(last, str) else "\n".join(last)
+        try:
+            match = regex.search(self.answer, text, timeout=PATIENCE_S)
+        except TimeoutError:
+            raise LiteStageError(
+                f"Pipeline {self.name!r}: answer pattern {self.answer!r} takes more than {PATIENCE_S} s on a text of "
+                f"{len(text)} characters; write it without nested repetition."
+            ) from None
         return match.group(1) if match else None
 
     def answered_by(self, question: Question, outputs: Outputs) -> list[Prompt]:
@@ -242,45 +268,3 @@ class Pipeline:
         return replace(
             self, stages=tuple(replace(stage, mode=mode) if stage.fan_out else stage for stage in self.stages)
         )
-
-
-def load_pipeline(name_or_path: str | Path) -> Pipeline:
-    """A shipped pipeline by name (``recall_analyze_summarize``) or one's own from a YAML file.
-
-    Raises:
-        LiteStageError: no such pipeline, malformed YAML, an unknown key, or a template that names an unknown stage.
-    """
-    path = find("pipeline", str(name_or_path))
-    if path is None:
-        raise LiteStageError(
-            f"There is no pipeline {str(name_or_path)!r}; {did_you_mean(str(name_or_path), available('pipeline'))} "
-            "A path to a YAML file works too."
-        )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        examples = tuple(example_of(entry, at) for at, entry in enumerate(raw.pop("examples", ()), start=1))
-        fields = {**raw, **_answer(raw), "stages": tuple(_stage(entry, examples) for entry in raw["stages"])}
-        return Pipeline(**{"name": path.stem, **fields})
-    except LiteStageError as error:
-        raise LiteStageError(f"{path.name}: {error}") from None
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise LiteStageError(f"{path} is not a pipeline ({reason}); see conf/pipeline/ for examples.") from None
-
-
-def _stage(entry: Mapping[str, Any], examples: tuple[Example, ...]) -> Stage:
-    return Stage(**{**entry, "stop": tuple(entry.get("stop", ())), "examples": examples})
-
-
-def _answer(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """``answer`` is a pattern, or a mapping of ``pattern``, ``choose`` and ``cue``."""
-    answer = raw.get("answer")
-    if not isinstance(answer, Mapping):
-        return {}
-    known = {"pattern": "answer", "choose": "choose", "cue": "cue"}
-    for key in answer:
-        if key not in known:
-            raise LiteStageError(f"The answer's key {key!r} is not known; {did_you_mean(str(key), known)}")
-    if "pattern" not in answer:
-        raise LiteStageError("The answer has no pattern; give one with one (group) that finds the letter.")
-    return {known[key]: str(value) for key, value in answer.items()}

@@ -27,8 +27,8 @@ class Question:
         answer: the letter of the right option, or None when it is not known.
 
     Raises:
-        LiteStageError: an empty question, no options, an empty option, more than 26 of them, or an answer that is
-            not among the letters.
+        LiteStageError: an empty question, no options, an empty option, more than 26 of them, a text that no file can
+            hold, or an answer that is not among the letters.
     """
 
     id: str
@@ -37,6 +37,8 @@ class Question:
     answer: str | None = None
 
     def __post_init__(self) -> None:
+        if not all(map(_is_text, (self.id, self.text, *self.options))):
+            raise LiteStageError(f"Question {self.id!r} holds half a surrogate pair, which is no character; mend it.")
         if not self.text.strip():
             raise LiteStageError(f"Question {self.id!r} is empty; give it a text.")
         if not self.options:
@@ -58,3 +60,11 @@ class Question:
     @property
     def lettered(self) -> tuple[Option, ...]:
         return tuple(Option(label, text) for label, text in zip(self.labels, self.options, strict=True))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -91,7 +91,7 @@ def _methods(results: Mapping[str, Any]) -> Table:
         for name, stage in method["stages"].items():
             row[f"tokens_{name}"] = stage["tokens"]
             if "prefill_s" in stage:
-                row[f"ms_{name}"] = (stage["prefill_s"] + stage["decode_s"]) * 1000
+                row[f"ms_{name}"] = (stage["prefill_s"] + stage.get("decode_s", 0.0)) * 1000
         rows.append({**row, **{name: method.get(name, 0) for name in ("parse_failures", "chosen_by_likelihood")}})
     return _rows(rows)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from litestage.conf import available, find
@@ -168,6 +170,15 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
     for name, share in (("seen", config.seen), *((f"stage_share.{s}", each) for s, each in config.stage_share.items())):
         if not 0 <= share <= 1:
             raise LiteStageError(f"{name}={share} is not a share; give a number from 0 to 1.")
+    if not 0 <= config.learning_rate < inf:
+        raise LiteStageError(f"learning_rate={config.learning_rate} trains nothing; give a number above 0.")
+    for weight in config.token_weights:
+        try:
+            re.compile(weight.pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise LiteStageError(
+                f"token_weights has the pattern {weight.pattern!r}, which does not parse ({error}); mend it."
+            ) from None
     for name, known in _KNOWN.items():
         if getattr(config, name) not in known:
             raise LiteStageError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(known)}.")

@@ -1,0 +1,148 @@
+"""--model_args, --gen_kwargs, and lm-eval's task files that name ours."""
+
+import pytest
+
+from litestage.harness.arguments import ModelArguments, as_typed, quoted
+from litestage.harness.staged import decoding_of
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"revison": "x"},
+        {"plan": "unifrom:8"},
+        {"plan": "absent.yaml"},
+        {"plan": ""},
+        {"plan": "uniform:8+exti"},
+        {"plan": ["full"]},
+        {"plan": 1.5},
+        {"plan": True},
+        {"pretrained": {}},
+        {"revision": float("inf")},
+        {"pipeline": "nosuch"},
+        {"pipeline": "absent.yaml"},
+        {"analyze": "per_opton"},
+        {"analyze": 5},
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"batch_size": "many"},
+        {"batch_size": 1.5},
+        {"batch_size": True},
+        {"devices": 0},
+        {"devices": "x"},
+        {"devices": [1]},
+        {"num_nodes": -1},
+        {"chat_template": "yes"},
+        {"trust_remote_code": True},
+    ],
+    ids=str,
+)
+def test_a_model_argument_that_cannot_be_is_one_sentence(one_sentence, given):
+    one_sentence(lambda: ModelArguments.parse(given), next(iter(given)) if "plan" not in given else "")
+
+
+def test_a_plan_file_with_an_unknown_exit_rule_is_refused_before_a_model_is_loaded(one_sentence, tmp_path):
+    (tmp_path / "p.yaml").write_text("schema: litestage.plan/1\nstages: {a: {exit: {rule: confidance}}}")
+    one_sentence(lambda: ModelArguments.parse({"plan": str(tmp_path / "p.yaml")}), "confidance")
+
+
+TYPED = ["12e4567", "0012345", "010", "1e3", "1_000", "true", "nan", ".5", "on", "main", "-1", "0x1f"]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_texts_in_an_argument_string_stay_texts(typed):
+    from lm_eval.utils import simple_parse_args_string
+
+    given = simple_parse_args_string(quoted(f"pretrained=reference,revision={typed},batch_size=4,plan='full'"))
+    assert given == {"pretrained": "reference", "revision": typed, "batch_size": 4, "plan": "full"}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+@pytest.mark.parametrize(
+    "form", ["pretrained=reference,revision={}", "revision={}", "--model_args=revision={},plan=full"]
+)
+def test_texts_on_lm_evals_command_line_stay_texts(typed, form):
+    from lm_eval._cli.utils import key_val_to_dict
+
+    word = form.format(typed)
+    read = key_val_to_dict(word.removeprefix("--model_args="))
+    given = as_typed(read, ["lm_eval", "--model_args", word, "--tasks", "x"])
+    assert ModelArguments.parse({"revision": given["revision"]}).revision == typed
+
+
+def test_a_text_that_no_word_holds_any_more_is_one_sentence(one_sentence):
+    given = as_typed({"revision": float("inf")}, ["lm_eval", "run", "--config", "x.yaml"])
+    one_sentence(lambda: ModelArguments.parse(given), "revision", "quotes")
+    assert ModelArguments.parse({"revision": 1234567}).revision == "1234567"
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"temperature": "hot"},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"do_sample": True, "temperature": 0},
+        {"do_sample": True, "top_k": -1},
+        {"do_sample": True, "top_k": "x"},
+        {"do_sample": True, "top_p": 2},
+        {"do_sample": True, "seed": 1.5},
+        {"temperature": [1]},
+        {"temperature": 1, "seed": None},
+    ],
+    ids=str,
+)
+def test_a_generation_keyword_that_cannot_be_is_one_sentence(one_sentence, keywords):
+    one_sentence(lambda: decoding_of(keywords))
+
+
+TASK = """task: mine_multistage
+class: !function litestage.harness.task.StagedTask
+generation_kwargs: {litestage: %s}
+"""
+
+
+@pytest.fixture
+def task_folder(tmp_path, monkeypatch):
+    """A folder with an lm-eval task, our task and pipeline; the working folder is another one."""
+    folder = tmp_path / "there"
+    (tmp_path / "here").mkdir()
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"question": "Why?", "options": ["a", "b"], "answer": "A"}\n')
+    (folder / "mine.yaml").write_text("rows: {calibration: rows.jsonl, test: rows.jsonl}")
+    (folder / "two.yaml").write_text("stages: [{name: one, prompt: x}, {name: two, prompt: y}]")
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+@pytest.mark.parametrize("include", ["{folder}", "../there"])
+def test_a_task_file_finds_what_lies_beside_it_from_any_folder(task_folder, include):
+    from lm_eval.tasks import TaskManager
+
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml, pipeline: two.yaml}")
+    manager = TaskManager(include_path=include.format(folder=task_folder), include_defaults=False)
+    task = manager.load(["mine_multistage"])["tasks"]["mine_multistage"]
+    assert task.dataset["test"][0]["question"] == "Why?"
+    assert task.config.metadata["data"] == {"rows": {"calibration": "rows.jsonl", "test": "rows.jsonl"}}
+    assert any("two" in entry["metric"] for entry in task.config.metric_list)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        "{task: absent.yaml}",
+        "{task: [x]}",
+        "5",
+        "[task]",
+        "null",
+        "{}",
+        "{task: null}",
+        "{task: menagerie, pipeline: absent.yaml}",
+    ],
+)
+def test_a_task_file_that_names_nothing_is_one_sentence(one_sentence, task_folder, request_):
+    from lm_eval.tasks import TaskManager
+
+    (task_folder / "t.yaml").write_text(TASK % request_)
+    manager = TaskManager(include_path=str(task_folder), include_defaults=False)
+    one_sentence(lambda: manager.load(["mine_multistage"]))

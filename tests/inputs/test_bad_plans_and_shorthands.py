@@ -1,0 +1,124 @@
+"""Plan files, their tensors, and shorthands."""
+
+import pytest
+import yaml
+
+from litestage.methods.shorthand import parse_shorthand
+from litestage.plan import load_plan
+
+HEAD = "schema: litestage.plan/1\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- 1",
+        "5",
+        "{",
+        "schema: litestage.plan/2\nstages: {}",
+        "schema: 1",
+        "stages: {}",
+        HEAD,
+        HEAD + "stages: []",
+        HEAD + "stages: null",
+        HEAD + "stages: {a: 5}",
+        HEAD + "stages: {a: {skip: 5}}",
+        HEAD + "stages: {a: {skip: {mhsa: 5}}}",
+        HEAD + "stages: {a: {skip: {mhsa: [x]}}}",
+        HEAD + "stages: {a: {skip: {mhsa: [-1]}}}",
+        HEAD + "stages: {a: {skip: {mhsa: [1, 1]}}}",
+        HEAD + "stages: {a: {skip: {mhsa: [1.5]}}}",
+        HEAD + "stages: {a: {skip: {attention: [1]}}}",
+        HEAD + "stages: {a: {phase: prefill}}",
+        HEAD + "stages: {a: {phase: [both]}}",
+        HEAD + "stages: {a: {compensation: x}}",
+        HEAD + "stages: {a: {compensation: 5}}",
+        HEAD + "stages: {a: {compensation: [scale]}}",
+        HEAD + "stages: {a: {skip: {ffn: [1]}, compensation: scale}}",
+        HEAD + "stages: {a: {exit: 5}}",
+        HEAD + "stages: {a: {exit: {rule: confidance}}}",
+        HEAD + "stages: {a: {exit: {threshold: 2}}}",
+        HEAD + "stages: {a: {exit: {threshold: x}}}",
+        HEAD + "stages: {a: {exit: {threshold: .nan}}}",
+        HEAD + "stages: {a: {exit: {window: 0}}}",
+        HEAD + "stages: {a: {exit: {window: x}}}",
+        HEAD + "stages: {a: {exit: {rule: [a]}}}",
+        HEAD + "stages: {a: {exit: {patience: 3}}}",
+        HEAD + "stages: {a: {schedule: 5}}",
+        HEAD + "stages: {a: {schedule: {steps: [{from: x}]}}}",
+        HEAD + "stages: {a: {schedule: {online: {threshold: .nan}}}}",
+        HEAD + "stages: {a: {schedule: {steps: [{from: 1, mhsa: 5}]}}}",
+        HEAD + "stages: {a: {schedule: {[a]: b}}}",
+        HEAD + "stages: {}\nmodel: 5",
+        HEAD + "stages: {}\nextra: 5",
+        HEAD + "stages: {}\nprovenance: [x]",
+        HEAD + "stages: {a: {}, a: {}}",
+        HEAD + "stages: {a: {exit: {threshold: true}}}",
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_sentence(one_sentence, tmp_path, text):
+    (tmp_path / "plan.yaml").write_text(text)
+    one_sentence(lambda: load_plan(tmp_path / "plan.yaml"), "plan.yaml")
+
+
+def test_the_commands_say_so_too(refused, tmp_path, not_text):
+    (tmp_path / "plan.yaml").write_text(HEAD + "stages: {a: {exit: {rule: confidance}}}")
+    for command in (("plan", "show"), ("plan", "validate")):
+        refused(*command, "plan.yaml", names=["plan.yaml", "confidance", "confidence"])
+        refused(*command, "absent.yaml", names=["absent.yaml"])
+    (tmp_path / "folder.yaml").mkdir()
+    refused("plan", "show", "folder.yaml", names=["folder"])
+    for content in not_text.values():
+        (tmp_path / "plan.yaml").write_bytes(content)
+        refused("plan", "show", "plan.yaml", names=["plan.yaml", "UTF-8"])
+
+
+def test_a_plans_names_and_hashes_stay_texts(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        HEAD + "model: {name: 010, fingerprint: 12e4567}\npipeline: {hash: 0012345678901234}\nstages: {on: {}, 1e5: {}}"
+    )
+    plan = load_plan(tmp_path / "plan.yaml")
+    assert (plan.model["name"], plan.model["fingerprint"], plan.pipeline["hash"]) == (
+        "010",
+        "12e4567",
+        "0012345678901234",
+    )
+    assert list(plan.stages) == ["on", "1e5"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"9" * 100, b"\x02\0\0\0\0\0\0\0{}"])
+def test_tensors_that_are_none_are_one_sentence(one_sentence, tmp_path, content):
+    stage = {"skip": {"ffn": [1]}, "compensation": "scale"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"schema": "litestage.plan/1", "stages": {"a": stage}}))
+    (tmp_path / "plan.safetensors").write_bytes(content)
+    one_sentence(lambda: load_plan(tmp_path / "plan.yaml"), "plan.")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "+exit",
+        "full:3",
+        "full+",
+        "full+exit+exit",
+        "full+exti",
+        "uniform",
+        "uniform:",
+        "uniform:x",
+        "uniform:-1",
+        "uniform:1.5",
+        "uniform:1:2",
+        "uniform:1e3",
+        "random:1:2:3",
+        "random:1:-x",
+        ":8",
+        "UNIFORM:8",
+        "nosuch.py:8",
+        "uniform:8:",
+        " full",
+    ],
+)
+def test_a_shorthand_that_is_none_is_one_sentence(one_sentence, spec):
+    one_sentence(lambda: parse_shorthand(spec))
