@@ -308,7 +308,7 @@ def test_figures_count_rows_and_leave_out_seconds_of_a_batch():
     rows = StageTrace("analyze", (9, 9, 9, 9), 5, (3, 4, 5, 6), ("",) * 4, ("eos", "exit", "eos", "length"), 0.25, 0.5)
     figures = metrics(Trace("q", "hash", (rows,), None, False, 0.75))
     assert figures["tokens"] == figures["tokens_analyze"] == 18
-    assert [figures[f"stop_{reason}_analyze"] for reason in STOPS] == [0.5, 0, 0.25, 0.25, 0]
+    assert [figures[f"stop_{reason}_analyze"] for reason in STOPS] == [0.5, 0, 0.25, 0.25, 0, 0]
     assert (figures["acc"], figures["parse_failure"], figures["latency_s"]) == (0, 1, 0.75)
     untimed = metrics(Trace("q", "hash", (replace(rows, prefill_s=None, decode_s=None),), "A", True))
     assert list(untimed) == metric_names(["analyze"], timed=False)

@@ -33,8 +33,9 @@ class RunJournal:
         with self._store.explained("cannot be written"), self._store.connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(
-                "UPDATE OR REPLACE results SET key = ? || substr(key, ?) WHERE key > ? AND key < ?",
-                (self._own, len(self._own) + 1, *_between(self._run)),
+                "UPDATE OR REPLACE results SET key = ?1 || substr(key, ?2 + instr(substr(key, ?2), '/')) "
+                "WHERE key > ?3 AND key < ?4",
+                (self._own, len(self._run) + 1, *_between(self._run)),
             )
             rows = connection.execute(
                 "SELECT key, record, checksum FROM results WHERE key > ? AND key < ?", _between(self._own)
