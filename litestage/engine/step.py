@@ -160,7 +160,7 @@ def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, Kept], None]:
         ids, positions, branches, slots, _, stride, left = kept.state.unbind(0)
         top = logits.amax(dim=-1)
         tokens = logits.argmax(dim=-1) if drawn is None else drawn
-        tokens = tokens.masked_fill(~top.isfinite(), NON_FINITE)
+        tokens = tokens.masked_fill(top.isfinite().logical_not(), NON_FINITE)
         ended = (tokens[:, None] == kept.eos).any(1) | (tokens == NON_FINITE)
         if confident:
             confidences = (top - logits.logsumexp(dim=-1)).exp()
