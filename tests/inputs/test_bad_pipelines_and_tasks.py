@@ -92,6 +92,17 @@ def test_a_pipelines_texts_stay_texts(pipeline):
         GOOD + "hash: x",
         GOOD + "description: {a: b}",
         GOOD + "name: [x]",
+        GOOD + "examples: 5",
+        GOOD + "examples: [5]",
+        GOOD + "examples: [{}]",
+        GOOD + "examples: [{question: x, options: abc, answer: A, one: y}]",
+        GOOD + "examples: [{question: x, options: [a], answer: B, one: y}]",
+        GOOD + "examples: [{question: x, options: [a], answer: A, one: {a: b}}]",
+        GOOD + "examples: [{question: x, options: [a], answer: A}]",
+        GOOD + "answer: {cue: x}",
+        GOOD + "answer: {pattern: '([A-Z])', chose: likelihood}",
+        GOOD + "answer: {pattern: '([A-Z])', choose: always}",
+        GOOD + "answer: {pattern: [x]}",
     ],
 )
 def test_a_pipeline_that_cannot_be_is_one_sentence(one_sentence, pipeline, text):

@@ -152,7 +152,16 @@ stages = mapping(
     fan_out=st.just("options"),
     mode=st.sampled_from(["joint", "per_option"]),
 )
-pipelines = mapping(name=words, stages=st.lists(stages, max_size=3), answer=st.sampled_from(["([A-Z])", "(", "x"]))
+patterns = st.sampled_from(["([A-Z])", "(", "x"])
+pipelines = mapping(
+    name=words,
+    stages=st.lists(stages, max_size=3),
+    answer=st.one_of(patterns, mapping(pattern=patterns, choose=st.sampled_from(["likelihood", "none"]), cue=words)),
+    examples=st.lists(
+        mapping(question=words, options=st.lists(words, max_size=2), answer=st.sampled_from(["A", "B"]), a=words),
+        max_size=2,
+    ),
+)
 
 
 @given(st.one_of(texts, pipelines.map(written)))
