@@ -77,6 +77,20 @@ def profile(overrides: Overrides = None, json: Json = False) -> None:
 
 
 @app.command()
+def ask(
+    overrides: Overrides = None,
+    question: Annotated[str | None, typer.Option(help="By default the task's first test question.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of the question; one for each.")] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="A plan file or shorthand to try beside full depth.")] = None,
+    json: Json = False,
+) -> None:
+    """Ask one question: what every stage writes and how long it takes, at full depth and under other plans."""
+    from litestage.cli.run_ask import ask
+
+    ask(question, option or [], plan or [], overrides or [], json)
+
+
+@app.command()
 def search(overrides: Overrides = None, json: Json = False) -> None:
     """Find the plan of lowest latency whose accuracy stays within search.max_accuracy_drop on the calibration split."""
     from litestage.cli.run_search import run_search
