@@ -13,6 +13,7 @@ from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.methods.shorthand import parse_shorthand
 from litestage.plan import Plan, load_plan
+from litestage.plan.words import what_it_does
 from litestage.ranks import from_rank_zero
 from litestage.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.runner import Contestant, run
@@ -211,4 +212,4 @@ def _search_behind(
 def _note(search: SearchResult, config: RunConfig) -> str:
     if not search.met:
         return f"no plan stayed within {config.search.max_accuracy_drop:.1%} of full depth: full depth"
-    return " / ".join(f"{stage} {budget}" for stage, budget in search.chosen.budgets.items()) + " sub-layers skipped"
+    return what_it_does(search.chosen.budgets, search.chosen.exit)

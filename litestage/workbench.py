@@ -119,6 +119,7 @@ class Workbench:
             costs=calibrated.costs,
             max_accuracy_drop=search.max_accuracy_drop,
             exit=self.exit_rule if search.exit else None,
+            reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
             finalists=search.finalists,
             timed_questions=search.timed_questions,

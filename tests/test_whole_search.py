@@ -89,6 +89,8 @@ def test_two_budgets_of_one_method_are_not_silently_made_one(store):
         (["variants.mine.calibration=0"], ["variants.mine.calibration", "0"]),
         (["search.compensation=linar"], ["search.compensation", "linar", "block"]),
         (["search.finalists=-1"], ["search.finalists", "-1"]),
+        (["search.against=exit", "search.exit=true"], ["search.against", "'exit'", "full+exit"]),
+        (["search.against=full+exit"], ["search.against", "search.exit=true"]),
     ],
 )
 def test_a_search_that_makes_no_sense_is_told_before_anything_is_loaded(options, named):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from litestage.plan.words import what_it_does
 from litestage.report.runs import Run
 
 
@@ -57,9 +58,8 @@ def _search(search: Mapping[str, Any]) -> str:
     tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
     if not search["met"]:
         return f"{tried}, none was faster within the accuracy bound. The plan is full depth."
-    budgets = ", ".join(f"{budget} in {stage}" for stage, budget in chosen["budgets"].items())
     return (
-        f"{tried}, the chosen one skips {budgets}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a "
+        f"{tried}, the chosen one {what_it_does(chosen['budgets'], chosen['exit'])}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a "
         f"question instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
         f"instead of {full['accuracy']:.1%}."
     )

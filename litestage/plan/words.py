@@ -1,0 +1,26 @@
+"""What a plan does, in words: for tables, notes and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Exit = Mapping[str, Any] | None
+"""An exit rule as plain data: ``rule``, ``threshold`` and ``window``."""
+
+
+def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
+    """``skips 3 sub-layers in recall, 0 in analyze``, and how it ends a stage, if it does: what follows "it"."""
+    said = []
+    if any(budgets.values()):
+        stages = [f"{budget:g} in {stage}" for stage, budget in budgets.items()]
+        said.append("skips " + ", ".join(stages).replace(" in ", " sub-layers in ", 1))
+    if exit is not None:
+        ends = f"ends a stage early (exit rule {exit['rule']}, threshold {exit['threshold']:g}, window {exit['window']})"
+        said.append(ends if said else f"skips nothing and {ends}")
+    return " and ".join(said) or "is full depth"
+
+
+def exit_in_short(exit: Exit) -> str:
+    """`` +exit 0.5:5``, threshold and window, behind a plan's budgets; empty without a rule."""
+    return "" if exit is None else f" +exit {exit['threshold']:g}:{exit['window']}"
