@@ -77,8 +77,8 @@ class SearchConfig:
         max_budget: most sub-layers to skip in a stage; half of them unless given.
         calibration: how many questions of the calibration split are used.
         exit: have the exit rule on during the search.
-        against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the exit
-            rule itself loses.
+        against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
+            exit rule itself loses.
         try_exits: for ``pareto``: try exit rules on the best plan.
         finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
         timed_questions: on how many calibration questions.

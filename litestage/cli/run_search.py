@@ -29,13 +29,16 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
         [
             " / ".join(str(candidate.budgets[stage]) for stage in stages) + exit_in_short(candidate.exit),
             f"{candidate.accuracy:.1%}",
+            f"{candidate.agreement:.1%}",
             f"{candidate.latency_s * 1000:.1f}",
             f"{candidate.tokens:.1f}",
             candidate.verdict,
         ]
         for candidate in found.candidates
     ]
-    print_table([f"skipped: {' / '.join(stages)}", "accuracy", "predicted ms", "tokens", "verdict"], rows)
+    print_table(
+        [f"skipped: {' / '.join(stages)}", "accuracy", "same answers", "predicted ms", "tokens", "verdict"], rows
+    )
     if not found.met:
         print(
             f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's "

@@ -13,10 +13,16 @@ def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
     """``skips 3 sub-layers in recall, 0 in analyze``, and how it ends a stage, if it does: what follows "it"."""
     said = []
     if any(budgets.values()):
-        stages = [f"{budget:g} in {stage}" for stage, budget in budgets.items()]
-        said.append("skips " + ", ".join(stages).replace(" in ", " sub-layers in ", 1))
+        (first, most), *others = budgets.items()
+        stages = [
+            f"{most:g} sub-layer{'' if most == 1 else 's'} in {first}",
+            *(f"{n:g} in {name}" for name, n in others),
+        ]
+        said.append(f"skips {', '.join(stages)}")
     if exit is not None:
-        ends = f"ends a stage early (exit rule {exit['rule']}, threshold {exit['threshold']:g}, window {exit['window']})"
+        ends = (
+            f"ends a stage early (exit rule {exit['rule']}, threshold {exit['threshold']:g}, window {exit['window']})"
+        )
         said.append(ends if said else f"skips nothing and {ends}")
     return " and ".join(said) or "is full depth"
 

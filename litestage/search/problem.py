@@ -147,6 +147,10 @@ class SearchProblem:
             plan=plan.hash,
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
+            agreement=fmean(
+                trace.answer == at_full.answer
+                for trace, at_full in zip(traces, self._traces(self.full_depth, asked), strict=True)
+            ),
             exit=asdict(rule) if rule else None,
         )
 
@@ -177,7 +181,9 @@ class SearchProblem:
         more = [question for question in asked if question.id not in known]
         if more:
             of_full_depth = self.traced.get(self.full_depth.hash, {})
-            for trace in self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]:
+            label = "full depth" if plan.hash == self.full_depth.hash else "a candidate"
+            found = self.session.run(more, {"candidate": plan}, self.pipeline, progress=f"{label}'s answers")
+            for trace in found["candidate"]:
                 known[trace.question_id] = trace
                 full = of_full_depth.get(trace.question_id)
                 if full is not None and full.correct and not trace.correct:
