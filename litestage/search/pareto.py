@@ -87,6 +87,12 @@ def pareto_search(
     return SearchResult(plan, chosen, full, candidates, met=bool(passed), plans=kept)
 
 
+def expected_races(problem: SearchProblem) -> int:
+    """About how many plans a search will try: to tell the time left by."""
+    rungs = sum(len(ladder) - 1 for ladder in problem.ladders.values())
+    return rungs.bit_length() + 3 * len(problem.ladders) + (2 if problem.try_exits else 0)
+
+
 def _path(nothing: Rungs, estimates: Estimates) -> list[dict[str, int]]:
     """Rungs along the path, full depth first: each next step is the one of least harm for the time it saves.
 
