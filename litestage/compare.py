@@ -10,10 +10,13 @@ from typing import Any
 from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
+from litestage.forecast import forecast
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.methods.shorthand import parse_shorthand
 from litestage.plan import Plan, load_plan
-from litestage.ranks import from_rank_zero
+from litestage.plan.words import what_it_does
+from litestage.progress import console
+from litestage.ranks import from_rank_zero, here
 from litestage.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchResult
@@ -48,38 +51,52 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method that takes part: what answers, what its row says, the search behind it, and another model's name."""
+    """A method that takes part: what answers, what its row says, the search behind it, and another model's name.
+
+    ``at`` is the method without its budget, and the budget, where it was given one.
+    """
 
     contestant: Contestant
     note: str = ""
     search: SearchResult | None = None
     model: str | None = None
+    at: tuple[str, int] | None = None
 
 
 def compare(bench: Workbench) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
     specs = ["full", *[name for name in config.methods if name != "full"]]
-    _check_rows(specs)
-    found = bench.search() if any(_searched(spec) == "litestage" for spec in specs) else None
-    entrants: dict[str, Entrant] = {}
-    for spec in specs:
-        entrants[_row_name(spec)] = _entrant(bench, spec, found, entrants)
-    contestants = {name: entrant.contestant for name, entrant in entrants.items()}
+    rows = _row_names(specs)
     questions = bench.task.questions("test")[: config.questions]
+    timed = questions[: config.latency_questions]
+    expected = forecast(bench, specs, questions, len(timed))
+    if here().rank == 0:
+        console.print(str(expected), highlight=False, soft_wrap=True)
+    found = bench.search() if any(_searched(spec) == "litestage" for spec in specs) else None
+    made: dict[str, Entrant] = {}
+    for spec in specs:
+        made[spec] = _entrant(bench, spec, found, made)
+    entrants = {rows[spec]: entrant for spec, entrant in made.items()}
+    contestants = {name: entrant.contestant for name, entrant in entrants.items()}
     accuracy = {
         name: run(questions, {name: contestant}, batch_size=config.engine.batch_size, progress=f"{name}: accuracy")[
             name
         ]
         for name, contestant in contestants.items()
     }
-    timed = questions[: config.latency_questions]
     store = session.reusing.store
     latency = run(timed, contestants, timed=True, journal=store, progress="latency, one at a time") if timed else {}
     peaks = from_rank_zero(lambda: {name: _peak_mb(contestants[name], timed[:1]) for name in contestants})
     measured = {
         name: Measured(
-            entrant.contestant.plan, accuracy[name], latency.get(name, ()), entrant.note, peaks[name], entrant.model
+            entrant.contestant.plan,
+            accuracy[name],
+            latency.get(name, ()),
+            entrant.note,
+            peaks[name],
+            entrant.model,
+            entrant.at,
         )
         for name, entrant in entrants.items()
     }
@@ -128,28 +145,42 @@ def _searched(spec: str) -> str:
     return spec.removesuffix("+exit")
 
 
-def _row_name(spec: str) -> str:
-    """The method's name without its budget or folder: ``adaskip:8+exit`` is reported as ``adaskip+exit``."""
+def _parts(spec: str) -> tuple[str, str, str]:
+    """A method's name without its folder; its budget with all that follows, ``8`` or ``8:1``; and ``+exit``."""
     body, plus, suffix = spec.partition("+")
-    name = body if body.endswith((".yaml", ".yml")) else body.split(":")[0]
-    return (Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name) + plus + suffix
+    name, _, numbers = (body, "", "") if body.endswith((".yaml", ".yml")) else body.partition(":")
+    return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, plus + suffix
 
 
-def _check_rows(specs: Sequence[str]) -> None:
-    """Raises LiteStageError when two methods would stand in the same row."""
-    rows: dict[str, str] = {}
+def _row_names(specs: Sequence[str]) -> dict[str, str]:
+    """By method as it was given, the name it is reported under: ``adaskip:8+exit`` as ``adaskip+exit``.
+
+    Where there are several budgets of a method, each keeps its own.
+
+    Raises:
+        LiteStageError: two methods would stand in the same row.
+    """
+    budgets: dict[str, set[str]] = {}
     for spec in specs:
-        other = rows.setdefault(_row_name(spec), spec)
-        if other != spec:
+        method, numbers, _ = _parts(spec)
+        budgets.setdefault(method, set()).add(numbers)
+    names: dict[str, str] = {}
+    for spec in specs:
+        method, numbers, plus = _parts(spec)
+        apart = len(budgets[method]) > 1 and numbers
+        name = f"{method}:{numbers}{plus}" if apart else method + plus
+        other = next((one for one, known in names.items() if known == name and one != spec), None)
+        if other is not None:
             raise LiteStageError(
-                f"The methods {other!r} and {spec!r} would both be reported as {_row_name(spec)!r}; "
-                "compare one budget of a method at a time, or save the other's plan and give its file."
+                f"The methods {other!r} and {spec!r} would both be reported as {name!r}; rename one of the files."
             )
+        names[spec] = name
+    return names
 
 
 def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
-    _check_rows(config.methods)
+    _row_names(config.methods)
     for spec in config.methods:
         body = _searched(spec)
         if body in ("litestage", *RETRAINED, *config.variants):
@@ -173,7 +204,7 @@ def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> 
 
 
 def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Mapping[str, Entrant]) -> Entrant:
-    """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are entrants so far."""
+    """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are those made so far."""
     session, pipeline = bench.session, bench.pipeline
     body = _searched(spec)
     if body in RETRAINED:
@@ -191,7 +222,10 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
         return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
-    return Entrant(session.contestant(pipeline, bench.plan(spec)))
+    method, numbers, plus = _parts(spec)
+    budget = numbers.split(":")[0]
+    at = (method + plus, int(budget)) if budget.isdecimal() else None
+    return Entrant(session.contestant(pipeline, bench.plan(spec)), at=at)
 
 
 def _search_behind(
@@ -200,9 +234,8 @@ def _search_behind(
     """The search that makes a method's plan: litestage's, a variant's, or over a baseline's budgets; or None."""
     if body == "litestage":
         return found
-    name = _row_name(body)
-    if name in known and known[name].search is not None:  # with the exit now, without before
-        return known[name].search
+    if body in known and known[body].search is not None:  # with the exit now, without before
+        return known[body].search
     if body in bench.config.variants:
         return bench.search(variant(bench.config, body))
     return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
@@ -211,4 +244,4 @@ def _search_behind(
 def _note(search: SearchResult, config: RunConfig) -> str:
     if not search.met:
         return f"no plan stayed within {config.search.max_accuracy_drop:.1%} of full depth: full depth"
-    return " / ".join(f"{stage} {budget}" for stage, budget in search.chosen.budgets.items()) + " sub-layers skipped"
+    return what_it_does(search.chosen.budgets, search.chosen.exit)

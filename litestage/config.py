@@ -77,6 +77,8 @@ class SearchConfig:
         max_budget: most sub-layers to skip in a stage; half of them unless given.
         calibration: how many questions of the calibration split are used.
         exit: have the exit rule on during the search.
+        against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
+            exit rule itself loses.
         try_exits: for ``pareto``: try exit rules on the best plan.
         finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
         timed_questions: on how many calibration questions.
@@ -90,6 +92,7 @@ class SearchConfig:
     max_budget: int | None = None
     calibration: int = 128
     exit: bool = False
+    against: str = "full"
     try_exits: bool = True
     finalists: int = 3
     timed_questions: int = 8
@@ -186,6 +189,7 @@ def pipeline_of_model(name: str) -> str | None:
 TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
+AGAINST = ("full", "full+exit")
 
 
 def load_config(overrides: Sequence[str], preset: str | Path | None = None) -> RunConfig:
@@ -242,7 +246,11 @@ def variant(config: RunConfig, name: str) -> SearchConfig:
 
 
 def _check_search(search: SearchConfig, where: str) -> None:
-    for name, value, known in (("strategy", search.strategy, STRATEGIES), ("ranking", search.ranking, RANKINGS)):
+    for name, value, known in (
+        ("strategy", search.strategy, STRATEGIES),
+        ("ranking", search.ranking, RANKINGS),
+        ("against", search.against, AGAINST),
+    ):
         if value is not None and value not in known:
             raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
     if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
@@ -252,6 +260,10 @@ def _check_search(search: SearchConfig, where: str) -> None:
         )
     if not isfinite(search.max_accuracy_drop):
         raise LiteStageError(f"{where}.max_accuracy_drop is {search.max_accuracy_drop}; give a fraction, e.g. 0.02.")
+    if search.against == "full+exit" and not search.exit:
+        raise LiteStageError(
+            f"{where}.against is 'full+exit', but the search has no exit rule on; give {where}.exit=true too."
+        )
     for name, number, least in (
         ("calibration", search.calibration, 1),
         ("max_budget", search.max_budget, 0),

@@ -50,7 +50,8 @@ class TaskMeasurements:
         questions, pipeline = self._calibration()
         session = self._session
         full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
-        traces = run(questions, {"full": full}, batch_size=session.batch_size)["full"]
+        label = "calibration: full depth"
+        traces = run(questions, {"full": full}, batch_size=session.batch_size, progress=label)["full"]
 
         def measured() -> Measured:
             sequences = pooled(stage_sequences(full, questions, traces), ROWS)

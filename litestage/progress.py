@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from litestage.ranks import here
 
@@ -14,10 +22,27 @@ console = Console(stderr=True)
 
 Advance = Callable[[int], None]
 
+_shown: Progress | None = None
+
 
 @contextmanager
-def bar(label: str, total: int | None) -> Iterator[Advance]:
-    """A bar that the yielded function moves on by a number of steps; ``total`` is None where it is not known."""
+def bar(label: str, total: int | None, *, guessed: bool = False) -> Iterator[Advance]:
+    """A bar that the yielded function moves on by a number of steps; ``total`` is None where it is not known.
+
+    A bar inside another stands below it, and goes when it is done.
+
+    Args:
+        guessed: the total may turn out larger or smaller.
+    """
+    global _shown
+    outer = _shown
+    if outer is not None:
+        task = outer.add_task(label, total=total)
+        try:
+            yield _mover(outer, task, guessed)
+        finally:
+            outer.remove_task(task)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,6 +51,21 @@ def bar(label: str, total: int | None) -> Iterator[Advance]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=here().rank > 0) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda steps: progress.update(task, advance=steps)
+    with Progress(*columns, console=console, disable=here().rank > 0, refresh_per_second=4) as progress:
+        _shown, task = progress, progress.add_task(label, total=total)
+        try:
+            yield _mover(progress, task, guessed)
+            if guessed:
+                progress.update(task, total=progress.tasks[task].completed)
+        finally:
+            _shown = None
+
+
+def _mover(progress: Progress, task: TaskID, guessed: bool) -> Advance:
+    def advance(steps: int) -> None:
+        progress.update(task, advance=steps)
+        at = next(one for one in progress.tasks if one.id == task)
+        if guessed and at.total is not None and at.completed >= at.total:
+            progress.update(task, total=at.completed + 1)
+
+    return advance

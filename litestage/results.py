@@ -20,6 +20,7 @@ from litestage.stats import (
     Pairs,
     accuracy_drop_bootstrap,
     accuracy_drop_interval,
+    agreement,
     holm,
     mcnemar,
     minimum_detectable_drop,
@@ -35,7 +36,8 @@ class Measured:
     """A method's plan with its traces: all questions for accuracy, some of them one at a time for latency.
 
     ``peak_cuda_mb`` is what torch had allocated at most while a question was answered alone; None without CUDA.
-    ``model`` is the model's name where it is another than the comparison's.
+    ``model`` is the model's name where it is another than the comparison's. ``at`` is the method without its
+    budget, and its budget, where it has one.
     """
 
     plan: Plan
@@ -44,16 +46,22 @@ class Measured:
     note: str = ""
     peak_cuda_mb: float | None = None
     model: str | None = None
+    at: tuple[str, int] | None = None
 
     @property
     def correct(self) -> list[bool]:
         return [bool(trace.correct) for trace in self.accuracy]
+
+    @property
+    def answers(self) -> list[str | None]:
+        return [trace.answer for trace in self.accuracy]
 
 
 def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
     """One entry per method, compared with the method named ``full`` question by question.
 
     ``mcnemar_p`` tests the drop in accuracy, and ``mcnemar_p_holm`` is the same adjusted for all the methods here.
+    ``agreement`` is the share of questions answered as full depth answers them, right or wrong.
     """
     full, timed = methods["full"], answered_by_the_clock(methods)
     entries = [_entry(name, measured, full, timed) for name, measured in methods.items()]
@@ -87,13 +95,17 @@ def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
 def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> dict[str, Any]:
     correct, full_correct = measured.correct, full.correct
     pairs = Pairs.of(full_correct, correct)
+    same, same_interval = agreement(full.answers, measured.answers)
     entry: dict[str, Any] = {
         "name": name,
+        **(dict(zip(("method", "budget"), measured.at, strict=True)) if measured.at else {}),
         "plan": measured.plan.hash,
         "accuracy": fmean(correct),
         "accuracy_drop": fmean(full_correct) - fmean(correct),
         "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
         "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full_correct, correct)),
+        "agreement": same,
+        "agreement_ci95": list(same_interval),
         "lost": pairs.lost,
         "gained": pairs.gained,
         "mcnemar_p": mcnemar(pairs),

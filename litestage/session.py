@@ -23,6 +23,7 @@ from litestage.profile import (
     measure_stand_in,
     measure_step_costs,
 )
+from litestage.progress import bar
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
 from litestage.stages import Pipeline, Prompt, Question
@@ -204,8 +205,14 @@ class Session:
 
         def measure() -> dict[str, Any]:
             full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
-            traces = run(questions, {"full": full}, batch_size=self.batch_size)["full"]
-            return from_rank_zero(lambda: measure_importance(full, questions, traces).to_dict())
+            label = "calibration: full depth"
+            traces = run(questions, {"full": full}, batch_size=self.batch_size, progress=label)["full"]
+
+            def measured() -> dict[str, Any]:
+                with bar("importance of the sub-layers, by stage", len(pipeline.stages)) as advance:
+                    return measure_importance(full, questions, traces, advance=advance).to_dict()
+
+            return from_rank_zero(measured)
 
         return Importance.from_dict(self.kept.once(self._importance_key(questions, pipeline), measure))
 
@@ -225,7 +232,11 @@ class Session:
             key = self.kept.key(kind, COSTS_VERSION, environment(self.engine))
             return self.kept.once(key, lambda: from_rank_zero(measure))
 
-        costs = StepCosts.from_dict(on_this_machine("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+        def passes() -> dict[str, Any]:
+            with bar("what a step costs on this machine", None):
+                return measure_step_costs(self.engine).to_dict()
+
+        costs = StepCosts.from_dict(on_this_machine("step_costs", passes))
         stand_ins: dict[str, StandInCosts] = {}
         for form in forms:
             kept = on_this_machine(f"stand_in/{form}", partial(_stand_in, self.engine, form))
@@ -234,4 +245,5 @@ class Session:
 
 
 def _stand_in(engine: Engine, form: str) -> dict[str, Any]:
-    return measure_stand_in(engine, form)._asdict()
+    with bar(f"what a stand-in costs, {form}", None):
+        return measure_stand_in(engine, form)._asdict()

@@ -17,7 +17,7 @@ from litestage.search import SearchProblem, SearchResult, greedy_search
 from litestage.search.calibrated import Calibrated
 from litestage.search.ladders import Ladder
 from litestage.search.one_budget import one_budget_search
-from litestage.search.pareto import pareto_search
+from litestage.search.pareto import expected_races, pareto_search
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.store import ResultStore, default_store_path
@@ -74,10 +74,11 @@ class Workbench:
         if strategy == "pareto":
             made = calibrated.priced_ladders()
             problem = self._problem(calibrated, made.ladders)
-            return _with_bar(None, lambda advance: pareto_search(problem, made.estimates, advance))
+            expected = expected_races(problem)
+            return _with_bar(expected, lambda advance: pareto_search(problem, made.estimates, advance), guessed=True)
         if strategy == "one_budget":
             problem = self._problem(calibrated, calibrated.shared_ladders())
-            rungs = min(map(len, problem.ladders.values())) - 1
+            rungs = min(map(len, problem.ladders.values())) - (0 if problem.exit_alone_counts else 1)
             return _with_bar(rungs, lambda advance: one_budget_search(problem, advance))
         problem = self._problem(calibrated, calibrated.ladders(calibrated.ranking))
         rungs = sum(map(len, problem.ladders.values()))
@@ -119,6 +120,7 @@ class Workbench:
             costs=calibrated.costs,
             max_accuracy_drop=search.max_accuracy_drop,
             exit=self.exit_rule if search.exit else None,
+            reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
             finalists=search.finalists,
             timed_questions=search.timed_questions,
@@ -144,6 +146,8 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
     )
 
 
-def _with_bar(total: int | None, search: Callable[[Callable[[str], None]], SearchResult]) -> SearchResult:
-    with bar("search", total) as advance:
+def _with_bar(
+    total: int, search: Callable[[Callable[[str], None]], SearchResult], guessed: bool = False
+) -> SearchResult:
+    with bar("search: plans tried", total, guessed=guessed) as advance:
         return search(lambda message: advance(1))

@@ -2,18 +2,26 @@
 
 import math
 from collections import Counter
+from copy import copy
 
 import pytest
 import torch
 from tiny import LAYERS, random_prompts, tiny_engine
 
+from litestage.data import load_task
 from litestage.engine import Decoding, Request
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
-from litestage.plan import SkipSet, StagePlan
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.profile import StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import rank_by_fidelity
-from litestage.profile.forced import TeacherForced, drawn
+from litestage.profile.forced import TeacherForced, drawn, stage_sequences
+from litestage.profile.greedy import greedy_order
+from litestage.search.ladders import CHECKED_TOKENS, _of_tokens, priced_ladder
+from litestage.session import Session
+from litestage.stages import load_pipeline
+from litestage.trace import StageTrace
 
 PROMPTS = random_prompts((9, 14, 20, 12, 17, 25))
 
@@ -55,7 +63,7 @@ def test_each_round_drops_what_harms_least_for_its_time():
     """A cheap attention and a dear FFN: checked against trying every remaining sub-layer in the first round."""
     engine = tiny_engine("llama")
     pairs, saving = sequences(engine, limit=3), {"mhsa": 1.0, "ffn": 2.0}
-    ranking = rank_by_fidelity(TeacherForced(engine, pairs), 3, saving)
+    ranking = rank_by_fidelity([TeacherForced(engine, pairs)], 3, saving)
     names = [sublayer.name for sublayer in engine.decoder.sublayers]
     nothing = long_way_harm(engine, pairs, [])
     first = min(names, key=lambda name: (long_way_harm(engine, pairs, [name]) - nothing) / saving[name[0]])
@@ -63,6 +71,76 @@ def test_each_round_drops_what_harms_least_for_its_time():
     for budget, value in enumerate(ranking.harm):
         assert value == pytest.approx(long_way_harm(engine, pairs, ranking.order[:budget]), abs=1e-4)
     assert ranking.evaluations <= len(names) + 3 * len(names)
+
+
+def test_sequences_in_parts_are_all_counted_and_what_harms_too_much_is_the_end():
+    engine = tiny_engine("llama")
+    pairs, saving = sequences(engine, limit=3), {"mhsa": 1.0, "ffn": 1.0}
+    told = []
+    ranking = rank_by_fidelity(
+        [TeacherForced(engine, pairs[:2]), TeacherForced(engine, pairs[2:])], 3, saving, advance=told.append
+    )
+    for budget, value in enumerate(ranking.harm):
+        assert value == pytest.approx(long_way_harm(engine, pairs, ranking.order[:budget]), abs=1e-4)
+    assert told == [1, 1, 1]
+    cut = rank_by_fidelity([TeacherForced(engine, pairs[:2]), TeacherForced(engine, pairs[2:])], 8, saving, harmful=0.0)
+    assert cut.harm == ranking.harm[: len(cut.harm)]
+    assert len(cut.harm) < 8  # every sub-layer of a random model harms
+    assert cut.order[: len(cut.harm) - 1] == ranking.order[: len(cut.harm) - 1]
+    assert len(set(cut.order)) == 8
+
+
+@pytest.fixture(scope="module")
+def menagerie():
+    """The embedded model's engine, and the prompts and outputs of its Analyze stage on 24 calibration questions."""
+    session, pipeline = Session.open("reference"), load_pipeline("recall_analyze_summarize")
+    full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
+    questions = load_task("menagerie").questions("calibration")[:24]
+    return session.engine, stage_sequences(full, questions, full.answer(questions))["analyze"]
+
+
+@pytest.mark.slow
+def test_on_a_trained_model_the_order_is_as_good_as_an_exhaustive_greedy_search_at_a_fraction_of_the_tokens(menagerie):
+    engine, pairs = menagerie
+    ranked, others = pairs[:24], TeacherForced(engine, pairs[24:])
+    work, budgets = engine.decoder.work, (2, 4, 6, 8)
+    before = copy(work)
+    parts = [TeacherForced(engine, ranked[:6]), TeacherForced(engine, ranked[6:])]
+    ranking = rank_by_fidelity(parts, 8, {"mhsa": 1.0, "ffn": 1.0})
+    took = work.since(before).tokens
+    before = copy(work)
+    whole = TeacherForced(engine, ranked)
+    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    exhaustive = greedy_order(whole, [[name] for name in names], 8, whole.harm)
+    assert took < 0.4 * work.since(before).tokens
+    with torch.inference_mode():
+        for budget in budgets:
+            ours = others.harm(others.after(SkipSet.of(ranking.order[:budget]))[-1])
+            theirs = others.harm(others.after(SkipSet.of(names[index] for index in exhaustive[:budget]))[-1])
+            assert ours <= theirs + 0.02
+
+
+@pytest.mark.slow
+def test_a_ladders_budgets_harm_what_they_harm_run_from_the_start(menagerie):
+    """Going from one budget to the next runs only what follows the sub-layer that makes the difference."""
+    engine, pairs = menagerie
+    costs = StepCosts(12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0)
+    traces = [StageTrace("analyze", (len(prompt),), 0, (len(out),), ("",), ("eos",)) for prompt, out in pairs[:4]]
+    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    order = [names[index] for index in (9, 3, 17, 12, 20, 5)]
+    for harm in ((), (0.0, 0.0, 0.0, 0.1)):  # from the bottom, and from the middle
+        ladder, estimates = priced_ladder(engine, pairs, traces, order, ("none", "block"), costs, 6, harm)
+        assert len(ladder) > 1
+        forced = TeacherForced(engine, _of_tokens(pairs, CHECKED_TOKENS, seed=1))
+        nothing = forced.harm(forced.streams[-1])
+        for plan, estimate in zip(ladder[1:], estimates[1:], strict=True):
+            if plan.compensation == "none":
+                with torch.inference_mode():
+                    afresh = forced.harm(forced.after(plan.skip)[-1])
+            else:
+                _, stream = fit_compensation(forced, plan.skip, plan.compensation)
+                afresh = forced.harm(stream)
+            assert estimate.harm == pytest.approx(afresh - nothing, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

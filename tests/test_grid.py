@@ -136,6 +136,20 @@ def test_the_average_weighs_tasks_alike_and_speedups_geometrically():
     assert ours["tokens"] == 24  # 20 and 4
 
 
+def test_answers_as_full_depth_gives_them_are_averaged_and_have_a_table_of_their_own():
+    cells = cells_of(load_config(["grid.task=[obqa,csqa]"]))
+    made = [compared(0.85, 2.0, 0.01), compared(0.87, 0.5, 0.03)]
+    for found, share in zip(made, (0.9, 0.7), strict=True):
+        for entry in found["methods"]:
+            entry |= {"agreement": share, "agreement_ci95": [share - 0.03, share + 0.04]}
+    grid = {**summarise_grid(cells, dict(zip(cells, made, strict=True)), {}), "command": "x"}
+    assert grid["averages"][1]["agreement"] == pytest.approx(0.8)
+    assert grid["averages"][1]["agreement_ci95"] == pytest.approx([0.8 - 0.03 / 2**0.5, 0.8 + 0.04 / 2**0.5])
+    (table,) = [table for table in grid_tables(grid) if "as full depth does" in table.title]
+    assert table.rows[1] == ["litestage", "80.0% [77.9, 82.8]", "90.0% [87.0, 94.0]", "70.0% [67.0, 74.0]"]
+    assert not any("as full depth does" in table.title for table in grid_tables(summary()))  # results of before
+
+
 def test_p_values_are_adjusted_over_all_comparisons():
     rows = {(row["task"], row["method"]): row for row in summary()["rows"]}
     assert rows["obqa", "litestage"]["mcnemar_p_holm"] == pytest.approx(0.02)

@@ -1,14 +1,16 @@
 """The pareto search: a path by estimated harm, bisection, refinement, and racing that drops hopeless plans early."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 
-from litestage.plan import SkipSet, StagePlan
+from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.profile import StepCosts
 from litestage.search.candidate import Candidate, frontier
+from litestage.search.greedy import greedy_search
 from litestage.search.ladders import Estimate
+from litestage.search.one_budget import one_budget_search
 from litestage.search.pareto import WORTHWHILE, pareto_search
 from litestage.search.problem import SearchProblem
 from litestage.search.race import Standing, looks
@@ -20,20 +22,27 @@ STAGES = ("recall", "analyze", "summarize")
 
 @dataclass
 class Scripted(SearchProblem):
-    """A problem whose losses are written down by stage and budget."""
+    """A problem whose losses are written down by stage and budget; of exit rules, the time they save and the loss."""
 
-    raced: list[tuple[int, ...]] = field(default_factory=list)
+    raced: list[tuple[object, ...]] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=lambda: LOSS)
+    exits: dict[ExitRule, tuple[float, float]] = field(default_factory=dict)
 
     def evaluate(self, budgets, rule=None):
-        loss = sum(LOSS[stage][budget] for stage, budget in budgets.items())
-        seconds = {stage: SECONDS[stage] * (24 - budget) for stage, budget in budgets.items()}
-        name = str(budgets)
-        return Candidate(dict(budgets), 1 - loss, loss, sum(seconds.values()), seconds, 10.0, 100, dict(budgets), name)
+        saved, lost = self.exits.get(rule, (0.0, 0.0))
+        reference = self.exits.get(self.reference_exit, (0.0, 0.0))[1]
+        loss = sum(self.losses[stage][budget] for stage, budget in budgets.items()) + lost - reference
+        seconds = {stage: (1 - saved) * SECONDS[stage] * (24 - budget) for stage, budget in budgets.items()}
+        made = Candidate(dict(budgets), 1 - loss, loss, sum(seconds.values()), seconds, 10.0, 100, dict(budgets))
+        return replace(made, plan=f"{budgets} {rule}", exit=asdict(rule) if rule else None)
 
     def race(self, budgets, rule=None):
-        self.raced.append(tuple(budgets[stage] for stage in STAGES))
-        candidate = self.evaluate(budgets)
+        self.raced.append((*(budgets[stage] for stage in STAGES), rule))
+        candidate = self.evaluate(budgets, rule)
         return candidate, candidate.accuracy_drop <= self.max_accuracy_drop
+
+    def cut_share(self, budgets, rule):
+        return self.exits.get(rule, (0.0, 0.0))[0]
 
 
 LOSS = {"recall": [0, 0, 0, 0.01, 0.5], "analyze": [0, 0.005, 0.2, 0.4, 0.9], "summarize": [0, 0, 0, 0, 0.012]}
@@ -53,7 +62,7 @@ def session():
     return Session.open("reference")
 
 
-def problem(session, bound):
+def problem(session, bound, **options):
     ladder = [StagePlan(skip=SkipSet(mhsa=tuple(range(budget)))) for budget in range(5)]
     return Scripted(
         session=session,
@@ -62,6 +71,7 @@ def problem(session, bound):
         ladders=dict.fromkeys(STAGES, ladder),
         costs=StepCosts(12, (0.0,) * 7, (0.0,) * 7, 0.0),
         max_accuracy_drop=bound,
+        **options,
     )
 
 
@@ -85,14 +95,69 @@ def test_a_misleading_estimate_costs_trials_not_the_bound(session):
     case = problem(session, 0.016)
     misleading = {stage: list(reversed(values)) for stage, values in LOSS.items()}
     found = pareto_search(case, estimates(misleading))
+    chosen = found.chosen.budgets
     assert found.chosen.accuracy_drop <= 0.016
-    assert found.chosen.latency_s <= case.evaluate(case.nothing).latency_s
+    further = [{**chosen, stage: rung} for stage in STAGES for rung in range(chosen[stage] + 1, 5)]
+    assert all(case.evaluate(budgets).accuracy_drop > 0.016 for budgets in further)  # no stage had more to give
+    assert sum(chosen.values()) > 0
 
 
 def test_a_bound_nothing_meets_returns_full_depth(session):
     found = pareto_search(problem(session, -1.0), estimates(LOSS))
     assert not found.met
     assert all(len(stage.skip) == 0 for stage in found.plan.stages.values())
+
+
+MILD, SHARP, USELESS = ExitRule("confidence", 0.3, 3), ExitRule("confidence", 0.9, 20), ExitRule("confidence", 0.5, 5)
+EXITS = {MILD: (0.2, 0.002), SHARP: (0.6, 0.5), USELESS: (0.005, 0.0)}
+
+
+def test_exit_rules_are_tried_on_the_best_plan_and_the_fastest_within_the_bound_is_taken(session):
+    without = pareto_search(problem(session, 0.02, exits=EXITS), estimates(LOSS)).chosen
+    case = problem(session, 0.02, exits=EXITS, try_exits=True)
+    found = pareto_search(case, estimates(LOSS))
+    assert found.chosen.budgets == without.budgets
+    assert found.chosen.exit_rule == MILD  # the sharp one loses too much, the useless one saves nothing
+    assert found.chosen.latency_s == pytest.approx(0.8 * without.latency_s)
+    assert all(stage.exit == MILD for stage in found.plan.stages.values())
+    assert {rule for *_, rule in case.raced} == {None, MILD, SHARP}
+    assert next(c for c in found.candidates if c.exit_rule == SHARP).verdict.startswith("dropped")
+
+
+NOTHING_CAN_GO = {stage: [0, 0.5, 0.5, 0.5, 0.5] for stage in STAGES}
+
+
+def test_full_depth_with_an_exit_rule_is_a_finding(session):
+    case = problem(session, 0.01, losses=NOTHING_CAN_GO, exits=EXITS, try_exits=True)
+    found = pareto_search(case, estimates(NOTHING_CAN_GO))
+    assert found.met
+    assert set(found.chosen.budgets.values()) == {0}
+    assert all(stage.exit == MILD and not len(stage.skip) for stage in found.plan.stages.values())
+
+
+def test_an_exit_rule_that_saves_next_to_nothing_of_full_depth_is_no_finding(session):
+    case = problem(session, 0.01, losses=NOTHING_CAN_GO, exits={USELESS: EXITS[USELESS]}, exit=USELESS)
+    assert not pareto_search(case, estimates(NOTHING_CAN_GO)).met
+
+
+def pareto(case):
+    return pareto_search(case, estimates(case.losses))
+
+
+@pytest.mark.parametrize("search", [pareto, greedy_search, one_budget_search])
+def test_what_the_exit_rule_itself_loses_counts_unless_asked_otherwise(session, search):
+    """On from the start, it loses 0.2 points: more than a bound of 0.1, be the skipping ever so harmless."""
+    options = {"losses": {stage: [0.0] * 5 for stage in STAGES}, "exits": EXITS, "exit": MILD}
+    counted = search(problem(session, 0.001, **options))
+    assert not counted.met
+    assert all(stage.exit is None for stage in counted.plan.stages.values())
+    apart = search(problem(session, 0.001, **options, reference_exit=MILD))
+    assert apart.met
+    assert set(apart.chosen.budgets.values()) == {4}
+    alone = search(problem(session, 0.005, **{**options, "losses": NOTHING_CAN_GO}))
+    assert alone.met
+    assert set(alone.chosen.budgets.values()) == {0}
+    assert all(stage.exit == MILD for stage in alone.plan.stages.values())
 
 
 def test_every_candidate_says_what_became_of_it(session):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from litestage.errors import LiteStageError
-from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
 from litestage.search.candidate import Candidate, SearchResult
 from litestage.search.finalists import by_the_clock, surely_faster
@@ -24,14 +24,15 @@ COSTS = StepCosts(12, (0.0, 0, 1e-3, 0, 0, 1e-3, 0), (0.0, 0, 1e-3, 0, 0, 1e-3, 
 
 @dataclass
 class WrittenDown:
-    """A session that gets wrong what it is told to, by how many sub-layers the plan skips in all."""
+    """A session that gets wrong what it is told to, by how many sub-layers the plan skips in all; more with an exit."""
 
     wrong: dict[int, set[int]]
+    wrong_with_exit: set[int] = field(default_factory=set)
     seconds: dict[int, float] = field(default_factory=dict)
     asked: list[tuple[int, list[str]]] = field(default_factory=list)
     engine: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="none"))
 
-    def run(self, questions, plans, pipeline, *, timed=False, journal=None):
+    def run(self, questions, plans, pipeline, *, timed=False, journal=None, progress=None):
         return {name: [self._trace(question, plan, timed) for question in questions] for name, plan in plans.items()}
 
     def signed(self, plan, pipeline):
@@ -45,8 +46,9 @@ class WrittenDown:
             StageTrace(name, (10,), 0, (5,), ("",), ("eos",), stage_s and stage_s / 2, stage_s and stage_s / 2)
             for name in STAGES
         )
-        right = int(question.id) not in self.wrong.get(skipped, set())
-        return Trace(question.id, plan.hash, stages, "A", right, stage_s and 3 * stage_s)
+        wrong = self.wrong.get(skipped, set()) | (self.wrong_with_exit if plan["recall"].exit else set())
+        right = int(question.id) not in wrong
+        return Trace(question.id, plan.hash, stages, "A" if right else "B", right, stage_s and 3 * stage_s)
 
     def count(self, skipped):
         return sum(budget == skipped for budget, _ in self.asked)
@@ -131,6 +133,25 @@ def test_full_depths_own_mistakes_can_be_won_back():
     assert candidate.accuracy_drop == pytest.approx(-16 / 200)
 
 
+def test_what_the_exit_rule_loses_is_part_of_a_candidates_drop_unless_asked_otherwise():
+    rule, lost = ExitRule(), set(range(30, 36))
+    case = problem(WrittenDown({3: {0, 1}}, wrong_with_exit=lost), exit=rule)
+    assert case.full().accuracy == 1
+    assert case.full().exit is None
+    assert case.evaluate(same(1), rule).accuracy_drop == pytest.approx(8 / 200)
+    assert case.evaluate(same(1)).accuracy_drop == pytest.approx(2 / 200)
+    assert not case.race(same(1), rule)[1]
+    apart = problem(WrittenDown({3: {0, 1}}, wrong_with_exit=lost), exit=rule, reference_exit=rule)
+    assert apart.full().exit_rule == rule
+    assert apart.evaluate(same(1), rule).accuracy_drop == pytest.approx(2 / 200)
+
+
+def test_answers_that_change_both_ways_show_in_the_agreement_and_not_in_the_drop():
+    candidate = problem(WrittenDown({0: set(range(10)), 3: set(range(10, 20))})).evaluate(same(1))
+    assert candidate.accuracy_drop == 0
+    assert candidate.agreement == pytest.approx(1 - 20 / 200)
+
+
 def test_one_budget_is_the_fastest_within_the_bound_not_the_last():
     session = WrittenDown({3: set(), 6: set(range(30)), 9: {5}})
     found = one_budget_search(problem(session))
@@ -142,7 +163,7 @@ def test_one_budget_is_the_fastest_within_the_bound_not_the_last():
 
 
 def test_finalists_are_timed_and_prediction_stands_where_the_clock_does_not_contradict():
-    case = problem(WrittenDown({}, {0: 0.3, 3: 0.2, 6: 0.1}), finalists=2, timed_questions=6)
+    case = problem(WrittenDown({}, seconds={0: 0.3, 3: 0.2, 6: 0.1}), finalists=2, timed_questions=6)
     slow, fast, full = (case.evaluate(same(rung)) for rung in (1, 2, 0))
     chosen = by_the_clock(case, [slow, fast], full)  # predicted the wrong way round
     assert chosen[0].plan == fast.plan
@@ -152,8 +173,6 @@ def test_finalists_are_timed_and_prediction_stands_where_the_clock_does_not_cont
 
 
 def test_a_rule_that_cuts_little_is_not_worth_trying():
-    from litestage.plan import ExitRule
-
     session = WrittenDown({})
     traced = session._trace
 

@@ -24,11 +24,12 @@ from run_folders import (
 
 from litestage.cli import main
 from litestage.report import read_run, write_report
-from litestage.report.answer import in_two_sentences
-from litestage.report.excerpt import fill
+from litestage.report.answer import answer, in_two_sentences
+from litestage.report.excerpt import comparison, fill
 from litestage.report.failures import failures
 from litestage.report.palette import HUES
 from litestage.report.pictures.accuracy import pareto_front
+from litestage.report.pictures.budgets import over_budgets
 from litestage.report.pictures.confidence import mean_by_step
 from litestage.report.tables import entropy_table, least_entropy, methods_table
 
@@ -139,6 +140,65 @@ def test_the_table_leaves_out_what_nothing_was_measured_for():
     assert "p (Holm)" in methods_table(results(FULL, {**OURS, "mcnemar_p_holm": 0.02})).columns
 
 
+AGREEING = {"agreement": 0.7, "agreement_ci95": [0.6, 0.78]}
+
+
+def test_how_many_answers_are_full_depths_stands_beside_the_drop_wherever_it_was_counted(tmp_path):
+    """Results of before have none: their tables stay as they were."""
+    before, now = (methods_table(results(FULL, ours)) for ours in (OURS, {**OURS, **AGREEING}))
+    assert not any("same answers" in column for column in before.columns)
+    at = now.columns.index("same answers [95 %]")
+    assert now.columns[at - 1].startswith("drop")
+    assert now.rows[1][at] == "70.0% [60.0, 78.0]"
+    assert "answers 70.0% of them as full depth does" in in_two_sentences(results(FULL, {**OURS, **AGREEING}))
+    content = {**results({**FULL, **AGREEING}, {**OURS, **AGREEING}), "memory": {"peak_resident_mb": 1.0}}
+    content["environment"] = {"threads": 1, "hardware": "a laptop"}
+    for name, shown in (("with", content), ("without", {**content, "methods": [FULL, OURS]})):
+        (tmp_path / name / "menagerie").mkdir(parents=True)
+        (tmp_path / name / "menagerie" / "results.json").write_text(json.dumps(shown))
+    columns, line, *rows = comparison(tmp_path / "with").splitlines()
+    assert "| drop, points [95 %] | same answers [95 %] | ms |" in columns
+    assert {row.count("|") for row in (columns, line, *rows[:2])} == {9}
+    assert "| 70.0% [60.0, 78.0] |" in rows[1]
+    assert "same answers" not in comparison(tmp_path / "without")
+
+
+def at(budget, accuracy, speedup):
+    made = method(f"cosine:{budget}", accuracy, speedup, [speedup, speedup], skipped=budget)
+    return {**made, "method": "cosine", "budget": budget}
+
+
+def test_a_method_at_several_budgets_is_a_line_over_them():
+    entries = [at(8, 0.5, 0.8), at(2, 0.9, 1.1), at(4, 0.8, 1.3), {**at(4, 0.8, 1.3), "method": "uniform"}]
+    picture = over_budgets(results(FULL, *entries))
+    above, below = picture.figure.axes
+    (line,) = above.get_lines()  # uniform stands at one budget only
+    assert list(line.get_xdata()) == [0, 2, 4, 8]
+    assert list(line.get_ydata()) == pytest.approx([90, 90, 80, 50])
+    assert list(below.get_lines()[0].get_ydata()) == pytest.approx([100, 100 / 1.1, 100 / 1.3, 125])
+    assert "cosine: 90.0 % and 91 ms at 2, 80.0 % and 77 ms at 4, 50.0 % and 125 ms at 8." in picture.alt
+    assert over_budgets(results(FULL, OURS, at(4, 0.8, 1.3))) is None
+    untimed = [{k: v for k, v in m.items() if not k.startswith(("latency", "speedup"))} for m in (FULL, *entries)]
+    assert len(over_budgets(results(*untimed)).figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("budgets", "rule", "said"),
+    [
+        ({"think": 4, "answer": 2}, None, "skips 4 sub-layers in think, 2 in answer."),
+        ({"think": 0, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
+         "skips nothing and ends a stage early (exit rule confidence, threshold 0.5, window 5)."),
+        ({"think": 1, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
+         "skips 1 sub-layer in think, 0 in answer and ends a stage early"),
+    ],
+)  # fmt: skip
+def test_what_a_search_found_is_said_be_it_the_exit_rule_alone(tmp_path, budgets, rule, said):
+    chosen = {**SEARCH["chosen"], "budgets": budgets, "exit": rule}
+    compared(tmp_path, search={**SEARCH, "chosen": chosen})
+    (tmp_path / "results.json").unlink()
+    assert f"the chosen one {said}" in answer(read_run(tmp_path))
+
+
 def test_the_page_holds_every_part_and_asks_nothing_of_the_network(tmp_path):
     text = page(compared(tmp_path))
     found = Elements(text)
@@ -208,7 +268,7 @@ def test_markdown_takes_texts_as_they_are(tmp_path):
 
 def test_a_search_or_a_profile_alone_is_a_report_too(tmp_path):
     (tmp_path / "search.json").write_text(json.dumps(SEARCH))
-    assert "the chosen one skips 4 in think, 2 in answer" in page(tmp_path)
+    assert "the chosen one skips 4 sub-layers in think, 2 in answer" in page(tmp_path)
     assert "litestage search task=mine" in page(tmp_path)
     (tmp_path / "search.json").unlink()
     (tmp_path / "profile.json").write_text(json.dumps(PROFILE))

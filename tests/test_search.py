@@ -1,10 +1,11 @@
 """The paper's greedy search: slowest stage first, lowest latency within the target, calibration split only."""
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import pytest
 
-from litestage.plan import SkipSet, StagePlan
+from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import Importance, StepCosts
 from litestage.search import greedy_search
 from litestage.search.candidate import Candidate
@@ -25,6 +26,7 @@ class Scripted(SearchProblem):
     tried: list[tuple[int, ...]] = field(default_factory=list)
 
     def evaluate(self, budgets, rule=None):
+        assert rule is None  # none was given
         self.tried.append(tuple(budgets[stage] for stage in STAGES))
         loss = sum(LOSS[stage].get(budget, 0.0) for stage, budget in budgets.items())
         seconds = {stage: SECONDS[stage][budget] for stage, budget in budgets.items()}
@@ -104,10 +106,39 @@ def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path, mo
     options = ["search.calibration=12", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
     bench = Workbench.open(load_config(options))
     found = bench.search()
-    assert found.chosen.accuracy >= found.full.accuracy - 0.02
-    assert found.chosen.latency_s <= found.full.latency_s
+    plans = {"full": Plan.full(STAGES), "found": found.plan}
+    right = {name: [t.correct for t in rows] for name, rows in answered(bench, plans).items()}
+    assert sum(right["found"]) >= sum(right["full"]) - 0.02 * 12
+    assert fmean(right["found"]) == found.chosen.accuracy
     again = Workbench.open(load_config(options)).search()  # everything is in the store
     assert again.plan.hash == found.plan.hash
+
+
+def answered(bench, plans):
+    """The calibration questions under these plans, run apart from any search."""
+    return bench.session.without_reuse().run(bench.calibration(), plans, bench.pipeline)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "pareto"])
+def test_an_exit_rule_that_ruins_the_answers_is_not_found_harmless_because_it_was_on_from_the_start(
+    tmp_path, monkeypatch, strategy
+):
+    from litestage.config import load_config
+    from litestage.workbench import Workbench
+
+    monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
+    options = ["search.calibration=66", "search.max_budget=1", "search.finalists=0", f"search.strategy={strategy}"]
+    options += ["search.exit=true", "exit.threshold=0.99999", "exit.window=1", f"store={tmp_path / 'store.sqlite'}"]
+    bench = Workbench.open(load_config(options))
+    plans = {"full": Plan.full(STAGES), "exit": Plan.full(STAGES).with_exit(bench.exit_rule)}
+    right = {name: fmean(trace.correct for trace in rows) for name, rows in answered(bench, plans).items()}
+    assert right["exit"] < right["full"] - 0.02  # it does ruin them
+    found = bench.search()
+    assert found.full.accuracy == right["full"]
+    assert not found.met
+    assert all(stage.exit is None for stage in found.plan.stages.values())
+    apart = Workbench.open(load_config([*options, "search.against=full+exit"])).search()
+    assert apart.full.accuracy == right["exit"]
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "pareto"])

@@ -8,10 +8,12 @@ from litestage.stats import (
     Pairs,
     accuracy_drop_bootstrap,
     accuracy_drop_interval,
+    agreement,
     holm,
     mcnemar,
     minimum_detectable_drop,
     speedup_interval,
+    wilson_interval,
 )
 
 
@@ -39,6 +41,17 @@ def test_mcnemar_counts_only_questions_that_one_side_answers():
     assert mcnemar(pairs) == pytest.approx(2 * tail)
     assert mcnemar(pairs, "greater") == pytest.approx(tail)
     assert mcnemar(Pairs(0, 0, 600)) == 1.0
+
+
+def test_agreement_is_the_share_of_same_answers_no_answer_twice_included():
+    share, interval = agreement(["A", "B", None, None, "C"], ["A", "C", None, "A", "C"])
+    assert share == 3 / 5
+    # Newcombe (Statistics in Medicine 17, 1998, 857-872), table I, method 3: 81 of 263 and 15 of 148
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert interval == wilson_interval(3, 5)
+    low, high = wilson_interval(100, 100)
+    assert 0.95 < low < high == pytest.approx(1)
 
 
 def test_no_discordant_pair_still_has_a_width():

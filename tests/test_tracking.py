@@ -8,14 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from run_folders import compared, experimented, question, traced
+from run_folders import FULL, OURS, compared, experimented, question, traced
 
 from litestage.cli import main
 from litestage.errors import LiteStageError
 from litestage.report import read_run, write_report
 from litestage.tracking import track
 from litestage.tracking.dashboard import dashboard
-from litestage.tracking.figures import figures, flat
+from litestage.tracking.figures import figures, flat, tables
 from litestage.tracking.wandb_run import mode_to_use
 
 BIN = Path(sys.executable).parent
@@ -107,6 +107,11 @@ def test_an_experiment_is_its_sentences_and_its_rows(tmp_path):
     (table,) = inspected(tmp_path)[0].glob("files/media/table/rows_table*.json")
     rows = json.loads(table.read_text())
     assert dict(zip(rows["columns"], rows["data"][0], strict=True))["accuracy_drop_ci95/1"] == 0.15
+
+
+def test_a_methods_row_has_its_agreement_where_it_was_counted(tmp_path):
+    columns, rows = tables(read_run(compared(tmp_path, FULL, {**OURS, "agreement": 0.75})))["methods_table"]
+    assert [row[columns.index("agreement")] for row in rows] == [None, 0.75]
 
 
 def test_paths_name_the_methods():

@@ -72,12 +72,25 @@ def test_a_baseline_is_compared_at_its_best_budget_and_a_variant_beside_it(store
     assert found.searches["paper"].chosen.questions == 8
     assert all(stage.exit for stage in found.plans["paper+exit"].stages.values())
     notes = {method["name"]: method.get("note", "") for method in found.results["methods"]}
-    assert "sub-layers skipped" in notes["paper"] or "full depth" in notes["paper"]
+    assert "skips" in notes["paper"] or "full depth" in notes["paper"]
 
 
-def test_two_budgets_of_one_method_are_not_silently_made_one(store):
-    bench = Workbench.open(load_config([store, "methods=[cosine:2,cosine:4]"]))
-    with pytest.raises(LiteStageError, match=r"'cosine:2' and 'cosine:4'.*'cosine'"):
+def test_a_method_at_several_budgets_is_reported_at_each(store):
+    methods = "methods=[cosine:2,cosine:4,cosine:4+exit,uniform:2,random:2:1,random:2:2]"
+    options = [store, "questions=6", "latency_questions=0", "search.calibration=8", methods]
+    found = compare(Workbench.open(load_config(options)))
+    assert list(found.plans) == ["full", "cosine:2", "cosine:4", "cosine:4+exit", "uniform", "random:2:1", "random:2:2"]
+    assert [len(found.plans[f"cosine:{budget}"]["recall"].skip) for budget in (2, 4)] == [2, 4]
+    assert found.plans["random:2:1"].hash != found.plans["random:2:2"].hash
+    at = {entry["name"]: (entry.get("method"), entry.get("budget")) for entry in found.results["methods"]}
+    assert at["cosine:2"] == ("cosine", 2)
+    assert at["cosine:4+exit"] == ("cosine+exit", 4)
+    assert at["full"] == (None, None)
+
+
+def test_two_files_of_one_name_are_not_silently_made_one(store, tmp_path):
+    bench = Workbench.open(load_config([store, "methods=[a/mine.yaml,b/mine.yaml]"]))
+    with pytest.raises(LiteStageError, match=r"'a/mine.yaml' and 'b/mine.yaml'.*'mine'"):
         compare(bench)
 
 
@@ -89,6 +102,8 @@ def test_two_budgets_of_one_method_are_not_silently_made_one(store):
         (["variants.mine.calibration=0"], ["variants.mine.calibration", "0"]),
         (["search.compensation=linar"], ["search.compensation", "linar", "block"]),
         (["search.finalists=-1"], ["search.finalists", "-1"]),
+        (["search.against=exit", "search.exit=true"], ["search.against", "'exit'", "full+exit"]),
+        (["search.against=full+exit"], ["search.against", "search.exit=true"]),
     ],
 )
 def test_a_search_that_makes_no_sense_is_told_before_anything_is_loaded(options, named):

@@ -88,6 +88,8 @@ def _comparison(name: str) -> Path:
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparison as a table, one method a row."""
+    from litestage.report.tables import share
+
     stages = list(results["methods"][0]["stages"])
     rows = []
     for method in results["methods"]:
@@ -96,6 +98,7 @@ def print_results(results: dict[str, Any]) -> None:
             method["name"],
             f"{method['accuracy']:.1%}",
             f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+            share(method["agreement"], method["agreement_ci95"]),
         ]
         if "latency_s" in method:
             fast, slow = method["speedup_ci95"]
@@ -112,6 +115,7 @@ def print_results(results: dict[str, Any]) -> None:
             "method",
             "accuracy",
             "drop, points [95 %]",
+            "same answers [95 %]",
             "ms",
             "speed-up [95 %]",
             f"tokens per stage\n{by_stage}",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
+from litestage.plan.words import exit_in_short, what_it_does
 
 
 def run_search(overrides: Sequence[str], as_json: bool) -> None:
@@ -26,20 +27,25 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     stages = bench.pipeline.stage_names
     rows = [
         [
-            " / ".join(str(candidate.budgets[stage]) for stage in stages),
+            " / ".join(str(candidate.budgets[stage]) for stage in stages) + exit_in_short(candidate.exit),
             f"{candidate.accuracy:.1%}",
+            f"{candidate.agreement:.1%}",
             f"{candidate.latency_s * 1000:.1f}",
             f"{candidate.tokens:.1f}",
             candidate.verdict,
         ]
         for candidate in found.candidates
     ]
-    print_table([f"skipped: {' / '.join(stages)}", "accuracy", "predicted ms", "tokens", "verdict"], rows)
+    print_table(
+        [f"skipped: {' / '.join(stages)}", "accuracy", "same answers", "predicted ms", "tokens", "verdict"], rows
+    )
     if not found.met:
         print(
             f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's "
             f"{found.full.accuracy:.1%} on the calibration questions, so the plan is full depth."
         )
+    else:
+        print(f"The plan {what_it_does(found.chosen.budgets, found.chosen.exit)}.")
     reusing = bench.session.reusing
     print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")

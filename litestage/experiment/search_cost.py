@@ -78,7 +78,17 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
         split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["search", "s", "share", "tokens", "decode steps", "skipped", "drop, points [95 %]", "speed-up [95 %]"],
+        columns=[
+            "search",
+            "s",
+            "share",
+            "tokens",
+            "decode steps",
+            "skipped",
+            "drop, points [95 %]",
+            "same answers",
+            "speed-up [95 %]",
+        ],
         table=[_cells(row) for row in rows],
         shows=(_cost(rows), _quality(rows)),
         figure=_figure(rows),
@@ -116,6 +126,7 @@ def _cells(row: Row) -> list[str]:
         f"{row['sequential_decode_steps']:,}",
         " / ".join(map(str, row["budgets"].values())),
         f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{row['agreement']:.1%}",
         f"{row['measured_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
     ]
 

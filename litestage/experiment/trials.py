@@ -10,7 +10,7 @@ from typing import Any
 from litestage.plan import Plan
 from litestage.runner import run
 from litestage.stages import Question
-from litestage.stats import accuracy_drop_interval, speedup_interval
+from litestage.stats import accuracy_drop_interval, agreement, speedup_interval
 from litestage.trace import Trace
 from litestage.workbench import Workbench
 
@@ -42,7 +42,10 @@ class Trials:
             session = self.bench.session
             contestant = session.contestant(self.bench.pipeline, plan, neighbours=neighbours)
             self._traces[plan.hash] = run(
-                self.questions, {"plan": contestant}, batch_size=session.batch_size, progress=progress
+                self.questions,
+                {"plan": contestant},
+                batch_size=session.batch_size,
+                progress=progress or "a plan's answers",
             )["plan"]
         return self._traces[plan.hash]
 
@@ -58,12 +61,17 @@ class Trials:
         against = against or self.full
         traces, names = self.traces(plan), self.bench.pipeline.stage_names
         correct, reference = self.correct(plan), self.correct(against)
+        same, same_interval = agreement(
+            [trace.answer for trace in self.traces(against)], [trace.answer for trace in traces]
+        )
         by_stage, seconds, reference_seconds = self._stage_seconds(plan), self.seconds(plan), self.seconds(against)
         return {
             "plan": plan.hash,
             "accuracy": fmean(correct),
             "accuracy_drop": fmean(reference) - fmean(correct),
             "accuracy_drop_ci95": list(accuracy_drop_interval(reference, correct)),
+            "agreement": same,
+            "agreement_ci95": list(same_interval),
             "predicted_latency_s": fmean(seconds),
             "predicted_speedup": sum(reference_seconds) / sum(seconds),
             "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),

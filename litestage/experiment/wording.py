@@ -22,7 +22,7 @@ def speedup_of(row: Mapping[str, Any]) -> str:
     return f"{row['predicted_speedup']:.2f} times as fast ({INTERVAL} {low:.2f} to {high:.2f})"
 
 
-COLUMNS = ("accuracy", "drop, points [95 %]", "predicted ms", "speed-up [95 %]", "tokens")
+COLUMNS = ("accuracy", "drop, points [95 %]", "same answers", "predicted ms", "speed-up [95 %]", "tokens")
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -31,6 +31,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [
         f"{row['accuracy']:.1%}",
         f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{row['agreement']:.1%}",
         f"{row['predicted_latency_s'] * 1000:.1f}",
         f"{row['predicted_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
         " / ".join(f"{stage['tokens']:.1f}" for stage in row["stages"].values()),

@@ -12,9 +12,10 @@ from litestage.stats import holm, over_independent, over_the_same
 
 SCHEMA = "litestage.grid/1"
 AVERAGED = (
-    "Averages give every task the same weight: means of accuracy, drop and tokens, the geometric mean of speed-ups; "
-    "their 95 % intervals take the tasks as independent (MOVER). Over seeds, which ask the same test questions, limits "
-    "are averaged like the figures themselves and get no closer. p is adjusted after Holm over every comparison here."
+    "Averages give every task the same weight: means of accuracy, drop, agreement and tokens, the geometric mean of "
+    "speed-ups; their 95 % intervals take the tasks as independent (MOVER). Over seeds, which ask the same test "
+    "questions, limits are averaged like the figures themselves and get no closer. p is adjusted after Holm over "
+    "every comparison here."
 )
 
 Row = dict[str, Any]
@@ -136,7 +137,13 @@ def _accuracy(entries: Sequence[Mapping[str, Any]], average: Average) -> Row:
         [entry["accuracy_drop"] for entry in entries], [entry["accuracy_drop_ci95"] for entry in entries]
     )
     accuracy = fmean(entry["accuracy"] for entry in entries)
-    return {"accuracy": accuracy, "accuracy_drop": drop, "accuracy_drop_ci95": [low, high]}
+    row: Row = {"accuracy": accuracy, "accuracy_drop": drop, "accuracy_drop_ci95": [low, high]}
+    if all("agreement" in entry for entry in entries):
+        same, low, high = average(
+            [entry["agreement"] for entry in entries], [entry["agreement_ci95"] for entry in entries]
+        )
+        row |= {"agreement": same, "agreement_ci95": [low, high]}
+    return row
 
 
 def _speedup(entries: Sequence[Mapping[str, Any]], average: Average) -> Row:

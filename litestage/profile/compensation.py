@@ -45,8 +45,8 @@ def fit_compensation(forced: TeacherForced, skip: SkipSet, form: str) -> tuple[d
         The tensors by ``"mhsa.4"`` or ``"ffn.7"``, and the last stream under them.
     """
     tensors: dict[str, Tensor] = {}
-    stream = forced.streams[0]
-    index = 0
+    index = min((at for at, sublayer in enumerate(forced.decoder.sublayers) if sublayer.name in skip), default=0)
+    stream = forced.streams[index]
     while index < len(forced.decoder.sublayers):
         sublayer = forced.decoder.sublayers[index]
         if sublayer.name not in skip:

@@ -74,15 +74,19 @@ class TeacherForced:
         return self._changes(self.decoder.logits(self.predicting(stream)))
 
     def harm(self, stream: Tensor) -> float:
-        """Share of the outputs that change, plus the mean probability of not writing an output when sampling.
+        """The mean of :meth:`harms`."""
+        return float(self.harms(stream).mean())
+
+    def harms(self, stream: Tensor) -> Tensor:
+        """By sequence: 1 if its output changes, plus the probability of not writing that output when sampling.
 
         The first is what matters (one wrong token in a hundred changes an answer, a mean over tokens hides it); the
-        second tells sub-layers apart where no output changes. From 0 to 2.
+        second tells sub-layers apart where no output changes. From 0 to 2, [sequences].
         """
         logits = self.decoder.logits(self.predicting(stream))
         nll = torch.nn.functional.cross_entropy(logits, self._targets, reduction="none")
         per_sequence = nll.new_zeros(len(self.valid)).index_add_(0, self._sequence, nll)
-        return float(self._changes(logits).float().mean() + (1 - torch.exp(-per_sequence)).mean())
+        return self._changes(logits).float() + 1 - torch.exp(-per_sequence)
 
     def _changes(self, logits: Tensor) -> Tensor:
         differs = (logits.argmax(dim=-1) != self._targets).long()
@@ -92,9 +96,13 @@ class TeacherForced:
         )
 
     @torch.inference_mode()
-    def after(self, skip: SkipSet, start: int = 0) -> list[Tensor]:
-        """Streams from before sub-layer ``start`` (as kept) to the end, with ``skip`` left out."""
-        streams = [self.streams[start]]
+    def after(self, skip: SkipSet, start: int = 0, streams: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Streams from before sub-layer ``start`` to the end, with ``skip`` left out.
+
+        Args:
+            streams: those of another run that is the same before ``start``; the kept ones unless given.
+        """
+        streams = [(self.streams if streams is None else streams)[start]]
         for index in range(start, len(self.decoder.sublayers)):
             skipped = self.decoder.sublayers[index].name in skip
             streams.append(streams[-1] if skipped else self.step(index, streams[-1]))

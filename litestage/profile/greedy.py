@@ -14,6 +14,7 @@ from torch import Tensor
 from litestage.plan import SkipSet
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import TeacherForced
+from litestage.progress import bar
 
 Harm = Callable[[Tensor], float]
 """What a last stream [rows, tokens, width] has lost; lower is better."""
@@ -33,15 +34,18 @@ def greedy_order(
         return forced.after(SkipSet.of(name for index in indices for name in units[index]), start)
 
     forced.keep(without(*order))
-    while len(order) < count:
-        harms = {
-            index: harm(without(*order, index, start=place[units[index][0]])[-1])
-            for index in range(len(units))
-            if index not in order
-        }
-        order.append(min(harms, key=lambda index: harms[index]))
-        start = place[units[order[-1]][0]]
-        forced.keep(without(*order, start=start), start)
+    with bar(
+        "units ranked by what leaving them out harms", sum(range(len(units) - count + 1, len(units) - len(order) + 1))
+    ) as advance:
+        while len(order) < count:
+            harms: dict[int, float] = {}
+            for index in range(len(units)):
+                if index not in order:
+                    harms[index] = harm(without(*order, index, start=place[units[index][0]])[-1])
+                    advance(1)
+            order.append(min(harms, key=lambda index: harms[index]))
+            start = place[units[order[-1]][0]]
+            forced.keep(without(*order, start=start), start)
     return order
 
 

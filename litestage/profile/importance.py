@@ -7,7 +7,7 @@ For sub-layer ``u`` with residual stream ``x`` before it and ``y`` after: the me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,17 @@ def _name(key: str) -> SubLayerName:
 
 
 def measure_importance(
-    full: Contestant, questions: Sequence[Question], traces: Sequence[Trace], batch_size: int = 64
+    full: Contestant,
+    questions: Sequence[Question],
+    traces: Sequence[Trace],
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda stages: None,
 ) -> Importance:
-    """Importance over the stages' prompts that full depth met on ``questions`` (``traces`` are its answers)."""
+    """Importance over the stages' prompts that full depth met on ``questions`` (``traces`` are its answers).
+
+    Args:
+        advance: told of every stage that is done.
+    """
     prompts: dict[str, list[list[int]]] = {stage.name: [] for stage in full.pipeline.stages}
     for question, trace in zip(questions, traces, strict=True):
         for stage, rows in full.prompts(question, trace).items():
@@ -84,6 +92,7 @@ def measure_importance(
             sums += _observe(engine, fitting[at : at + batch_size])
         means = (sums / len(fitting)).tolist()
         cosine[stage], ratio[stage] = (dict(zip(names, row, strict=True)) for row in means)
+        advance(1)
     return Importance(cosine, ratio, len(questions))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from litestage.plan.words import what_it_does
 from litestage.report.runs import Run
 
 
@@ -21,7 +22,8 @@ def in_two_sentences(results: Mapping[str, Any]) -> str:
     return (
         f"{first} {best['name']} is {best['speedup']:.2f} times as fast (95 % interval {fast:.2f} to {slow:.2f}) "
         f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
-        f"(95 % interval {low * 100:.1f} to {high * 100:.1f})."
+        f"(95 % interval {low * 100:.1f} to {high * 100:.1f})"
+        + (f"; it answers {best['agreement']:.1%} of them as full depth does." if "agreement" in best else ".")
     )
 
 
@@ -57,10 +59,10 @@ def _search(search: Mapping[str, Any]) -> str:
     tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
     if not search["met"]:
         return f"{tried}, none was faster within the accuracy bound. The plan is full depth."
-    budgets = ", ".join(f"{budget} in {stage}" for stage, budget in chosen["budgets"].items())
+    does = what_it_does(chosen["budgets"], chosen["exit"])
     return (
-        f"{tried}, the chosen one skips {budgets}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a "
-        f"question instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
+        f"{tried}, the chosen one {does}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a question "
+        f"instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
         f"instead of {full['accuracy']:.1%}."
     )
 

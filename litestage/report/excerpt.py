@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.errors import LiteStageError
+from litestage.report.tables import share
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -37,9 +38,12 @@ def comparison(reports: Path) -> str:
     """A table of some methods of the menagerie comparison, and under what conditions it was made."""
     results = _read(reports / "menagerie" / "results.json")
     stages = list(results["methods"][0]["stages"])
+    agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
+    columns = ["method", "accuracy", "drop, points [95 %]", *agreement, "ms", "times as fast [95 %]"]
+    columns += [f"skipped: {' / '.join(stages)}", ""]
     lines = [
-        f"| method | accuracy | drop, points [95 %] | ms | times as fast [95 %] | skipped: {' / '.join(stages)} | |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        f"| {' | '.join(columns)} |".replace("|  |", "| |"),
+        f"| --- |{' ---: |' * (len(columns) - 2)} --- |",
         *(_row(method) for method in shown(results)),
     ]
     full = results["methods"][0]
@@ -154,6 +158,7 @@ def _row(method: Mapping[str, Any]) -> str:
         f"`{method['name']}`",
         f"{method['accuracy']:.1%}",
         f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        *([share(method["agreement"], method["agreement_ci95"])] if "agreement" in method else []),
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,

@@ -13,7 +13,7 @@ from litestage.grid.summary import SCHEMA
 from litestage.reading import read_json
 from litestage.records import Grid, check
 from litestage.report.page import HERE, jinja, plain_markdown
-from litestage.report.tables import Table
+from litestage.report.tables import Table, share
 
 SURE = 0.05
 """Below which adjusted p-value a drop gets its mark."""
@@ -107,6 +107,7 @@ def grid_tables(grid: Figures) -> list[Table]:
         for model in grid["models"]
         for title, cell in (
             ("accuracy, drop in points [95 %]", _accuracy),
+            ("questions answered as full depth does [95 %]", _agreement),
             ("times as fast as full depth [95 %]", _speedup),
             ("tokens a question", lambda row: f"{row['tokens']:.1f}"),
         )
@@ -142,6 +143,10 @@ def _accuracy(row: Figures) -> str:
     drop, (low, high) = row["accuracy_drop"], row["accuracy_drop_ci95"]
     sure = " *" if row.get("mcnemar_p_holm", 1.0) < SURE else ""
     return f"{row['accuracy']:.1%}, {drop * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]{sure}"
+
+
+def _agreement(row: Figures) -> str:
+    return share(row["agreement"], row["agreement_ci95"]) if "agreement" in row else ""
 
 
 def _speedup(row: Figures) -> str:

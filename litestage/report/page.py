@@ -25,6 +25,7 @@ from litestage.report.pictures import (
     along_the_generation,
     by_stage,
     importance_by_layer,
+    over_budgets,
     search_pictures,
 )
 from litestage.report.runs import Run
@@ -127,7 +128,7 @@ def pictures(run: Run) -> list[Picture]:
 
 def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -> Section:
     results, content = run.comparison, run.comparison or run.experiment or run.search or run.profile or {}
-    scatter = accuracy_against_latency(results) if results else None
+    against = [accuracy_against_latency(results), over_budgets(results)] if results else []
     importance = run.profile.get("importance") if run.profile else None
 
     def named(found: Sequence[Picture]) -> list[Picture]:
@@ -138,7 +139,7 @@ def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -
         run=run,
         answer=answer(run),
         failures=failures(run),
-        results=named([*([scatter] if scatter else []), *(by_stage(results) if results else [])]),
+        results=named([*(picture for picture in against if picture), *(by_stage(results) if results else [])]),
         search=named(search_pictures(run.search) if run.search else []),
         importance=named([importance_by_layer(importance)] if importance else []),
         confidence=named(along_the_generation(run.traces)),

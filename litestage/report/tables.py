@@ -35,6 +35,9 @@ def methods_table(results: Mapping[str, Any]) -> Table:
         "method": [method["name"] for method in methods],
         "accuracy": [f"{method['accuracy']:.1%}" for method in methods],
         "drop, points [95 %]": [_points(m["accuracy_drop"], m["accuracy_drop_ci95"]) for m in methods],
+        "same answers [95 %]": [
+            share(m["agreement"], m["agreement_ci95"]) if "agreement" in m else "" for m in methods
+        ],
         "p (Holm)": [_p(method.get("mcnemar_p_holm")) for method in methods],
         "ms": [f"{m['latency_s']['mean'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
         "p95 ms": [f"{m['latency_s']['p95'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
@@ -69,6 +72,8 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
     """How to read the columns, and what rows have to say of themselves, the same only once."""
     remarks = [
         "drop: full depth's accuracy minus the method's. An interval that holds 0 leaves open whether there is any.",
+        "same answers: the share of questions answered as full depth answers them, right or wrong. A method can keep "
+        "its accuracy and yet change many answers.",
         "speed-up: the sum of full depth's times over the sum of the method's, on the same questions.",
         "tokens: new tokens per question, all rows of a stage together. skipped: sub-layers a token does without.",
     ]
@@ -161,6 +166,11 @@ def _plain(value: object) -> str:
 
 def _points(drop: float, interval: Sequence[float]) -> str:
     return f"{drop * 100:+.1f} [{interval[0] * 100:+.1f}, {interval[1] * 100:+.1f}]"
+
+
+def share(value: float, interval: Sequence[float]) -> str:
+    """``97.0% [94.2, 98.5]``."""
+    return f"{value:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
 
 
 def _times(speedup: float, interval: Sequence[float]) -> str:

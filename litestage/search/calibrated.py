@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from litestage.config import SearchConfig
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.profile import StepCosts
 from litestage.profile.forced import Sequenced, pooled, stage_sequences
+from litestage.progress import bar
 from litestage.ranks import from_rank_zero
 from litestage.runner import Contestant
 from litestage.search.ladders import (
@@ -18,7 +20,7 @@ from litestage.search.ladders import (
     PricedLadders,
     budget_ladder,
     cosine_orders,
-    fidelity_orders,
+    fidelity_ranking,
     priced_ladder,
 )
 from litestage.session import Session
@@ -27,6 +29,22 @@ from litestage.trace import Trace
 
 PRICED_QUESTIONS = 32
 """Over how many questions' token counts a rung's seconds are predicted."""
+
+
+def most_skipped(search: SearchConfig, layers: int) -> int:
+    """The most sub-layers to skip in a stage. Raises LiteStageError where the model has fewer."""
+    sublayers, budget = 2 * layers, search.max_budget
+    if budget is not None and budget > sublayers:
+        raise LiteStageError(f"search.max_budget is {budget}, but the model has {sublayers} sub-layers; give less.")
+    return sublayers // 2 if budget is None else budget
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Sub-layers, first skipped first, and the harm of skipping the first 0, 1, 2, ... as far as it was measured."""
+
+    order: Order
+    harm: Sequence[float] = ()
 
 
 @dataclass
@@ -55,27 +73,24 @@ class Calibrated:
     @property
     def max_budget(self) -> int:
         """The most sub-layers to skip in a stage. Raises LiteStageError where the model has fewer."""
-        sublayers, budget = 2 * self.session.engine.decoder.layers, self.search.max_budget
-        if budget is not None and budget > sublayers:
-            raise LiteStageError(f"search.max_budget is {budget}, but the model has {sublayers} sub-layers; give less.")
-        return sublayers // 2 if budget is None else budget
+        return most_skipped(self.search, self.session.engine.decoder.layers)
 
     def ladders(self, ranking: str) -> Mapping[str, Ladder]:
         """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
-        return {stage: budget_ladder(orders[0], self.max_budget) for stage, orders in self._orders(ranking).items()}
+        return {stage: budget_ladder(ranked.order, self.max_budget) for stage, ranked in self._ranked(ranking).items()}
 
     def shared_ladders(self) -> dict[str, Ladder]:
         """The same ladder for every stage. Raises LiteStageError for a ranking that has none."""
         if self.ranking == "per_stage":
             raise LiteStageError("search.strategy one_budget has one order for all stages; rank globally.")
         if self.ranking == "fidelity":
-            ladder = budget_ladder(self._fidelity_orders(None)[0], self.max_budget)
+            ladder = budget_ladder(self._by_fidelity(None).order, self.max_budget)
             return dict.fromkeys(self.pipeline.stage_names, ladder)
         return dict(self.ladders(self.ranking))
 
     def priced_ladders(self) -> PricedLadders:
-        """Each stage's ladder, made of every order, budget and form of compensation, with what each rung may do."""
-        orders, costs, budget = self._orders(self.ranking), self.costs, self.max_budget
+        """Each stage's ladder, made of every budget and form of compensation, with what each rung may do."""
+        ranked, costs, budget = self._ranked(self.ranking), self.costs, self.max_budget
         sequences = self._sequences()
         _, traces = self._full_depth()
 
@@ -83,9 +98,13 @@ class Calibrated:
             made = {}
             for index, stage in enumerate(self.pipeline.stage_names):
                 of_stage = [trace.stages[index] for trace in traces[:PRICED_QUESTIONS]]
-                made[stage] = priced_ladder(
-                    self.session.engine, sequences[stage], of_stage, orders[stage], self._forms, costs, budget
-                )
+                order, harm = ranked[stage].order, ranked[stage].harm
+                with bar(f"{stage}: what skipping harms", None) as advance:
+                    made[stage] = priced_ladder(
+                        *(self.session.engine, sequences[stage], of_stage, order, self._forms, costs, budget),
+                        harm=harm,
+                        advance=advance,
+                    )
             return PricedLadders(
                 {stage: ladder for stage, (ladder, _) in made.items()},
                 {stage: estimates for stage, (_, estimates) in made.items()},
@@ -99,36 +118,42 @@ class Calibrated:
         compensation = self.search.compensation
         return {"none": ("none",), "auto": ("none", "block")}.get(compensation, ("none", compensation))
 
-    def _full_depth(self, progress: str | None = None) -> tuple[Contestant, list[Trace]]:
+    def _full_depth(self) -> tuple[Contestant, list[Trace]]:
         """Full depth, and its answers to the calibration questions."""
-        plan = Plan.full(self.pipeline.stage_names)
-        traces = self.session.run(self.questions, {"full": plan}, self.pipeline, progress=progress)["full"]
+        plan, label = Plan.full(self.pipeline.stage_names), "calibration: full depth"
+        traces = self.session.run(self.questions, {"full": plan}, self.pipeline, progress=label)["full"]
         return self.session.contestant(self.pipeline, plan), traces
 
     def _sequences(self) -> dict[str, list[Sequenced]]:
         """By stage, the prompts that full depth met on the calibration questions, with what it wrote."""
         if self._sequences_of is None:
-            full, traces = self._full_depth("calibration: full depth")
+            full, traces = self._full_depth()
             self._sequences_of = stage_sequences(full, self.questions, traces)
         return self._sequences_of
 
-    def _orders(self, ranking: str) -> dict[str, list[Order]]:
-        """By stage, the orders in which its sub-layers may be skipped."""
+    def _ranked(self, ranking: str) -> dict[str, Ranked]:
+        """By stage, the order in which its sub-layers may be skipped."""
         if ranking != "fidelity":
             importance = self.session.importance(self.questions, self.pipeline)
-            return {stage: [order] for stage, order in cosine_orders(importance, ranking).items()}
-        return {stage: self._fidelity_orders(stage) for stage in self.pipeline.stage_names}
+            return {stage: Ranked(order) for stage, order in cosine_orders(importance, ranking).items()}
+        return {stage: self._by_fidelity(stage) for stage in self.pipeline.stage_names}
 
-    def _fidelity_orders(self, stage: str | None) -> list[Order]:
-        """A stage's orders, or those of all stages together (None); measured once, then kept."""
+    def _by_fidelity(self, stage: str | None) -> Ranked:
+        """A stage's order, or that of all stages together (None); measured once, then kept."""
         session, costs, budget = self.session, self.costs, self.max_budget
         asked = [asdict(question) for question in self.questions]
         known = asked, self.pipeline.hash, session.chat_template, budget, costs.decode
 
-        def measure() -> dict[str, list[Order]]:
+        def measure() -> dict[str, Any]:
             sequences = self._sequences()
             rows = sequences[stage] if stage else pooled(sequences, min(map(len, sequences.values())))
-            return from_rank_zero(lambda: {"orders": fidelity_orders(session.engine, rows, costs, budget)})
 
-        kept = session.kept.once(session.kept.key("fidelity", stage, *known), measure)
-        return [[(str(kind), int(layer)) for kind, layer in order] for order in kept["orders"]]
+            def ranked() -> dict[str, Any]:
+                with bar(f"{stage or 'all stages'}: sub-layers ranked", budget) as advance:
+                    ranking = fidelity_ranking(session.engine, rows, costs, budget, advance)
+                return {"order": ranking.order, "harm": ranking.harm}
+
+            return from_rank_zero(ranked)
+
+        kept = session.kept.once(session.kept.key("fidelity_ranking", stage, *known), measure)
+        return Ranked([(str(kind), int(layer)) for kind, layer in kept["order"]], kept["harm"])

@@ -28,6 +28,7 @@ class Candidate:
         plan: the plan's hash.
         compensation: by stage, what stands in for what it skips.
         accuracy_drop_upper: the drop's one-sided 90 % upper limit.
+        agreement: fraction of the questions tried that it answered as full depth did, right or wrong.
         exit: the exit rule that was on, as plain data, or None.
         measured_s, measured_full_s: by the clock, its and full depth's mean seconds on some questions; finalists only.
         verdict: ``chosen``, or why it was not.
@@ -44,6 +45,7 @@ class Candidate:
     plan: str = ""
     compensation: dict[str, str] = field(default_factory=dict)
     accuracy_drop_upper: float = 0.0
+    agreement: float = 1.0
     exit: dict[str, Any] | None = None
     measured_s: float | None = None
     measured_full_s: float | None = None

@@ -30,7 +30,12 @@ def by_the_clock(problem: SearchProblem, passed: Sequence[Candidate], full: Cand
         return list(passed)
     plans = {candidate.plan: problem.plan(candidate.rungs, candidate.exit_rule) for candidate in finalists}
     plans[full.plan] = problem.plan(full.rungs, full.exit_rule)
-    traces = problem.session.run(questions, plans, problem.pipeline, timed=True, journal=problem.journal)
+    traces = problem.session.run(
+        *(questions, plans, problem.pipeline),
+        timed=True,
+        journal=problem.journal,
+        progress="finalists, one question at a time",
+    )
     seconds = {plan: [trace.latency_s or 0.0 for trace in rows] for plan, rows in traces.items()}
     timed = [
         replace(c, measured_s=fmean(seconds[c.plan]), measured_full_s=fmean(seconds[full.plan])) for c in finalists

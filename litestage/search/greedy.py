@@ -16,15 +16,15 @@ from litestage.search.problem import SearchProblem
 
 def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
-    rungs = problem.nothing
-    full = problem.evaluate(rungs)
+    rungs, rule = problem.nothing, problem.exit
+    full = problem.full()
     target = full.accuracy - problem.max_accuracy_drop
     order = sorted(rungs, key=lambda stage: -full.stage_latency_s[stage])
-    seen: dict[tuple[int, ...], Candidate] = {}
+    seen: dict[tuple[object, ...], Candidate] = {}
     for stage in order:
         tried = []
         for rung in range(len(problem.ladders[stage])):
-            candidate = problem.evaluate({**rungs, stage: rung})
+            candidate = problem.evaluate({**rungs, stage: rung}, rule)
             tried.append(candidate)
             figures = f"accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms"
             advance(f"{stage} skips {candidate.budgets[stage]}: {figures}")
@@ -33,16 +33,17 @@ def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambd
         rungs = dict(best.rungs)
         for candidate in tried:
             verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, target)
-            seen[tuple(candidate.rungs.values())] = replace(candidate, verdict=verdict)
-    chosen = problem.evaluate(rungs)
-    if chosen.accuracy < target:  # only a negative bound, which even full depth does not meet
+            seen[(*candidate.rungs.values(), candidate.exit_rule)] = replace(candidate, verdict=verdict)
+    chosen = problem.evaluate(rungs, rule)
+    met = chosen.accuracy >= target and chosen.latency_s < full.latency_s
+    if not met:
         chosen = full
-    seen[tuple(chosen.rungs.values())] = replace(chosen, verdict="chosen")
+    seen[(*chosen.rungs.values(), chosen.exit_rule)] = replace(chosen, verdict="chosen")
     plan = replace(
-        problem.session.signed(problem.plan(chosen.rungs), problem.pipeline),
+        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
         provenance=problem.provenance("greedy", chosen, full),
     )
-    return SearchResult(plan, chosen, full, list(seen.values()), met=any(chosen.budgets.values()))
+    return SearchResult(plan, chosen, full, list(seen.values()), met)
 
 
 def _reason(candidate: Candidate, best: Candidate, target: float) -> str:

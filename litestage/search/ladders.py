@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from litestage.engine import Engine
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 from litestage.profile import Importance, StepCosts
 from litestage.profile.compensation import fit_compensation
-from litestage.profile.fidelity import rank_by_fidelity
+from litestage.profile.fidelity import FidelityRanking, rank_by_fidelity
 from litestage.profile.forced import Sequenced, TeacherForced, drawn
 from litestage.trace import StageTrace
 
@@ -22,16 +24,24 @@ Ladder = Sequence[StagePlan]
 Order = Sequence[SubLayerName]
 """Sub-layers, first skipped first."""
 
+Advance = Callable[[int], None]
+
 RANKED_TOKENS = 1000
-"""How many tokens a ranking looks at: some 80 partial passes over them for 24 sub-layers."""
+"""How many tokens a ranking looks at, in prompts and outputs."""
+PARTS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Every sub-layer is looked at on the first share of the sequences; on the next, what may still be the best."""
+FEWEST = 3
+"""How many sequences it takes to tell one sub-layer from another, roughly."""
 CHECKED_TOKENS = 2500
 """How many tokens, others, a rung's harm is measured on."""
-DRAWS = 2
-"""Rankings made of each stage, on different prompts: a greedy order is sensitive to them, and the better one counts."""
 HARMFUL = 0.5
 """Rungs that harm more than this (a quarter of the outputs changed or so) are of no use to any bound."""
 HARMLESS = 0.005
 """Where a budget harms less than this, smaller budgets are not looked at."""
+
+
+def ignore(steps: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def budget_ladder(order: Order, max_budget: int) -> Ladder:
@@ -44,15 +54,15 @@ def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
     return {stage: importance.ranking(stage if ranking == "per_stage" else None) for stage in importance.cosine}
 
 
-def fidelity_orders(
-    engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, draws: int = DRAWS
-) -> list[Order]:
-    """Sub-layers by fidelity (:mod:`litestage.profile.fidelity`), one order for each draw of ``sequences``."""
+def fidelity_ranking(
+    engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, advance: Advance = ignore
+) -> FidelityRanking:
+    """Sub-layers by fidelity, on some of ``sequences`` drawn by lot; ``advance`` is told of every one ranked."""
     saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
-    return [
-        rank_by_fidelity(TeacherForced(engine, _of_tokens(sequences, RANKED_TOKENS, draw)), max_budget, saving).order
-        for draw in range(draws)
-    ]
+    rows = _of_tokens(sequences, RANKED_TOKENS, seed=0)
+    ends = [0, *(max(FEWEST, round(share * len(rows))) for share in PARTS)]
+    parts = [TeacherForced(engine, part) for first, end in pairwise(ends) if (part := rows[first:end])]
+    return rank_by_fidelity(parts, max_budget, saving, 1.5 * HARMFUL, advance)
 
 
 @dataclass(frozen=True)
@@ -80,24 +90,29 @@ def priced_ladder(
     engine: Engine,
     sequences: Sequence[Sequenced],
     traces: Sequence[StageTrace],
-    orders: Sequence[Order],
+    order: Order,
     forms: Sequence[str],
     costs: StepCosts,
     max_budget: int,
+    harm: Sequence[float] = (),
+    advance: Advance = ignore,
 ) -> tuple[Ladder, list[Estimate]]:
-    """Of every order, budget and form of compensation, the plans of one stage that no other beats in harm and time.
+    """Of every budget and form of compensation, the plans of one stage that no other beats in harm and time.
 
     Args:
         sequences: the stage's prompts with full depth's outputs; ``traces`` are some questions' under full depth.
         forms: of compensation, ``none`` among them.
+        harm: what the order's budgets 0, 1, 2, ... did to other sequences, where that is known: where to begin.
+        advance: told of every budget looked at.
 
     Returns:
         The plans from full depth to the fastest, and their estimates.
     """
-    forced = TeacherForced(engine, _of_tokens(sequences, CHECKED_TOKENS, seed=DRAWS))
+    forced = TeacherForced(engine, _of_tokens(sequences, CHECKED_TOKENS, seed=1))
+    begin = max((at for at, value in enumerate(harm[: max_budget + 1]) if value - harm[0] <= HARMLESS), default=0)
     made = [
         (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces)))
-        for plan, harm in _useful(forced, orders, forms, max_budget)
+        for plan, harm in _useful(forced, order, forms, max_budget, begin, advance)
     ]
     ladder: list[tuple[StagePlan, Estimate]] = []
     for plan, estimate in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):
@@ -111,43 +126,46 @@ def priced_ladder(
 
 @torch.inference_mode()
 def _useful(
-    forced: TeacherForced, orders: Sequence[Order], forms: Sequence[str], max_budget: int
+    forced: TeacherForced, order: Order, forms: Sequence[str], max_budget: int, begin: int, advance: Advance
 ) -> list[tuple[StagePlan, float]]:
-    """Plans with their harm, from the largest budget that is of use down to one that does no harm."""
-    nothing = forced.harm(forced.streams[-1])  # of full depth: it is not certain of its own outputs
-    at: dict[int, list[tuple[StagePlan, float]]] = {}
+    """Plans with their rise in harm over full depth's, from a budget that does none up to the largest of use.
 
-    def least(budget: int) -> float:
-        """The harm of the best plan of this budget; harm grows with the budget, nearly."""
-        if budget not in at:
-            at[budget] = [(plan, harm - nothing) for plan, harm in _of_budget(forced, orders, forms, budget)]
-        return min(harm for _, harm in at[budget])
+    From ``begin`` one sub-layer at a time, down and then up: of a neighbour only what follows that sub-layer is run.
+    """
+    nothing = forced.harm(forced.streams[-1])  # full depth is not certain of its own outputs
+    place = {sublayer.name: index for index, sublayer in enumerate(forced.decoder.sublayers)}
+    found: list[tuple[StagePlan, float]] = []
 
-    low, high = 0, max_budget
-    while low < high:
-        middle = (low + high + 1) // 2
-        if least(middle) <= HARMFUL:
-            low = middle
-        else:
-            high = middle - 1
-    while low > 0 and least(low) > HARMLESS:
-        low -= 1
-    return [(plan, harm) for budget in at for plan, harm in at[budget] if harm <= HARMFUL]
+    def at(budget: int, streams: Sequence[Tensor], changed: int) -> tuple[list[Tensor], float]:
+        """The streams of a budget, the same as ``streams`` before sub-layer ``changed``; the least harm there."""
+        skip = SkipSet.of(order[:budget])
+        after = [*streams[:changed], *forced.after(skip, changed, streams)]
+        plans = [(plan, harm - nothing) for plan, harm in _of_skip(forced, skip, after[-1], forms)]
+        found.extend(plans)
+        advance(1)
+        return after, min(harm for _, harm in plans)
+
+    first, least = at(begin, forced.streams, min((place[name] for name in order[:begin]), default=len(place)))
+    budget, streams, harm = begin, first, least
+    while budget > 0 and harm > HARMLESS:
+        budget -= 1
+        streams, harm = at(budget, streams, place[order[budget]])
+    budget, streams, harm = begin, first, least
+    while budget < min(max_budget, len(order)) and harm <= HARMFUL:
+        streams, harm = at(budget + 1, streams, place[order[budget]])
+        budget += 1
+    return [(plan, harm) for plan, harm in found if harm <= HARMFUL]
 
 
-def _of_budget(
-    forced: TeacherForced, orders: Sequence[Order], forms: Sequence[str], budget: int
+def _of_skip(
+    forced: TeacherForced, skip: SkipSet, stream: Tensor, forms: Sequence[str]
 ) -> Iterator[tuple[StagePlan, float]]:
-    """Every order without compensation; the better one of them with it."""
-    skips = list(dict.fromkeys(SkipSet.of(order[:budget]) for order in orders))
-    bare = [(forced.harm(forced.after(skip)[-1]), index) for index, skip in enumerate(skips)]
-    for harm, index in bare:
-        yield StagePlan(skip=skips[index]), harm
-    skip = skips[min(bare)[1]]
-    for form in forms:
+    """A skip set without compensation, which leads to the last ``stream``, and with every form."""
+    yield StagePlan(skip=skip), forced.harm(stream)
+    for form in forms if len(skip) else ():
         if form != "none":
-            tensors, stream = fit_compensation(forced, skip, form)
-            yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(stream)
+            tensors, compensated = fit_compensation(forced, skip, form)
+            yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(compensated)
 
 
 def _of_tokens(sequences: Sequence[Sequenced], tokens: int, seed: int) -> list[Sequenced]:

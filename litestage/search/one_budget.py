@@ -16,10 +16,10 @@ from litestage.search.problem import SearchProblem
 def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Races the same rung of every stage's ladder, for all rungs; ``advance`` is told of each."""
     problem.warn_if_too_few()
-    full = problem.evaluate(problem.nothing)
+    full, rule = problem.full(), problem.exit
     candidates, passed = [], []
-    for rung in range(1, min(map(len, problem.ladders.values()))):
-        candidate, within = problem.race(dict.fromkeys(problem.nothing, rung))
+    for rung in range(0 if problem.exit_alone_counts else 1, min(map(len, problem.ladders.values()))):
+        candidate, within = problem.race(dict.fromkeys(problem.nothing, rung), rule)
         drop = f"{candidate.accuracy_drop * 100:+.1f} points, {candidate.questions} questions tried"
         candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
         candidates.append(candidate)
@@ -29,7 +29,7 @@ def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = l
     chosen = min(passed, key=lambda candidate: candidate.latency_s, default=full)
     candidates = [replace(c, verdict="chosen") if c.plan == chosen.plan else c for c in candidates]
     plan = replace(
-        problem.session.signed(problem.plan(chosen.rungs), problem.pipeline),
+        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
         provenance=problem.provenance("one_budget", chosen, full),
     )
     return SearchResult(plan, chosen, full, candidates, met=bool(passed))

@@ -7,7 +7,8 @@
    races on growing parts of the calibration questions (:mod:`litestage.search.race`).
 3. *Refinement.* From there, one stage up, or one up and another down, as long as a neighbour that is predicted to be
    faster stays within the bound.
-4. *Exit.* Exit rules that would cut enough are tried on the best plan; its generations are known, uncut.
+4. *Exit.* Exit rules that would cut enough are tried on the best plan, be it full depth; its generations are known,
+   uncut.
 5. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
 
 Every plan tried on all questions stands on the frontier or is dominated; both are reported.
@@ -40,7 +41,7 @@ def pareto_search(
     """Runs the search. ``advance`` is told of every plan raced, with a line that says what became of it."""
     raced: dict[tuple[object, ...], tuple[Candidate, bool]] = {}
     problem.warn_if_too_few()
-    full = problem.evaluate(problem.nothing)
+    full = problem.full()
 
     def within(rungs: Rungs, rule: ExitRule | None = problem.exit) -> bool:
         key = (*rungs.values(), rule)
@@ -52,7 +53,9 @@ def pareto_search(
         return raced[key][1]
 
     path = _path(problem.nothing, estimates)
-    low, high = 0, len(path) - 1  # path[low] is within the bound: full depth is
+    low, high = 0, len(path) - 1  # path[low] is taken to be within the bound: full depth is
+    if problem.exit_alone_counts:
+        within(path[0])
     while low < high:
         middle = (low + high + 1) // 2
         if within(path[middle]):
@@ -81,7 +84,13 @@ def pareto_search(
         provenance=problem.provenance("pareto", chosen, full),
     )
     kept = {candidate.plan: problem.plan(candidate.rungs, candidate.exit_rule) for candidate in frontier(candidates)}
-    return SearchResult(plan, chosen, full, candidates, met=any(chosen.budgets.values()), plans=kept)
+    return SearchResult(plan, chosen, full, candidates, met=bool(passed), plans=kept)
+
+
+def expected_races(problem: SearchProblem) -> int:
+    """About how many plans a search will try: to tell the time left by."""
+    rungs = sum(len(ladder) - 1 for ladder in problem.ladders.values())
+    return rungs.bit_length() + 3 * len(problem.ladders) + (2 if problem.try_exits else 0)
 
 
 def _path(nothing: Rungs, estimates: Estimates) -> list[dict[str, int]]:
@@ -137,10 +146,13 @@ def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
 
 def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candidate, bool]], full: Candidate) -> bool:
     """Whether it is faster than full depth and, with an exit rule, clearly faster than without."""
-    without = raced.get((*candidate.rungs.values(), None))
-    if candidate.exit is not None and without is not None:
-        return candidate.latency_s < (1 - WORTHWHILE) * without[0].latency_s
-    return candidate.latency_s < full.latency_s
+    limit = full.latency_s
+    without = (*candidate.rungs.values(), None)
+    if candidate.exit is not None and without in raced:
+        limit = min(limit, (1 - WORTHWHILE) * raced[without][0].latency_s)
+    elif candidate.exit is not None and not any(candidate.rungs.values()):
+        limit *= 1 - WORTHWHILE
+    return candidate.latency_s < limit
 
 
 def _judged(candidate: Candidate, chosen: Candidate, passed: Sequence[Candidate]) -> Candidate:

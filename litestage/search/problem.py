@@ -33,6 +33,8 @@ class SearchProblem:
         ladders: by stage, what it may skip.
         max_accuracy_drop: as a fraction of the calibration questions, against full depth.
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
+        reference_exit: exit rule of the full depth that drops are measured against; None: what the exit itself loses
+            counts.
         try_exits: whether exit rules are tried on the best plan at the end.
         finalists: how many of the fastest plans are timed by the clock at the end, on ``timed_questions`` questions.
         journal: store that keeps a killed run's timings.
@@ -48,6 +50,7 @@ class SearchProblem:
     costs: StepCosts
     max_accuracy_drop: float
     exit: ExitRule | None = None
+    reference_exit: ExitRule | None = None
     try_exits: bool = False
     finalists: int = 0
     timed_questions: int = 8
@@ -72,16 +75,24 @@ class SearchProblem:
         """The rungs of full depth."""
         return dict.fromkeys(self.pipeline.stage_names, 0)
 
+    @property
+    def exit_alone_counts(self) -> bool:
+        """Whether full depth with the exit rule is a plan to be tried, and not what all others are held against."""
+        return self.exit is not None and self.exit != self.reference_exit
+
     def plan(self, rungs: Rungs, rule: ExitRule | None = None) -> Plan:
-        """The plan at these rungs, with the exit rule, if any."""
+        """The plan at these rungs, with this exit rule or with none."""
         plan = Plan({stage: self.ladders[stage][rung] for stage, rung in rungs.items()})
-        rule = rule or self.exit
         return plan if rule is None else plan.with_exit(rule)
 
     @cached_property
     def full_depth(self) -> Plan:
         """The plan that all others are held against."""
-        return self.plan(self.nothing)
+        return self.plan(self.nothing, self.reference_exit)
+
+    def full(self) -> Candidate:
+        """What full depth does, which all others are held against."""
+        return self.evaluate(self.nothing, self.reference_exit)
 
     def evaluate(self, rungs: Rungs, rule: ExitRule | None = None) -> Candidate:
         """Answers all calibration questions under the plan."""
@@ -120,7 +131,7 @@ class SearchProblem:
         self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question], standing: Standing
     ) -> Candidate:
         """What the plan did on the questions asked; how it stands may be of all questions, at best."""
-        plan, rule = self.plan(rungs, rule), rule or self.exit
+        plan = self.plan(rungs, rule)
         traces = self._traces(plan, asked)
         full = [bool(trace.correct) for trace in self._traces(self.full_depth, self.questions[: standing.tried])]
         stage_latency = self._latency(plan, traces)
@@ -136,6 +147,10 @@ class SearchProblem:
             plan=plan.hash,
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
+            agreement=fmean(
+                trace.answer == at_full.answer
+                for trace, at_full in zip(traces, self._traces(self.full_depth, asked), strict=True)
+            ),
             exit=asdict(rule) if rule else None,
         )
 
@@ -166,7 +181,9 @@ class SearchProblem:
         more = [question for question in asked if question.id not in known]
         if more:
             of_full_depth = self.traced.get(self.full_depth.hash, {})
-            for trace in self.session.run(more, {"candidate": plan}, self.pipeline)["candidate"]:
+            label = "full depth" if plan.hash == self.full_depth.hash else "a candidate"
+            found = self.session.run(more, {"candidate": plan}, self.pipeline, progress=f"{label}'s answers")
+            for trace in found["candidate"]:
                 known[trace.question_id] = trace
                 full = of_full_depth.get(trace.question_id)
                 if full is not None and full.correct and not trace.correct:
@@ -195,5 +212,7 @@ class SearchProblem:
             "predicted_latency_s": {"full": full.latency_s, "plan": chosen.latency_s},
             "measured_latency_s": {"full": chosen.measured_full_s, "plan": chosen.measured_s},
             "budgets": dict(chosen.budgets),
+            "exit": chosen.exit,
+            "against": "full" if self.reference_exit is None else "full+exit",
             "environment": environment(self.session.engine),
         }

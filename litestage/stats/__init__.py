@@ -10,6 +10,7 @@ from litestage.stats.paired import (
     pairs_interval,
     speedup_interval,
 )
+from litestage.stats.proportion import agreement, wilson_interval
 
 __all__ = [
     "ALPHA",
@@ -17,6 +18,7 @@ __all__ = [
     "Pairs",
     "accuracy_drop_bootstrap",
     "accuracy_drop_interval",
+    "agreement",
     "holm",
     "mcnemar",
     "minimum_detectable_drop",
@@ -24,4 +26,5 @@ __all__ = [
     "over_the_same",
     "pairs_interval",
     "speedup_interval",
+    "wilson_interval",
 ]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from math import log, sqrt
 
 import numpy as np
-from scipy.stats import binomtest, fisher_exact, norm
+from scipy.stats import fisher_exact, norm
 from scipy.stats import t as student
 
 from litestage.stats.paired import resampled_sums
+from litestage.stats.proportion import wilson_interval
 
 RESAMPLES = 2_000
 
@@ -33,13 +34,9 @@ def unpaired_drop_interval(before: tuple[int, int], after: tuple[int, int]) -> t
 
     Newcombe's hybrid of two Wilson intervals (Statistics in Medicine 17, 1998, 873-890, method 10).
     """
-    (p, low_p, high_p), (q, low_q, high_q) = _wilson(*before), _wilson(*after)
+    p, q = before[0] / before[1], after[0] / after[1]
+    (low_p, high_p), (low_q, high_q) = wilson_interval(*before), wilson_interval(*after)
     return p - q - sqrt((p - low_p) ** 2 + (high_q - q) ** 2), p - q + sqrt((high_p - p) ** 2 + (q - low_q) ** 2)
-
-
-def _wilson(right: int, n: int) -> tuple[float, float, float]:
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return right / n, float(interval.low), float(interval.high)
 
 
 def slower(before: Times, after: Times, tolerance: float, seed: int = 0) -> float:

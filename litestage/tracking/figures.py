@@ -86,6 +86,8 @@ def _methods(results: Mapping[str, Any]) -> Table:
     rows = []
     for method in results["methods"]:
         row = {"method": method["name"], "accuracy": method["accuracy"], "accuracy_drop": method["accuracy_drop"]}
+        if "agreement" in method:
+            row["agreement"] = method["agreement"]
         if "latency_s" in method:
             row |= {"latency_ms": method["latency_s"]["mean"] * 1000, "speedup": method["speedup"]}
         for name, stage in method["stages"].items():

@@ -1,0 +1,103 @@
+"""How long a comparison will take, said before it starts: full depth's speed on a few questions, times the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from time import perf_counter
+
+from litestage.config import SearchConfig, variant
+from litestage.plan import Plan
+from litestage.ranks import from_rank_zero
+from litestage.runner import run
+from litestage.search.calibrated import most_skipped
+from litestage.stages import Question
+from litestage.workbench import Workbench
+
+TOGETHER, ALONE = 8, 2
+"""How many questions full depth answers beforehand, in one batch and one at a time."""
+ASKED = 0.6
+"""The share of the calibration questions that a candidate is asked, about: most are dropped early."""
+TRIED = {"pareto": 14}
+"""How many candidates a search tries where its options do not say."""
+RANKING = 0.5
+"""What ranking sub-layers by fidelity takes, about, of the time in which full depth answers the same questions."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds, about."""
+
+    search_s: float
+    accuracy_s: float
+    latency_s: float
+
+    def __str__(self) -> str:
+        parts = [("searching plans", self.search_s), ("accuracy", self.accuracy_s), ("latency", self.latency_s)]
+        said = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts if seconds)
+        total = duration(self.search_s + self.accuracy_s + self.latency_s)
+        return (
+            f"This will take roughly {total} at full depth's speed ({said}); less where results were kept, more where "
+            "a plan rambles."
+        )
+
+
+def forecast(bench: Workbench, specs: Sequence[str], questions: Sequence[Question], timed: int) -> Forecast:
+    """Runs full depth on a few of the questions, by the clock and without the store.
+
+    Args:
+        specs: the methods that are compared.
+        timed: how many questions each answers one at a time.
+    """
+    together, alone = _seconds(bench, questions, timed > 0)
+    search = sum(_asked(bench, options) for options in _searches(bench, specs)) * together
+    return from_rank_zero(
+        lambda: Forecast(search, len(specs) * len(questions) * together, len(specs) * (timed + 1) * alone)
+    )
+
+
+def _seconds(bench: Workbench, questions: Sequence[Question], timed: bool) -> tuple[float, float]:
+    """Full depth's seconds a question: many together, and one at a time (0 where none will be timed)."""
+    full = bench.session.without_reuse().contestant(bench.pipeline, Plan.full(bench.pipeline.stage_names))
+    few = questions[:TOGETHER]
+    run(few[:1], {"full": full})  # warm
+    began = perf_counter()
+    run(few, {"full": full}, batch_size=len(few))
+    together = (perf_counter() - began) / len(few)
+    traces = run(questions[:ALONE], {"full": full}, timed=True)["full"] if timed else []
+    return together, fmean(trace.latency_s or 0.0 for trace in traces) if traces else 0.0
+
+
+def _searches(bench: Workbench, specs: Sequence[str]) -> list[SearchConfig | None]:
+    """The searches that these methods need, each once; None stands for a baseline's best budget."""
+    config = bench.config
+    found: dict[str, SearchConfig | None] = {}
+    for spec in specs:
+        body = spec.removesuffix("+exit")
+        if body == "litestage":
+            found[body] = config.search
+        elif body in config.variants:
+            found[body] = variant(config, body)
+        elif body.endswith(":best"):
+            found[body] = None
+    return list(found.values())
+
+
+def _asked(bench: Workbench, options: SearchConfig | None) -> float:
+    """About how many questions a search has answered, ranking and full depth's own answers counted as such."""
+    search = options or bench.config.search
+    calibration = min(search.calibration, len(bench.task.questions("calibration")))
+    budgets, stages = most_skipped(search, bench.session.engine.decoder.layers), len(bench.pipeline.stage_names)
+    if options is None or search.strategy == "one_budget":
+        return calibration * (1 + ASKED * budgets)
+    if search.strategy == "pareto":
+        return calibration * (1 + RANKING + ASKED * TRIED["pareto"])
+    return calibration * (1 + stages * (budgets + 1))
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,32 @@
+"""What a plan does, in words: for tables, notes and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Exit = Mapping[str, Any] | None
+"""An exit rule as plain data: ``rule``, ``threshold`` and ``window``."""
+
+
+def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
+    """``skips 3 sub-layers in recall, 0 in analyze``, and how it ends a stage, if it does: what follows "it"."""
+    said = []
+    if any(budgets.values()):
+        (first, most), *others = budgets.items()
+        stages = [
+            f"{most:g} sub-layer{'' if most == 1 else 's'} in {first}",
+            *(f"{n:g} in {name}" for name, n in others),
+        ]
+        said.append(f"skips {', '.join(stages)}")
+    if exit is not None:
+        ends = (
+            f"ends a stage early (exit rule {exit['rule']}, threshold {exit['threshold']:g}, window {exit['window']})"
+        )
+        said.append(ends if said else f"skips nothing and {ends}")
+    return " and ".join(said) or "is full depth"
+
+
+def exit_in_short(exit: Exit) -> str:
+    """`` +exit 0.5:5``, threshold and window, behind a plan's budgets; empty without a rule."""
+    return "" if exit is None else f" +exit {exit['threshold']:g}:{exit['window']}"

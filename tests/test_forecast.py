@@ -1,0 +1,52 @@
+"""How long a comparison will take: what there is to do, at a speed that is measured first."""
+
+import pytest
+
+from litestage import forecast as module
+from litestage.config import load_config
+from litestage.forecast import Forecast, duration, forecast
+from litestage.workbench import Workbench
+
+
+@pytest.fixture
+def at_known_speed(monkeypatch):
+    monkeypatch.setattr(module, "_seconds", lambda bench, questions, timed: (0.1, 0.5 if timed else 0.0))
+
+
+def expected(tmp_path, *options):
+    bench = Workbench.open(load_config([f"store={tmp_path / 'store.sqlite'}", "search.calibration=50", *options]))
+    questions = bench.task.questions("test")[: bench.config.questions]
+    return forecast(bench, bench.config.methods, questions, min(len(questions), bench.config.latency_questions))
+
+
+def test_methods_times_questions_at_full_depths_speed(tmp_path, at_known_speed):
+    found = expected(tmp_path, "methods=[full,uniform:4]", "questions=100", "latency_questions=9")
+    assert (found.search_s, found.accuracy_s, found.latency_s) == pytest.approx((0, 20, 10))
+    untimed = expected(tmp_path, "methods=[full,uniform:4]", "questions=100", "latency_questions=0")
+    assert untimed.latency_s == 0
+
+
+def test_every_search_counts_once_and_more_budgets_take_longer(tmp_path, at_known_speed):
+    methods = "methods=[full,litestage,litestage+exit,cosine:best,cosine:best+exit]"
+    few, many = (expected(tmp_path, methods, "questions=4", f"search.max_budget={most}") for most in (2, 8))
+    paper = 50 * (1 + 3 * 3) * 0.1  # three stages, budgets 0, 1 and 2
+    best = 50 * (1 + module.ASKED * 2) * 0.1
+    assert few.search_s == pytest.approx(paper + best)
+    assert many.search_s > 2 * few.search_s
+
+
+def test_it_is_one_line_with_what_takes_how_long():
+    said = str(Forecast(5400, 240, 20))
+    assert said.startswith(
+        "This will take roughly 1.6 h at full depth's speed (searching plans 1.5 h, accuracy 4 min, "
+    )
+    assert "latency 20 s" in said
+    assert "\n" not in said
+    assert "searching" not in str(Forecast(0, 240, 20))
+    assert [duration(seconds) for seconds in (0.4, 89, 91, 5399, 5401)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
+
+
+def test_the_speed_is_measured_on_the_model_that_will_run(tmp_path):
+    found = expected(tmp_path, "methods=[full]", "questions=3", "latency_questions=1")
+    assert found.accuracy_s > 0
+    assert found.latency_s > 0
