@@ -124,13 +124,15 @@ def _latency_measured(measured: Mapping[str, Measured], timed: int, context: int
     if not timed:
         return "not measured, as latency_questions is 0: there is no speed-up"
     answered = len(answered_by_the_clock(measured))
+    non_finite = any(trace.non_finite for method in measured.values() for trace in method.latency)
+    rest = f"the context of {context} tokens" + (" without logits that are no numbers" if non_finite else "")
     if not answered:
         return (
-            f"not measured, as none of the {timed} timed questions fits the context of {context} tokens in every stage "
-            "of every method: there is no speed-up"
+            f"not measured, as none of the {timed} timed questions fits {rest} in every stage of every method: there "
+            "is no speed-up"
         )
     how = "one question at a time, methods interleaved, after a warm-up"
-    short = f", over the {answered} of {timed} timed questions that fit the context of {context} tokens in every method"
+    short = f", over the {answered} of {timed} timed questions that fit {rest} in every stage of every method"
     return how if answered == timed else how + short
 
 

@@ -72,9 +72,13 @@ def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
 
 def answered_by_the_clock(methods: Mapping[str, Measured]) -> set[str]:
-    """Ids of the timed questions whose prompts fit the context under every method; others have no time to compare."""
-    timed = {trace.question_id for measured in methods.values() for trace in measured.latency}
-    return timed - {trace.question_id for measured in methods.values() for trace in measured.latency if trace.too_long}
+    """Ids of the timed questions that every method took to their end: others have no time to compare.
+
+    Left out are those with a prompt that did not fit the context, or with logits that are no numbers.
+    """
+    timed = [trace for measured in methods.values() for trace in measured.latency]
+    broken = {trace.question_id for trace in timed if trace.too_long or trace.non_finite}
+    return {trace.question_id for trace in timed} - broken
 
 
 def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:

@@ -132,6 +132,16 @@ def test_what_did_not_fit_the_context_has_no_seconds_of_its_own():
     assert not any({"prefill_s", "decode_s"} & set(stage) for stage in entry["stages"].values())
 
 
+def test_a_text_that_broke_off_at_numbers_that_are_none_makes_no_method_faster():
+    plan, stops = Plan.full(PIPELINE.stage_names), ("non_finite",)
+    traces = run(some_questions(3), {"full": contestant()}, timed=True)["full"]
+    stages = tuple(replace(stage, stops=stops * len(stage.stops)) for stage in traces[0].stages)
+    broken = [replace(traces[0], stages=stages, latency_s=1e-9), *traces[1:]]
+    full, method = summarise({"full": Measured(plan, traces, traces), "method": Measured(plan, broken, broken)})
+    assert full["latency_n"] == method["latency_n"] == 2
+    assert method["speedup"] == 1
+
+
 def test_a_method_is_compared_over_the_questions_that_every_method_could_answer():
     """One of three timed questions is too long: it has no part in seconds or speed-ups, and stays in the accuracy."""
     from litestage.stages import Question
