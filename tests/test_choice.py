@@ -104,6 +104,13 @@ def test_endings_of_many_tokens_are_compared_as_a_whole(family: str, plan: Stage
         assert index == scores.index(max(scores))
 
 
+@pytest.mark.parametrize("endings", [[[5], [6]], [[5, 9], [6, 8]]], ids=["one token", "two"])
+def test_logits_that_are_no_numbers_choose_nothing(endings):
+    model = random_model(FAMILIES["llama"].config)
+    model.model.norm.weight.fill_(torch.nan)
+    assert Engine(model, Characters()).choose([[4, 5, *ending] for ending in endings], StagePlan()) is None
+
+
 @pytest.fixture
 def says(monkeypatch):
     """Has the last stage write a given text."""

@@ -127,7 +127,7 @@ class Engine:
         return scores
 
     @torch.inference_mode()
-    def choose(self, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int:
+    def choose(self, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
         """The most probable of several token sequences, by index: :func:`litestage.engine.score.most_likely`."""
         return most_likely(self, sequences, plan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -37,10 +38,11 @@ def loglikelihood(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> lis
     return scores
 
 
-def most_likely(engine: Engine, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int:
+def most_likely(engine: Engine, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
     """Which of several token sequences is the most probable, given what all of them begin with; the first of equals.
 
-    Where they part by one token each, that is a comparison of next-token logits after one prefill.
+    Where they part by one token each, that is a comparison of next-token logits after one prefill. None where a score
+    is no number.
     """
     room = min(map(len, sequences)) - 1  # each has a token of its own, be it that of all
     columns = zip(*(sequence[:room] for sequence in sequences), strict=True)
@@ -51,7 +53,7 @@ def most_likely(engine: Engine, sequences: Sequence[Sequence[int]], plan: StageP
         scores = logits[[ending[0] for ending in endings]].tolist()
     else:
         scores = [score for score, _ in loglikelihood(engine, [(context, ending) for ending in endings], plan)]
-    return scores.index(max(scores))
+    return None if any(map(math.isnan, scores)) else scores.index(max(scores))
 
 
 def _together(engine: Engine, pairs: Sequence[Pair], plan: StagePlan) -> list[Tensor]:

@@ -154,13 +154,15 @@ class Contestant:
     def _by_likelihood(self, question: Question, outputs: dict[str, str | list[str]]) -> str | None:
         """The option's letter that goes on best from the last stage's text.
 
-        From the last stage's prompt where its text leaves no room in the context; no letter where that leaves none.
+        From the last stage's prompt where its text leaves no room in the context; no letter where that leaves none, or
+        where its logits are no numbers.
         """
         last = self.pipeline.stages[-1].name
         for written in (outputs, {**outputs, last: ""}):
             answered = [self.encode(prompt) for prompt in self.pipeline.answered_by(question, written)]
             if max(map(len, answered)) <= self.engine.engine.decoder.context_length + 1:  # the last is never read
-                return question.labels[self.engine.engine.choose(answered, self.plan[last])]
+                index = self.engine.engine.choose(answered, self.plan[last])
+                return None if index is None else question.labels[index]
         return None
 
 
