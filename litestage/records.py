@@ -96,6 +96,10 @@ class _Seconds(_Shape):
 class _Method(_Judged):
     accuracy_drop: Annotated[float, Field(ge=-1, le=1)]
     accuracy_drop_ci95: Limits
+    agreement: Share = _ABSENT
+    agreement_ci95: Limits = _ABSENT
+    method: str = ""
+    budget: Count = 0
     mcnemar_p_holm: Share | None = None
     parse_failures: Count
     latency_s: _Seconds = _ABSENT
@@ -107,6 +111,8 @@ class _Method(_Judged):
 
     @model_validator(mode="after")
     def _timed(self) -> _Method:
+        if (self.agreement is None) != (self.agreement_ci95 is None):
+            raise ValueError("an agreement has no interval, or an interval no agreement")
         if (self.latency_s is None) != (self.speedup is None):
             raise ValueError("latency_s and speedup go together")
         return self

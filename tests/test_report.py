@@ -23,6 +23,7 @@ from run_folders import (
 )
 
 from litestage.cli import main
+from litestage.errors import LiteStageError
 from litestage.report import read_run, write_report
 from litestage.report.answer import answer, in_two_sentences
 from litestage.report.excerpt import comparison, fill
@@ -161,6 +162,12 @@ def test_how_many_answers_are_full_depths_stands_beside_the_drop_wherever_it_was
     assert {row.count("|") for row in (columns, line, *rows[:2])} == {9}
     assert "| 70.0% [60.0, 78.0] |" in rows[1]
     assert "same answers" not in comparison(tmp_path / "without")
+
+
+@pytest.mark.parametrize("wrong", [{"agreement": "most", "agreement_ci95": [0.6, 0.8]}, {"agreement": 0.7}])
+def test_an_agreement_that_is_none_is_one_sentence(tmp_path, wrong):
+    with pytest.raises(LiteStageError, match=r"results\.json is not whole: .*agreement"):
+        read_run(compared(tmp_path, FULL, {**OURS, **wrong}))
 
 
 def at(budget, accuracy, speedup):
