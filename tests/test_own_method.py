@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from litestage.compare import _row_name
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import Plan, SkipSet
@@ -47,7 +46,6 @@ def test_a_file_is_a_method_with_a_budget_and_an_exit(tmp_path: Path):
         ("think", "answer"), SkipSet((), (2, 3))
     )
     assert all(stage.exit for stage in plan.stages.values())
-    assert _row_name(f"{file}:2+exit") == "mine+exit"
 
 
 def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path):

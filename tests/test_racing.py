@@ -9,7 +9,7 @@ import pytest
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
-from litestage.search.candidate import Candidate, SearchResult
+from litestage.search.candidate import Candidate, SearchResult, frontier
 from litestage.search.finalists import by_the_clock, surely_faster
 from litestage.search.one_budget import one_budget_search
 from litestage.search.problem import SearchProblem
@@ -191,6 +191,10 @@ def candidate(plan, drop, upper, latency):
     empty = dict.fromkeys(STAGES, 1)
     by_stage = dict.fromkeys(STAGES, latency / 3)
     return Candidate(empty, 1 - drop, drop, latency, by_stage, 1.0, 100, empty, plan.hash, accuracy_drop_upper=upper)
+
+
+def test_a_search_that_tried_nothing_has_an_empty_frontier():
+    assert frontier([]) == []
 
 
 def test_the_best_plan_within_any_drop_is_read_off_the_frontier(tmp_path):

@@ -48,6 +48,8 @@ ELSEWHERE = {
     r"make demo": "test_install.py::test_the_embedded_model_answers_the_menagerie_under_a_plan",
     r"make test": "this suite",
     r"pip install .*": "test_install.py::test_tasks_are_listed_beside_lm_evals_own",
+    r"(litestage ask|lm_eval) .*smollm2-135m-staged.*": "test_ask.py::test_a_real_model_answers_in_stages",
+    r"litestage compare --config real": "hours; test_ask.py::test_the_real_comparison_names_models_tasks_and_methods",
     r"lm_eval .*devices=4.*": "test_devices.py::test_lm_eval_on_two_devices_asks_each_question_once_and_writes_once",
     r"litestage compare .*trainer.devices=4": "test_devices.py::test_compare_on_two_devices_says_what_it_says_on_one",
     r"(torchrun|srun) .*": "needs two machines; its options are read below",

@@ -64,7 +64,14 @@ def hostile(folder, port):
     cosine = {f"{name}{attack}": row for name, row in COSINE.items()}
     search = json.loads(json.dumps(SEARCH).replace('"think"', json.dumps(attack)))
     compared(
-        folder, lines=lines, results=found, search=search, profile={"importance": {"cosine": cosine, "questions": 1}}
+        folder,
+        lines=lines,
+        results=found,
+        search=search,
+        profile={
+            "schema": "litestage.profile/1",
+            "importance": {"cosine": cosine, "norm_ratio": cosine, "questions": 1},
+        },
     )
     (folder / "plan.yaml").write_text(attack)
     (folder / "config.yaml").write_text(attack)

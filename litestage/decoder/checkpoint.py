@@ -62,7 +62,7 @@ def read_checkpoint(place: str, name: str, revision: str | None = None, dtype: A
         )
     if "/" in (config._attn_implementation or ""):
         raise LiteStageError(f"The model {name!r} has attention kernels of its own; remove attn_implementation there.")
-    commit = getattr(config, "_commit_hash", None)
+    commit = None if local else _commit(place, revision)
     revision = commit or revision
     own_dtype = config.dtype
     with _explained(name, local), quietly():
@@ -95,6 +95,13 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
             "give the tokenizer it was trained with."
         )
     return tokenizer
+
+
+def _commit(place: str, revision: str | None) -> str | None:
+    """The hub's commit that a name's configuration was read at: it is in the path where the hub's client keeps it."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    return extract_commit_hash(cached_file(place, "config.json", **_of(revision)), None)
 
 
 def _of(revision: str | None) -> dict[str, Any]:

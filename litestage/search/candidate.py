@@ -75,7 +75,7 @@ class SearchResult:
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates tried on all questions that no other beats in both accuracy and predicted latency, fastest first."""
-    most = max(candidate.questions for candidate in candidates)
+    most = max((candidate.questions for candidate in candidates), default=0)
     complete = sorted(
         (c for c in candidates if c.questions == most), key=lambda candidate: (candidate.latency_s, -candidate.accuracy)
     )

@@ -190,7 +190,7 @@ def test_an_experiments_rules_are_checked_with_its_options(one_sentence, overrid
         "[uniform:-1]",
         "[cosine:best+exti]",
         "[mine.py:4]",
-        "[uniform:4,uniform:8]",
+        "[one/mine.py:4,two/mine.py:4]",
         "[010]",
     ],
 )
