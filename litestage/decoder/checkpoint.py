@@ -62,7 +62,7 @@ def read_checkpoint(place: str, name: str, revision: str | None = None, dtype: A
         )
     if "/" in (config._attn_implementation or ""):
         raise LiteStageError(f"The model {name!r} has attention kernels of its own; remove attn_implementation there.")
-    commit = getattr(config, "_commit_hash", None)
+    commit = None if local else _commit(place, revision)
     revision = commit or revision
     own_dtype = config.dtype
     with _explained(name, local), quietly():
@@ -95,6 +95,14 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
             "give the tokenizer it was trained with."
         )
     return tokenizer
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of what the hub's client has just read: the folder of its cache that the file is in."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _of(revision: str | None) -> dict[str, Any]:
