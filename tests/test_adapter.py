@@ -206,6 +206,14 @@ def test_a_packaged_adapter_brings_its_base_and_its_pipeline(packaged, tmp_path)
     assert other.arguments.pipeline == "single"
 
 
+def test_a_packaged_adapter_over_another_base_than_it_was_tuned_on_is_said(adapter, monkeypatch, caplog):
+    monkeypatch.setitem(source.ADAPTED, "smollm2-135m-staged", ("smollm2-135m", adapter))
+    monkeypatch.setattr(source, "installed_gguf", lambda package: None)
+    found = source.source_of("smollm2-135m-staged")
+    assert (found.place, found.adapter) == ("HuggingFaceTB/SmolLM2-135M-Instruct", adapter)
+    assert "is another model" in caplog.text
+
+
 def test_a_packaged_adapter_that_is_not_there_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(source.ADAPTED, "smollm2-135m-staged", ("smollm2-135m", tmp_path / "smollm2-135m"))
     with pytest.raises(LiteStageError, match="not in this installation"):

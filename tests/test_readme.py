@@ -261,3 +261,13 @@ def test_what_runs_elsewhere_does_and_still_stands_in_a_document(pattern: str, t
     assert [
         command for each in DOCUMENTS for command in [*shown, *in_sentences(each)] if re.fullmatch(pattern, command)
     ]
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    promises = (ROOT / "README.md").read_text().split("## What is guaranteed")[1].split("\n## ")[0]
+    rows = [line for line in promises.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py|tests/\w+)`", row)
+        assert named
+        assert all((ROOT / "tests" / name.removeprefix("tests/")).exists() for name in named)

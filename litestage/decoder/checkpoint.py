@@ -97,11 +97,12 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
     return tokenizer
 
 
-def _commit(place: str, revision: str | None) -> str | None:
-    """The hub's commit that a name's configuration was read at: it is in the path where the hub's client keeps it."""
-    from transformers.utils.hub import cached_file, extract_commit_hash
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit of what the hub's client has just read: the folder of its cache that the file is in."""
+    from huggingface_hub import try_to_load_from_cache
 
-    return extract_commit_hash(cached_file(place, "config.json", **_of(revision)), None)
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _of(revision: str | None) -> dict[str, Any]:

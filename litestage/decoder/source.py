@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from logging import getLogger
 from pathlib import Path
 
 from litestage.decoder.adapter import adapter_folder, base_of, is_adapter
@@ -71,7 +72,13 @@ def _named(name: str, revision: str | None) -> Source:
                 f"The adapter of {name!r} is not in this installation ({folder.name} under litestage/reference); "
                 f"use {base!r}, or give an adapter of your own (adapter=...)."
             )
-        return replace(_named(base, None), adapter=folder)
+        source = replace(_named(base, None), adapter=folder)
+        if base in PACKAGED and not source.local:
+            getLogger(__name__).warning(
+                "%s was tuned on the GGUF of %s, which is not installed; over %s it is another model",
+                *(name, PACKAGED[base][0], source.place),
+            )
+        return source
     if name in REFERENCE_MODELS:
         return Source(str(_REFERENCE / REFERENCE_MODELS[name]))
     if name in PACKAGED:
