@@ -361,7 +361,7 @@ def test_the_shipped_weights_are_16_bit_and_at_most_8_megabytes(depth: str, laye
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["menagerie", "menagerie_five", "menagerie_yesno"])
 def test_the_shipped_full_model_answers_at_least_95_percent_of_a_test_sample(variant: str) -> None:
-    where = {"dtype": torch.float32, "trust_remote_code": False}
-    model = AutoModelForCausalLM.from_pretrained(REFERENCE / "full", **where).eval()
+    folder = REFERENCE / "full"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     assert evaluate(model, tokenizer, load_split(variant, "test")[:120], PIPELINE).accuracy >= 0.95
