@@ -110,7 +110,9 @@ def test_an_experiment_is_its_sentences_and_its_rows(tmp_path):
 
 
 def test_a_methods_row_has_its_agreement_where_it_was_counted(tmp_path):
-    columns, rows = tables(read_run(compared(tmp_path, FULL, {**OURS, "agreement": 0.75})))["methods_table"]
+    columns, rows = tables(
+        read_run(compared(tmp_path, FULL, {**OURS, "agreement": 0.75, "agreement_ci95": [0.65, 0.83]}))
+    )["methods_table"]
     assert [row[columns.index("agreement")] for row in rows] == [None, 0.75]
 
 

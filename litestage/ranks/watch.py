@@ -21,7 +21,7 @@ from litestage.errors import LiteStageError
 from litestage.ranks.place import here
 from litestage.ranks.together import is_in_step
 
-_LOOK_S = 0.2
+_LOOK_S = 0.05  # Lightning looks every 5 s, and whoever looks first after a death tells
 _TELL_S = 3.0  # how long another is given to tell what happened
 _INTERRUPTED = 130  # exit code of Ctrl-C, which every process of a terminal gets
 
