@@ -113,8 +113,8 @@ class _Method(_Judged):
     def _timed(self) -> _Method:
         if (self.agreement is None) != (self.agreement_ci95 is None):
             raise ValueError("an agreement has no interval, or an interval no agreement")
-        if (self.latency_s is None) != (self.speedup is None):
-            raise ValueError("latency_s and speedup go together")
+        if not (self.latency_s is None) == (self.speedup is None) == (not self.latency_n):
+            raise ValueError("latency_s, latency_n and speedup go together")
         return self
 
 
