@@ -169,6 +169,12 @@ class Experiment(_Shape):
         return self
 
 
+class _Exit(_Shape):
+    rule: str
+    threshold: float
+    window: Count
+
+
 class _Candidate(_Shape):
     budgets: Annotated[dict[str, Count], Field(min_length=1)]
     accuracy: Share
@@ -179,6 +185,7 @@ class _Candidate(_Shape):
     questions: Count
     plan: str = ""
     accuracy_drop_upper: float = 0.0
+    exit: _Exit | None = None
     verdict: str = ""
 
 
@@ -246,6 +253,13 @@ class Asked(_Shape):
     answer: str | None
     why: str = ""
     traces: Annotated[dict[str, _Traced], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _same(self) -> Asked:
+        stages = list(self.shape().values())
+        if any(names != stages[0] for names in stages):
+            raise ValueError("its methods differ in stages")
+        return self
 
     def shape(self) -> dict[str, list[str]]:
         """By method, the stages' names."""

@@ -59,7 +59,7 @@ def _search(search: Mapping[str, Any]) -> str:
     tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
     if not search["met"]:
         return f"{tried}, none was faster within the accuracy bound. The plan is full depth."
-    does = what_it_does(chosen["budgets"], chosen["exit"])
+    does = what_it_does(chosen["budgets"], chosen.get("exit"))
     return (
         f"{tried}, the chosen one {does}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a question "
         f"instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
