@@ -1,9 +1,12 @@
 """What every test gets: one thread (tiny models are faster so), a cache folder of its own, step costs measured once."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from litestage.cli import main
 
 
 def pytest_collection_modifyitems(items):
@@ -43,3 +46,21 @@ def step_costs_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "measure_step_costs", once)
         yield
+
+
+@pytest.fixture
+def litestage(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process, in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["litestage", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -9,26 +9,6 @@ import time
 import pytest
 import yaml
 
-from litestage.cli import main
-
-
-@pytest.fixture
-def litestage(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process, in a folder of its own: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["litestage", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
 
 def assert_one_sentence(result, *names):
     """Exit code 2, nothing on standard output, at most three lines, no traceback, and the value is named."""

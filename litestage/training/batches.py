@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, TypeVar
@@ -34,9 +35,9 @@ class Steps(IterableDataset[list[TreeBatch]]):
         for trees in islice(self.trees(), self.start, None):
             yield micro_batches(trees, self.tokens)
 
+    @abstractmethod
     def trees(self) -> Iterator[list[TokenTree]]:
         """Step by step, the trees of a step."""
-        raise NotImplementedError
 
 
 class StageSteps(Steps):

@@ -1,12 +1,10 @@
 """What the tests of bad input share: the command line in this process, and what a good refusal looks like."""
 
 import os
-import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from litestage.cli import main
 from litestage.errors import LiteStageError
 
 # By itself every property takes a few seconds; `make fuzz` sets LITESTAGE_FUZZ_EXAMPLES and gives them an hour.
@@ -26,24 +24,6 @@ NOT_TEXT = {
     "binary": bytes(range(128, 256)),
 }
 """Contents that are no UTF-8, whatever a file should hold."""
-
-
-@pytest.fixture
-def litestage(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process, in a folder of its own: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["litestage", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
