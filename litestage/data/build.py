@@ -118,14 +118,14 @@ def _words(text: str) -> set[str]:
 
 def _row(question: Question, row: Row, book: FactBook, format: str) -> StagedRow:
     explain, answer = FORMATS[format], str(question.answer)
-    recall, evidence = explain.recall(question, row, book), explain.evidence(question, row, book)
+    recall = explain.recall(question, row, book)
     own = {*explain.facts(row), recall, recall.rstrip(".")}
     others = book.nearest(stems(question.text), count=2, covers=0.0, but=own)
 
     def analyses(correct: Collection[str]) -> list[str]:
         return [
-            f"{about}, so it is {'correct' if label in correct else 'incorrect'}."
-            for label, about in zip(question.labels, evidence, strict=True)
+            f"{' '.join(option.split()).rstrip(' .,;:')} is {'correct' if label in correct else 'incorrect'}."
+            for label, option in zip(question.labels, question.options, strict=True)
         ]
 
     return StagedRow(
@@ -136,7 +136,7 @@ def _row(question: Question, row: Row, book: FactBook, format: str) -> StagedRow
             "summarize": f"So the answer is option {answer}.",
         },
         {
-            "recall": [sentences(within([fact], count=1, words=60)) for fact in others],
+            "recall": [sentences(within([fact], count=1, words=20)) for fact in others],
             "analyze": [analyses(judged(question, number)) for number in range(2)],
         },
     )

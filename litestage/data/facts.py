@@ -17,12 +17,6 @@ LITTLE_WORDS = frozenset(_LITTLE.split())
 """Words that say nothing about what a text is about."""
 
 
-def key_words(text: str) -> list[str]:
-    """The words that carry meaning, as they are written and in order; all words of a text that has only little ones."""
-    words: list[str] = re.findall(r"[^\W_]+(?:[-'\u2019][^\W_]+)*", text)
-    return [word for word in words if word.lower() not in LITTLE_WORDS] or words
-
-
 def stems(text: str) -> frozenset[str]:
     """The key words by their first five letters without a plural's, so that *shop* and *shops* are one."""
     words = re.findall(r"[a-z0-9]+", text.lower())

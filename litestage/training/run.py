@@ -119,11 +119,12 @@ def _rows(config: TrainingConfig) -> list[StagedRow]:
 
 
 def _parted(rows: list[StagedRow], held_out: int) -> tuple[list[StagedRow], list[StagedRow]]:
-    """Rows at even distances that are not trained on, and all others."""
+    """Rows at even distances that are not trained on, and those of all other questions (a file may be named twice)."""
     if held_out >= len(rows):
         raise LiteStageError(f"check.held_out={held_out} leaves none of {len(rows)} rows to train on; hold out fewer.")
     places = {index * len(rows) // held_out for index in range(held_out)}
-    return [rows[place] for place in sorted(places)], [row for place, row in enumerate(rows) if place not in places]
+    asked = {rows[place].question for place in places}
+    return [rows[place] for place in sorted(places)], [row for row in rows if row.question not in asked]
 
 
 def _questions(config: TrainingConfig) -> dict[str, list[StagedRow]]:
