@@ -49,48 +49,21 @@ def obqa_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_option_is_weighed_by_what_the_book_says_about_its_words():
-    question = Question("1", "The sun is a", ("moon", "star", "lamp"), "B")
-    book = FactBook(["the sun is a  star", "the moon orbits the Earth"])
-    explain = FORMATS["openbookqa"]
-    assert explain.recall(question, {"fact1": "the sun is a  star ."}, book) == "The sun is a star."
-    moon, star, lamp = explain.evidence(question, {}, book)
-    assert "moon" in moon
-    assert moon.endswith(" the moon orbits the Earth")
-    assert "star" in star
-    assert star.endswith(" the sun is a  star")
-    assert "lamp" in lamp
-    assert lamp.endswith("lamp")
-
-
-def test_evidence_is_the_same_whichever_option_is_right():
-    book = FactBook(["a star is hot", "the moon is a rock", "fish swim"])
-    rows = {
-        "openbookqa": {"fact1": "a star is hot"},
-        "strategyqa": {"facts": ["a star is hot"], "decomposition": ["What is hot?", "Is #1 a star?"]},
-    }
-    for format, row in rows.items():
-        asked = [Question("1", "What is hot?", ("star", "moon"), right) for right in "AB"]
-        first, second = (FORMATS[format].evidence(question, row, book) for question in asked)
-        assert first == second
-
-
-def test_recall_is_facts_and_the_last_step_is_asked_with_what_it_refers_to():
+def test_recall_is_the_facts_that_people_gave():
     question = Question("1", "Is it warmer in June?", ("yes", "no"), "A")
-    explain = FORMATS["strategyqa"]
-    row = {"facts": [" June is in summer.", "summer is warm"], "decomposition": ["When is June?", "Is #1 warm?"]}
-    assert explain.recall(question, row, FactBook([])) == "June is in summer. Summer is warm."
-    yes, no = explain.evidence(question, row, FactBook([]))
-    assert yes.endswith(" Is June warm")
-    assert no.endswith(" Is June warm")
+    book = FactBook([])
+    assert FORMATS["openbookqa"].recall(question, {"fact1": "the sun is a  star ."}, book) == "The sun is a star."
+    recall = FORMATS["strategyqa"].recall
+    assert recall(question, {"facts": [" June is in summer.", "summer is warm"]}, book) == (
+        "June is in summer. Summer is warm."
+    )
     joined = {"facts": "June is in summer. Summer is warm."}  # as ChilleD/StrategyQA has them
-    assert explain.recall(question, joined, FactBook([])) == "June is in summer. Summer is warm."
-    assert explain.evidence(question, joined, FactBook([]))[0].endswith(" June is in summer")
-    long = {"facts": ["one two three."] * 2 + ["word " * 70, "four.", "five."]}
-    assert explain.recall(question, long, FactBook([])) == "One two three. One two three. Four."
+    assert recall(question, joined, book) == "June is in summer. Summer is warm."
+    long = {"facts": ["one two.", "word " * 50, "three.", "four."]}
+    assert recall(question, long, book) == "One two. Three."
 
 
-def test_properties_that_judge_or_repeat_the_question_are_no_evidence():
+def test_recall_is_a_property_that_speaks_for_the_answer_and_the_book_has_those_that_do_not_judge():
     question = Question("1", "Where are cars fast?", ("race track", "train track", "roads"), "A")
     row = {
         "question_concept": "cars",
@@ -98,13 +71,8 @@ def test_properties_that_judge_or_repeat_the_question_are_no_evidence():
         "taskA_neg": "A train runs on the train track.\nRoads are not for racing\nThey are roads",
     }
     explain = FORMATS["commonsense_qa"]
-    book = FactBook([*explain.facts(row), "A race is a contest", "Roads lead to towns"])
     assert explain.facts(row)[-1] == "A train runs on the train track"
-    assert explain.recall(question, row, book) == "Racers compete on the race track. Cars are fast on a race track."
-    race, train, roads = explain.evidence(question, row, book)
-    assert "A race is a contest" in race
-    assert "A train runs" in train
-    assert "Roads lead to towns" in roads
+    assert explain.recall(question, row, FactBook(explain.facts(row))) == "Racers compete on the race track."
 
 
 def test_without_properties_recall_is_what_others_say_about_the_concept():
@@ -184,28 +152,15 @@ def test_real_rows_are_training_rows_only_and_fit_the_pipeline(name: str, stages
     assert not [example for each in examples.values() for example in each if "\n" in example.completion]
     facts = {told for row in rows for told in row.seen["recall"]}
     assert len(facts) > len(rows) / 10
-    evidence = [text for row in rows for text in row.gold["analyze"]]
-    assert sum(len(text.split()) > 30 for text in evidence) < 0.06 * len(evidence)
     for row in rows:
         assert row.gold["recall"] not in row.seen["recall"]
-        assert len(row.gold["recall"].split()) <= 60
-        for analyses in row.seen["analyze"]:  # the same evidence, whatever the verdict
+        assert len(row.gold["recall"].split()) <= 40
+        for analyses in row.seen["analyze"]:  # of the same options, whatever the verdict
             both = zip(analyses, row.gold["analyze"], strict=True)
             assert all(seen.rsplit(maxsplit=1)[0] == gold.rsplit(maxsplit=1)[0] for seen, gold in both)
         assert PIPELINE.parse_answer(row.gold) == row.question.answer
-        right = [text.endswith("so it is correct.") for text in row.gold["analyze"]]
+        right = [text.endswith(" is correct.") for text in row.gold["analyze"]]
         assert right == [label == row.question.answer for label in row.question.labels]
-
-
-@REAL
-@pytest.mark.parametrize("name", ["obqa", "csqa", "strategyqa"])
-def test_whether_there_is_evidence_and_how_long_it_is_does_not_tell_right_from_wrong(name: str):
-    words: dict[bool, list[int]] = {True: [], False: []}
-    for row in build(load_task(name)).rows:
-        for text, option in zip(row.gold["analyze"], row.question.options, strict=True):
-            words[text.endswith("so it is correct.")].append(len(text.split()) - len(option.split()))
-    right, wrong = (sum(each) / len(each) for each in words.values())
-    assert abs(right - wrong) < 0.6
 
 
 @pytest.fixture
