@@ -77,7 +77,7 @@ class StageSteps(Steps):
 
 
 class QuestionSteps(Steps):
-    """Steps of so many questions, each one tree of all its stages' examples.
+    """Steps of so many questions, each one tree of all its stages' examples, or a tree for each stage.
 
     Args:
         rows: the questions with their gold texts.
@@ -85,6 +85,7 @@ class QuestionSteps(Steps):
         share: by stage, in what share of the questions it is trained (1 where none is given).
         seen: how often a later stage's prompt holds a text that a model might have written before it, where the row
             has such texts, in place of the gold one.
+        apart: a tree for each stage, where stages are not trained under the same sub-layers.
 
     Raises:
         LiteStageError: a share for a stage that is not there, or rows that lack a text.
@@ -100,8 +101,10 @@ class QuestionSteps(Steps):
         seen: float = 0.0,
         tokens: int = 0,
         seed: int = 0,
+        apart: bool = False,
     ) -> None:
         super().__init__(tokens, seed)
+        self.apart = apart
         self.rows, self.pipeline, self.encode = rows, pipeline, encode
         self.questions, self.share, self.seen = questions, share or {}, seen
         for stage in self.share:
@@ -115,14 +118,17 @@ class QuestionSteps(Steps):
         draw = random.Random(self.seed)
         stream = _shuffled_forever(self.rows, draw)
         for _ in count():
-            yield [self.tree(next(stream), draw) for _ in range(self.questions)]
+            yield [tree for _ in range(self.questions) for tree in self.question(next(stream), draw)]
 
-    def tree(self, row: StagedRow, draw: random.Random) -> TokenTree:
-        """One question's tree, with what is left to chance drawn anew."""
+    def question(self, row: StagedRow, draw: random.Random) -> list[TokenTree]:
+        """One question's tree or trees, with what is left to chance drawn anew."""
         seen = {stage: draw.choice(texts) for stage, texts in row.seen.items() if texts and draw.random() < self.seen}
         examples = row_examples(row, self.pipeline, seen)
         trained = [stage for stage in examples if draw.random() < self.share.get(stage, 1.0)]
-        return tree_of(sequence for stage in trained or examples for sequence in self.encode.of_stage(examples[stage]))
+        sequences = {stage: self.encode.of_stage(examples[stage]) for stage in trained or examples}
+        if self.apart:
+            return [tree_of(each, stage) for stage, each in sequences.items()]
+        return [tree_of(sequence for each in sequences.values() for sequence in each)]
 
 
 def _shuffled_forever(items: Sequence[Drawn], draw: random.Random) -> Iterator[Drawn]:

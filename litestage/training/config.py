@@ -83,6 +83,8 @@ class TrainingConfig:
             the row has such texts, in place of the gold text.
         rows: instead of ``questions``: per stage, how many prompts make a step, each by itself.
         tokens: how many tokens go through the model at once (0: a whole step's); a step of more is done in parts.
+        sublayer_dropout: with ``questions``: by stage, how often the last layer's sub-layers are left out of a tree,
+            earlier ones less often (:mod:`litestage.training.dropout`); each stage of a question is a tree then.
         lora: train low-rank matrices beside the frozen weights, and save them as an adapter.
         check: what is looked at on the way.
         compile: compile the decoder layers, which takes a C++ compiler and about a minute, and is faster after it.
@@ -109,6 +111,7 @@ class TrainingConfig:
     seen: float = 0.0
     rows: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    sublayer_dropout: dict[str, float] = field(default_factory=dict)
     lora: LoraOptions = field(default_factory=LoraOptions)
     check: CheckOptions = field(default_factory=CheckOptions)
     compile: bool = False
@@ -167,7 +170,11 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
     ):
         if number < 0:
             raise LiteStageError(f"{name}={number} is negative; give 0 or more.")
-    for name, share in (("seen", config.seen), *((f"stage_share.{s}", each) for s, each in config.stage_share.items())):
+    if config.sublayer_dropout and not config.questions:
+        raise LiteStageError("sublayer_dropout goes by the stages of whole questions; give questions instead of rows.")
+    shares = {"stage_share": config.stage_share, "sublayer_dropout": config.sublayer_dropout}
+    named = [(f"{name}.{stage}", each) for name, stages in shares.items() for stage, each in stages.items()]
+    for name, share in (("seen", config.seen), *named):
         if not 0 <= share <= 1:
             raise LiteStageError(f"{name}={share} is not a share; give a number from 0 to 1.")
     if not 0 <= config.learning_rate < inf:

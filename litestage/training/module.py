@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
 from torch.nn import functional
+
+from litestage.training.dropout import SublayerDropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,14 +31,17 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
     def __init__(self, model: PreTrainedModel, config: TrainingConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        rates = {stage: each for stage, each in config.sublayer_dropout.items() if each}
+        self.dropout = SublayerDropout(model, rates, config.seed) if rates else None
 
     def training_step(self, batches: list[TreeBatch], step: int) -> None:
         """One optimiser step on the weighted mean of -log p(token) over all targets of all micro-batches."""
         optimizer: Any = self.optimizers()
         total = sum(batch.weights.sum() for batch in batches)
         loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            part = summed_loss(self.model, batch) / total
+        for index, batch in enumerate(batches):
+            with self._dropping(batch, index):
+                part = summed_loss(self.model, batch) / total
             self.manual_backward(part)
             loss += part.detach()
         self.clip_gradients(optimizer, self.config.gradient_clip, "norm")
@@ -43,6 +49,11 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
         optimizer.zero_grad()
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log("loss", loss, prog_bar=True)
+
+    def _dropping(self, batch: TreeBatch, part: int) -> AbstractContextManager[None]:
+        if self.dropout is None:
+            return nullcontext()
+        return self.dropout.dropping(batch.stages, self.global_step, part, self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {f"model.{name}" for name, parameter in self.model.named_parameters() if parameter.requires_grad}

@@ -15,11 +15,15 @@ import torch
 
 
 class TokenTree(NamedTuple):
-    """Token ids in an order where parents come first; ``parents`` is -1 at a root; ``weights`` of each in the loss."""
+    """Token ids in an order where parents come first; ``parents`` is -1 at a root; ``weights`` of each in the loss.
+
+    ``stage`` names the only stage whose examples it holds, where that matters.
+    """
 
     ids: list[int]
     parents: list[int]
     weights: list[float]
+    stage: str = ""
 
     @property
     def depths(self) -> list[int]:
@@ -40,6 +44,7 @@ class TreeBatch(NamedTuple):
         rows, columns: where the hidden states stand that predict a target, ``[targets]``.
         targets: token ids, ``[targets]``.
         weights: of each target in the loss, ``[targets]``, float32.
+        stages: each tree's.
     """
 
     input_ids: torch.Tensor
@@ -49,14 +54,15 @@ class TreeBatch(NamedTuple):
     columns: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+    stages: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> TreeBatch:
-        return TreeBatch(*(each if each is None else each.to(device) for each in self))  # type: ignore[arg-type]
+        return TreeBatch(*(each.to(device) if isinstance(each, torch.Tensor) else each for each in self))  # type: ignore[arg-type]
 
 
-def tree_of(sequences: Iterable[tuple[Sequence[int], Sequence[float]]]) -> TokenTree:
+def tree_of(sequences: Iterable[tuple[Sequence[int], Sequence[float]]], stage: str = "") -> TokenTree:
     """Merges common beginnings of (token ids, loss weights); a token that several share keeps its largest weight."""
-    tree = TokenTree([], [], [])
+    tree = TokenTree([], [], [], stage)
     children: dict[tuple[int, int], int] = {}
     for ids, weights in sequences:
         node = -1
@@ -98,6 +104,7 @@ def collate(trees: Sequence[TokenTree]) -> TreeBatch:
         torch.tensor(columns, dtype=torch.long),
         torch.tensor(wanted, dtype=torch.long),
         torch.tensor(weights, dtype=torch.float32),
+        tuple(tree.stage for tree in trees),
     )
 
 

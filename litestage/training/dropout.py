@@ -1,0 +1,61 @@
+"""Sub-layers dropped at random while a model is tuned, so that it later bears to be run without some of them.
+
+LayerSkip's recipe (Elhoushi et al., ACL 2024, arXiv 2404.16710): every sequence goes without layer ``l`` of ``L`` with
+probability ``rate (2^(l / (L-1)) - 1)``, rising with depth from 0 to the rate. Here sub-layers are drawn apart, as a
+plan skips them, and every stage has a rate of its own. Differs from LayerSkip: no loss at earlier layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SublayerDropout:
+    """Multiplies the updates of a Hugging Face model's sub-layers by 0 where they are dropped.
+
+    Args:
+        rates: by stage, the probability with which the last layer's sub-layers are dropped.
+        seed: two runs of one seed drop the same.
+    """
+
+    def __init__(self, model: Any, rates: Mapping[str, float], seed: int) -> None:
+        self.rates, self._seed = rates, seed
+        self._keep: Tensor | None = None  # [sub-layers, sequences], 1 or 0
+        layers = model.get_decoder().layers
+        depth = torch.arange(len(layers), dtype=torch.float64) / max(1, len(layers) - 1)
+        self._rises = (torch.exp2(depth) - 1).repeat_interleave(2)
+        for index, layer in enumerate(layers):
+            layer.self_attn.register_forward_hook(partial(self._multiply, 2 * index))
+            layer.mlp.register_forward_hook(partial(self._multiply, 2 * index + 1))
+
+    def drawn(self, stages: Sequence[str], step: int, part: int) -> Tensor:
+        """Which sub-layers a micro-batch's sequences, of the stages named, keep: [sub-layers, sequences] of 0 and 1.
+
+        It depends on the seed, the step and the part of the step alone, so a run that goes on draws what it would have.
+        """
+        generator = torch.Generator().manual_seed((self._seed << 40) + (step << 16) + part)
+        rates = torch.tensor([self.rates.get(stage, 0.0) for stage in stages], dtype=torch.float64)
+        chances = torch.rand(len(self._rises), len(stages), generator=generator, dtype=torch.float64)
+        return (chances >= self._rises[:, None] * rates).float()
+
+    @contextmanager
+    def dropping(self, stages: Sequence[str], step: int, part: int, device: torch.device) -> Iterator[None]:
+        """While it is open the model runs without what is drawn."""
+        self._keep = self.drawn(stages, step, part).to(device)
+        try:
+            yield
+        finally:
+            self._keep = None
+
+    def _multiply(self, index: int, module: Any, inputs: Any, outputs: Any) -> Any:
+        if self._keep is None:
+            return outputs
+        update = outputs[0] if isinstance(outputs, tuple) else outputs
+        update = update * self._keep[index, :, None, None].to(update.dtype)
+        return (update, *outputs[1:]) if isinstance(outputs, tuple) else update
