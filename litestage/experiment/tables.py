@@ -47,6 +47,7 @@ def tables(bound: float) -> list[Table]:
     """Shapes that a search may meet, the worst for a guarantee among them."""
     speedup = np.linspace(1.1, 2.2, CANDIDATES)
     rising, flat = np.geomspace(0.02, 5, CANDIDATES) * bound, np.ones(CANDIDATES)
+    shuffled = (5 * np.arange(CANDIDATES)) % CANDIDATES
     made = []
     for nested in (False, True):
         made += [
@@ -58,7 +59,7 @@ def tables(bound: float) -> list[Table]:
             Table(
                 "speed says nothing of losses",
                 speedup,
-                rising[(5 * np.arange(CANDIDATES)) % CANDIDATES],
+                rising[shuffled],
                 0 * flat,
                 nested,
             ),

@@ -9,7 +9,8 @@
    faster stays within the bound.
 4. *Exit.* Exit rules that would cut enough are tried on the best plan, be it full depth; its generations are known,
    uncut.
-5. *Certificate.* Plans, some of the path's that are safer than the best among them, are walked from safe to fast on questions kept for that (:mod:`litestage.search.certify`).
+5. *Certificate.* Plans, among them some of the path that are safer than the best, are walked from safe to fast on
+   questions kept for that (:mod:`litestage.search.certify`).
 6. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
 
 Every plan tried on all questions stands on the frontier or is dominated; both are reported.

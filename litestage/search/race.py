@@ -42,7 +42,7 @@ class Standing:
         return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried
 
     def within(self, bound: float, sure: bool = True) -> bool:
-        """Whether the drop's one-sided 90 % upper limit stays within ``bound``, or, not to be ``sure``, the drop itself.
+        """Whether the drop's one-sided 90 % upper limit stays within ``bound``; not to be ``sure``, the drop itself.
 
         The search keeps the luckiest of many plans: one that only just met the bound here would often break it later.
         """

@@ -4,8 +4,8 @@
 nothing. The hypothesis is that the plan's true drop, P(lost) - P(gained), is above the bound. The p-value is exact and
 unconditional: outcomes are ordered by the score statistic (Tango, Statistics in Medicine 17, 1998, 891-908), and the
 probability of one as good as what was seen is the largest over every P(gained), which nobody knows, on the hypothesis'
-edge (Hsueh, Liu and Chen, Biometrics 57, 2001, 478-483). With nothing lost or gained it is ``(1 - bound) ** n``, or a
-hair more. The score test by the normal distribution would break its level where hardly anything is lost.
+edge (Hsueh, Liu and Chen, Biometrics 57, 2001, 478-483). With nothing lost or gained it is about
+``(1 - bound) ** n``. The score test by the normal distribution would break its level where hardly anything is lost.
 
 *Agreement.* The hypothesis is that more than the bound of all answers, right or wrong, differ from full depth's: a
 binomial test. Where it is refused, the drop in accuracy is below the bound too.
