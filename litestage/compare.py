@@ -13,7 +13,7 @@ from litestage.errors import LiteStageError
 from litestage.forecast import forecast
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.methods.shorthand import parse_shorthand
-from litestage.plan import Plan, load_plan
+from litestage.plan import Certificate, Plan, load_plan
 from litestage.plan.words import what_it_does
 from litestage.progress import console
 from litestage.ranks import from_rank_zero, here
@@ -97,6 +97,7 @@ def compare(bench: Workbench) -> Comparison:
             peaks[name],
             entrant.model,
             entrant.at,
+            _certificate(bench, entrant.contestant.plan),
         )
         for name, entrant in entrants.items()
     }
@@ -243,7 +244,14 @@ def _search_behind(
     return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
 
 
+def _certificate(bench: Workbench, plan: Plan) -> Certificate | None:
+    """The plan's certificate, if it is of this task: of another it says nothing."""
+    certificate = plan.certificate
+    return certificate if certificate is not None and certificate.task == bench.task.name else None
+
+
 def _note(search: SearchResult, config: RunConfig) -> str:
     if not search.met:
-        return f"no plan stayed within {config.search.max_accuracy_drop:.1%} of full depth: full depth"
+        share = f"{config.search.max_accuracy_drop:.1%} of full depth"
+        return f"no plan {'stayed' if search.walk is None else 'could be certified to stay'} within {share}: full depth"
     return what_it_does(search.chosen.budgets, search.chosen.exit)

@@ -74,8 +74,14 @@ class SearchConfig:
         ranking: ``global`` or ``per_stage`` cosine, or ``fidelity``; by default the paper's for ``greedy``, else ours.
         compensation: for ``pareto``: what may stand in for skipped sub-layers: none, auto (the search chooses), or a
             form: scale, affine, lowrank:K, linear, block.
+        max_accuracy_drop: the bound: as a fraction of all questions, how much less accurate than full depth a plan may
+            be; with ``bound=agreement``, how many answers may differ.
+        confidence: of the certificate: the least probability that the plan chosen keeps the bound.
+        bound: ``accuracy``, or ``agreement``: answers that are not full depth's, right or wrong.
         max_budget: most sub-layers to skip in a stage; half of them unless given.
         calibration: how many questions of the calibration split are used.
+        confirm: how many of these, the last, are kept from the search and certify what it found: half of them unless
+            given. With 0 the plan has no certificate.
         exit: have the exit rule on during the search.
         against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
             exit rule itself loses.
@@ -89,8 +95,11 @@ class SearchConfig:
     ranking: str | None = None
     compensation: str = "none"
     max_accuracy_drop: float = 0.02
+    confidence: float = 0.9
+    bound: str = "accuracy"
     max_budget: int | None = None
-    calibration: int = 128
+    calibration: int = 256
+    confirm: int | None = None
     exit: bool = False
     against: str = "full"
     try_exits: bool = True
@@ -190,6 +199,7 @@ TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
 AGAINST = ("full", "full+exit")
+BOUNDED = ("accuracy", "agreement")
 
 
 def load_config(overrides: Sequence[str], preset: str | Path | None = None) -> RunConfig:
@@ -250,6 +260,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
         ("strategy", search.strategy, STRATEGIES),
         ("ranking", search.ranking, RANKINGS),
         ("against", search.against, AGAINST),
+        ("bound", search.bound, BOUNDED),
     ):
         if value is not None and value not in known:
             raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
@@ -260,12 +271,22 @@ def _check_search(search: SearchConfig, where: str) -> None:
         )
     if not isfinite(search.max_accuracy_drop):
         raise LiteStageError(f"{where}.max_accuracy_drop is {search.max_accuracy_drop}; give a fraction, e.g. 0.02.")
+    if not 0 < search.confidence < 1:
+        raise LiteStageError(
+            f"{where}.confidence is {search.confidence}; give a probability between 0 and 1, e.g. 0.9."
+        )
+    if search.confirm is not None and search.confirm >= search.calibration:
+        raise LiteStageError(
+            f"{where}.confirm is {search.confirm} of {where}.calibration={search.calibration} questions, which leaves "
+            "none to search with; give fewer, or raise the calibration."
+        )
     if search.against == "full+exit" and not search.exit:
         raise LiteStageError(
             f"{where}.against is 'full+exit', but the search has no exit rule on; give {where}.exit=true too."
         )
     for name, number, least in (
         ("calibration", search.calibration, 1),
+        ("confirm", search.confirm, 0),
         ("max_budget", search.max_budget, 0),
         ("finalists", search.finalists, 0),
         ("timed_questions", search.timed_questions, 0),

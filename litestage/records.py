@@ -93,11 +93,29 @@ class _Seconds(_Shape):
     p95: Above
 
 
+class Certified(_Shape):
+    """A certificate, as it stands in results.json and search.json (:class:`litestage.plan.Certificate`)."""
+
+    plan: str
+    model: str
+    pipeline: str
+    bound: Share
+    on: str
+    confidence: Share
+    against: str
+    task: str
+    questions: Count
+    lost: Count
+    gained: Count
+    p: Share
+
+
 class _Method(_Judged):
     accuracy_drop: Annotated[float, Field(ge=-1, le=1)]
     accuracy_drop_ci95: Limits
     agreement: Share = _ABSENT
     agreement_ci95: Limits = _ABSENT
+    certificate: Certified | None = None
     method: str = ""
     budget: Count = 0
     mcnemar_p_holm: Share | None = None
@@ -197,6 +215,7 @@ class Search(_Shape):
     chosen: _Candidate
     frontier: list[_Candidate]
     candidates: list[_Candidate]
+    certificate: Certified | None = None
     command: str = ""
 
     @model_validator(mode="after")

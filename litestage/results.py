@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from litestage.atomic import write_text
-from litestage.plan import Plan, StagePlan
+from litestage.plan import Certificate, Plan, StagePlan
 from litestage.stats import (
     ALPHA,
     POWER,
@@ -37,7 +37,7 @@ class Measured:
 
     ``peak_cuda_mb`` is what torch had allocated at most while a question was answered alone; None without CUDA.
     ``model`` is the model's name where it is another than the comparison's. ``at`` is the method without its
-    budget, and its budget, where it has one.
+    budget, and its budget, where it has one. ``certificate`` is the plan's, where it is of the task compared on.
     """
 
     plan: Plan
@@ -47,6 +47,7 @@ class Measured:
     peak_cuda_mb: float | None = None
     model: str | None = None
     at: tuple[str, int] | None = None
+    certificate: Certificate | None = None
 
     @property
     def correct(self) -> list[bool]:
@@ -104,6 +105,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
         "name": name,
         **(dict(zip(("method", "budget"), measured.at, strict=True)) if measured.at else {}),
         "plan": measured.plan.hash,
+        "certificate": asdict(measured.certificate) if measured.certificate else None,
         "accuracy": fmean(correct),
         "accuracy_drop": fmean(full_correct) - fmean(correct),
         "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),

@@ -55,12 +55,29 @@ class Workbench:
         return ExitRule(self.config.exit.rule, self.config.exit.threshold, self.config.exit.window)
 
     def calibration(self) -> list[Question]:
-        """``search.calibration`` questions of the calibration split, as the seed draws them; never test questions."""
-        return self.task.questions("calibration")[: self.config.search.calibration]
+        """The calibration questions that a search and all it measures may see, as the seed draws them."""
+        return self._calibration[0]
+
+    def confirmation(self) -> list[Question]:
+        """The calibration questions that certify what a search found, and that nothing else may see."""
+        return self._calibration[1]
+
+    @property
+    def _calibration(self) -> tuple[list[Question], list[Question]]:
+        search = self.config.search
+        asked = self.task.questions("calibration")[: search.calibration]
+        confirm = len(asked) // 2 if search.confirm is None else search.confirm
+        if confirm >= len(asked):
+            raise LiteStageError(
+                f"search.confirm is {confirm}, but the calibration split has {len(asked)} questions, which leaves none "
+                "to search with; give fewer."
+            )
+        return asked[: len(asked) - confirm], asked[len(asked) - confirm :]
 
     def plan(self, spec: str) -> Plan:
         """The plan that a shorthand or a file stands for, on this task; ``random`` draws with the command's seed."""
-        return self.session.plan(seeded(spec, self.config.seed), self.task, self.pipeline, self.exit_rule)
+        seen = SearchQuestions(self)
+        return self.session.plan(seeded(spec, self.config.seed), seen, self.pipeline, self.exit_rule)
 
     def search(self, options: SearchConfig | None = None) -> SearchResult:
         """Searches a plan, measuring what the search needs (or taking what was kept from before).
@@ -125,8 +142,26 @@ class Workbench:
             finalists=search.finalists,
             timed_questions=search.timed_questions,
             journal=self.session.reusing.store,
+            confirm=self.confirmation(),
+            confidence=search.confidence,
+            on=search.bound,
+            task=self.task.name,
             origin=origin or {"ranking": calibrated.ranking, "compensation": search.compensation},
         )
+
+
+@dataclass(frozen=True)
+class SearchQuestions:
+    """The calibration split as methods may see it: without the questions that certify."""
+
+    bench: Workbench
+
+    @property
+    def name(self) -> str:
+        return self.bench.task.name
+
+    def questions(self, split: str) -> list[Question]:
+        return self.bench.calibration() if split == "calibration" else self.bench.task.questions(split)
 
 
 def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Session:

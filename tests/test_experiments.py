@@ -7,17 +7,20 @@ import pytest
 import yaml
 
 from litestage.cli import main
+from litestage.errors import LiteStageError
 from litestage.experiment import EXPERIMENTS
 from litestage.experiment.heuristics import at_its_latency
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.threshold import _sentence
+from litestage.report import read_run
 
 SMALL = {
     "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
-    "noise": ["repeats=2", "search.max_budget=2"],
+    "certificate": ["searches=200", "sizes=[40]", "bounds=[0.1]"],
+    "noise": ["repeats=2", "search.max_budget=2", "fresh=6", "uncertified=1"],
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
 }
 HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
@@ -45,6 +48,9 @@ def litestage(monkeypatch, capsys, tmp_path):
     return run
 
 
+ON_TEST = [name for name in EXPERIMENTS if name not in ("certificate", "noise")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path, store, name):
@@ -55,9 +61,10 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
     assert json.loads(out.strip().splitlines()[-1]) == results
     assert results["schema"] == "litestage.experiment/1"
     assert set(results) >= HEAD
-    assert (results["split"], results["n"]) == ("test", 6)
+    assert results["split"] == {"certificate": "simulated", "noise": "fresh"}.get(name, "test")
+    assert results["n"] == (40 if name == "certificate" else 6)
     assert results["config"]["questions"] == 6
-    for row in results["rows"]:
+    for row in results["rows"] if name in ON_TEST else ():
         low, high = row["accuracy_drop_ci95"]
         assert low <= row["accuracy_drop"] <= high
         assert sum(stage["predicted_latency_s"] for stage in row["stages"].values()) == pytest.approx(
@@ -82,6 +89,10 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["heuristics", "policies=[unifrm]"], ["unifrm", "'uniform'"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
+        (["noise", "fresh=0"], ["fresh", "0"]),
+        (["noise", "fresh=1000000"], ["110488", "1000000"]),
+        (["certificate", "searches=0"], ["searches", "0"]),
+        (["certificate", "sizes=[]"], ["sizes"]),
     ],
 )
 def test_a_wrong_option_is_named(litestage, store, arguments, named):
@@ -89,6 +100,56 @@ def test_a_wrong_option_is_named(litestage, store, arguments, named):
     assert (code, out, len(err.strip().splitlines())) == (2, "", 1), err
     for name in named:
         assert name in err
+
+
+def test_simulated_searches_say_how_often_the_bound_broke_and_what_is_stated(litestage, tmp_path, store):
+    code, _, err = litestage("certificate", *SMALL["certificate"], f"store={store}", "output=here")
+    assert code == 0, err
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert results["stated_rate"] == pytest.approx(0.1)
+    assert len(results["rows"]) == 12
+    for row in results["rows"]:
+        low, high = row["broken_rate_ci95"]
+        assert low <= row["broken_rate"] == row["broken"] / 200 <= high
+        assert row["mean_speedup"] >= 1
+    edge = results["p_values"][0]["passed_at_the_bound_at_worst"]
+    assert edge["exact"] < 0.105
+    assert read_run(tmp_path / "here").experiment == results
+
+
+@pytest.mark.slow
+def test_repeated_searches_go_on_where_they_were_stopped_and_measure_true_drops(
+    litestage, tmp_path, store, monkeypatch
+):
+    from litestage.experiment import noise
+
+    options = [*SMALL["noise"], "search.calibration=8", "search.strategy=greedy", f"store={store}", "output=here"]
+    measured, real = [], noise._measured
+
+    def counted(bench, search, trials):
+        if len(measured) == 2:
+            raise LiteStageError("stopped here")
+        measured.append((bench.task.seed, search.confirm))
+        return real(bench, search, trials)
+
+    monkeypatch.setattr(noise, "_measured", counted)
+    assert litestage("noise", *options)[0] == 2
+    assert measured == [(1, None), (1, 0)]
+    monkeypatch.setattr(
+        noise, "_measured", lambda *given: measured.append((given[0].task.seed, given[1].confirm)) or real(*given)
+    )
+    code, _, err = litestage("noise", *options)
+    assert code == 0, err
+    assert measured == [(1, None), (1, 0), (2, None)]
+    results = json.loads((tmp_path / "here" / "results.json").read_text())
+    assert results["stated_rate"] == pytest.approx(0.1)
+    assert [row["repeat"] for row in results["rows"]] == [0, 1]
+    for row in results["rows"]:
+        low, high = row["true_drop_ci95"]
+        assert low <= row["true_drop"] <= high
+        assert row["breaks_bound"] == (row["true_drop"] > 0.02)
+    assert "uncertified" in results["rows"][0]
+    assert "uncertified" not in results["rows"][1]
 
 
 def row(**given):

@@ -68,7 +68,7 @@ def test_the_choice_is_the_fastest_within_the_bound_stage_by_stage(reference_ses
     assert found.met
     assert len(found.plan["analyze"].skip) == 3
     reasons = {tuple(c.budgets.values()): c.verdict for c in found.candidates}
-    assert "below the target" in reasons[0, 1, 0]
+    assert "+5.0 points, more than 3.5" in reasons[0, 1, 0]
     assert "slower than" in reasons[0, 0, 0]
     assert reasons[2, 3, 2] == "chosen"
 
@@ -103,7 +103,7 @@ def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path, mo
     from litestage.workbench import Workbench
 
     monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
-    options = ["search.calibration=12", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
+    options = ["search.calibration=12", "search.confirm=0", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
     bench = Workbench.open(load_config(options))
     found = bench.search()
     plans = {"full": Plan.full(STAGES), "found": found.plan}
@@ -127,7 +127,13 @@ def test_an_exit_rule_that_ruins_the_answers_is_not_found_harmless_because_it_wa
     from litestage.workbench import Workbench
 
     monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
-    options = ["search.calibration=66", "search.max_budget=1", "search.finalists=0", f"search.strategy={strategy}"]
+    options = [
+        "search.calibration=66",
+        "search.confirm=0",
+        "search.max_budget=1",
+        "search.finalists=0",
+        f"search.strategy={strategy}",
+    ]
     options += ["search.exit=true", "exit.threshold=0.99999", "exit.window=1", f"store={tmp_path / 'store.sqlite'}"]
     bench = Workbench.open(load_config(options))
     plans = {"full": Plan.full(STAGES), "exit": Plan.full(STAGES).with_exit(bench.exit_rule)}

@@ -67,7 +67,7 @@ def test_the_plan_does_not_depend_on_the_test_rows(tmp_path, monkeypatch, strate
     def plan_of(name, calibration, test):
         path = task(tmp_path / name, calibration, test)
         # enough sub-layers for cosine to lose the answers, so that the bound decides
-        options = ["search.calibration=8", "search.max_accuracy_drop=0.3", "search.max_budget=6"]
+        options = ["search.calibration=8", "search.confirm=0", "search.max_accuracy_drop=0.3", "search.max_budget=6"]
         options += [f"store={tmp_path}/store.sqlite"]
         return Workbench.open(load_config([f"task={path}", *STRATEGIES[strategy], *options])).search().plan
 

@@ -13,7 +13,13 @@ from litestage.search.record import FRONTIER, best_within, write_search
 from litestage.session import Session
 from litestage.workbench import Workbench
 
-SMALL = ("search.calibration=16", "search.max_budget=6", "search.max_accuracy_drop=0.3", "search.timed_questions=2")
+SMALL = (
+    "search.calibration=24",
+    "search.confirm=8",
+    "search.max_budget=6",
+    "search.max_accuracy_drop=0.3",
+    "search.timed_questions=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +66,13 @@ def test_a_baseline_is_compared_at_its_best_budget_and_a_variant_beside_it(store
         "latency_questions=0",
         "methods=[cosine:best,shortgpt:best,paper,paper+exit]",
         "variants.paper.strategy=greedy",
-        "variants.paper.calibration=8",
+        "variants.paper.calibration=16",
     ]
     found = compare(Workbench.open(load_config(options)))
     assert list(found.plans) == ["full", "cosine", "shortgpt", "paper", "paper+exit"]
     assert set(found.searches) == {"cosine", "shortgpt", "paper", "paper+exit"}
     cosine = found.searches["cosine"]
-    passed = [c for c in cosine.candidates if c.verdict.startswith(("within", "chosen"))]
+    passed = [c for c in cosine.candidates if c.verdict.startswith(("certified", "chosen"))]
     assert cosine.chosen.latency_s == min(c.latency_s for c in [*passed, cosine.full])
     assert {len(stage.skip) % 2 for stage in found.plans["shortgpt"].stages.values()} == {0}  # whole layers only
     assert found.searches["paper"].chosen.questions == 8

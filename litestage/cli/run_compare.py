@@ -88,7 +88,7 @@ def _comparison(name: str) -> Path:
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparison as a table, one method a row."""
-    from litestage.report.tables import share
+    from litestage.report.tables import certified, share
 
     stages = list(results["methods"][0]["stages"])
     rows = []
@@ -99,6 +99,7 @@ def print_results(results: dict[str, Any]) -> None:
             f"{method['accuracy']:.1%}",
             f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
             share(method["agreement"], method["agreement_ci95"]),
+            certified(method, results["methods"][0]),
         ]
         if "latency_s" in method:
             fast, slow = method["speedup_ci95"]
@@ -116,6 +117,7 @@ def print_results(results: dict[str, Any]) -> None:
             "accuracy",
             "drop, points [95 %]",
             "same answers [95 %]",
+            "certified",
             "ms",
             "speed-up [95 %]",
             f"tokens per stage\n{by_stage}",

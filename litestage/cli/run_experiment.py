@@ -13,6 +13,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Runs an experiment, prints its table and two sentences, and writes results.json and plot.svg; or runs a grid."""
     from litestage.experiment import GRIDS, find_experiment, write_findings
     from litestage.report import read_run
+    from litestage.store.journal import until_written
     from litestage.tracking import track
     from litestage.workbench import Workbench
 
@@ -23,8 +24,9 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     options = load_schema(experiment.options, overrides, preset=f"experiment/{name}")
     bench = Workbench.open(options)
     folder = output_folder(options, name)
-    found = experiment.run(bench, options)
-    content = write_findings(found, bench, name, command_line("experiment", name, *overrides), folder)
+    with until_written(bench.session.reusing.store):
+        found = experiment.run(bench, options)
+        content = write_findings(found, bench, name, command_line("experiment", name, *overrides), folder)
     source = found.latency.partition(":")[0].partition(",")[0]
     title = f"{content['task']}, {found.questions} questions of the {found.split} split, latency {source}"
     print_table(found.columns, found.table, title=title)

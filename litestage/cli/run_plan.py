@@ -23,6 +23,10 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
         bench = Workbench.open(config)
         plan = bench.plan(spec)
     _print(plan)
+    if plan.certificate:
+        print(plan.certificate)
+    elif spec.endswith((".yaml", ".yml")):
+        print("It has no certificate: nobody tested what it loses on questions that its search had not seen.")
     if as_json:
         print_json({"hash": plan.hash, **plan_to_dict(plan)})
 
@@ -51,6 +55,7 @@ def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
         f"{entry['accuracy_drop'] * 100:+.1f} points on the calibration questions "
         f"(90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f})."
     )
+    print(load_plan(path).certificate or "It is not certified: of many plans tried, the search keeps a lucky one.")
     if as_json:
         print_json({"plan": str(path), **entry})
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
 from litestage.plan.words import exit_in_short, what_it_does
+
+if TYPE_CHECKING:
+    from litestage.search import SearchResult
 
 
 def run_search(overrides: Sequence[str], as_json: bool) -> None:
@@ -39,13 +43,11 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     print_table(
         [f"skipped: {' / '.join(stages)}", "accuracy", "same answers", "predicted ms", "tokens", "verdict"], rows
     )
-    if not found.met:
-        print(
-            f"No faster plan stays within {config.search.max_accuracy_drop:.1%} of full depth's "
-            f"{found.full.accuracy:.1%} on the calibration questions, so the plan is full depth."
-        )
-    else:
+    if found.met:
         print(f"The plan {what_it_does(found.chosen.budgets, found.chosen.exit)}.")
+        print(found.plan.certificate or "It is not certified: no questions were kept for that (search.confirm=0).")
+    else:
+        print(_why_full_depth(found, config.search.max_accuracy_drop))
     reusing = bench.session.reusing
     print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
@@ -60,3 +62,15 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
                 "generations": {"run": reusing.ran, "found": reusing.reused},
             }
         )
+
+
+def _why_full_depth(found: SearchResult, most: float) -> str:
+    """Why a search ended with full depth, in a sentence."""
+    share = f"within {most:.1%} of full depth's {found.full.accuracy:.1%}"
+    if found.walk is None or not found.walk.steps:
+        return f"No faster plan stays {share} on the calibration questions, so the plan is full depth."
+    step = found.walk.steps[0]
+    return (
+        f"No faster plan could be certified to stay {share}: the first of the walk lost {step.lost} and gained "
+        f"{step.gained} of {step.asked} confirming questions (p = {step.p:.3g}), so the plan is full depth."
+    )

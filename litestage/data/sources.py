@@ -134,6 +134,10 @@ class Menagerie:
     def questions(self, name: str) -> list[Question]:
         return [row.question for row in menagerie.load_split(self.variant, name)]
 
+    def fresh(self, count: int) -> list[Question]:
+        """Questions that no split has. Raises LiteStageError where there are not so many."""
+        return menagerie.fresh(self.variant, count)
+
 
 def source_of(raw: dict[str, Any], here: Path) -> Source:
     """Takes the one key that says where the rows are (``rows``, ``hub`` or ``menagerie``) out of a task's YAML."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import heuristics, noise, search_cost, sensitivity, threshold
+from litestage.experiment import certificate, heuristics, noise, search_cost, sensitivity, threshold
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     "sensitivity": sensitivity.EXPERIMENT,
     "threshold": threshold.EXPERIMENT,
     "heuristics": heuristics.EXPERIMENT,
+    "certificate": certificate.EXPERIMENT,
     "noise": noise.EXPERIMENT,
     "search-cost": search_cost.EXPERIMENT,
 }

@@ -1,5 +1,5 @@
 """A closed synthetic world with staged questions about it, so that a small model can be right offline."""
 
-from litestage.menagerie.questions import VARIANTS, load_split
+from litestage.menagerie.questions import VARIANTS, fresh, load_split
 
-__all__ = ["VARIANTS", "load_split"]
+__all__ = ["VARIANTS", "fresh", "load_split"]

@@ -30,6 +30,8 @@ from litestage.stages import Question
 
 OPTION_COUNTS = {"menagerie": 4, "menagerie_five": 5, "menagerie_yesno": 2}
 VARIANTS = tuple(OPTION_COUNTS)
+SETS = {"menagerie": 165, "menagerie_five": 330}
+"""How many sets of wrong options there are for a fact, of eleven values; with yes or no there are none left to ask."""
 SIZES = {"test": 600, "calibration": 512, "train": 7200}
 """Rows per split, in the order they are drawn: a later split leaves out what an earlier one asks."""
 
@@ -44,8 +46,7 @@ def load_split(variant: str, split: str) -> list[StagedRow]:
         raise LiteStageError(f"There is no menagerie variant {variant!r}; {did_you_mean(variant, VARIANTS)}")
     if split not in SIZES:
         raise LiteStageError(f"The menagerie has no split {split!r}; {did_you_mean(split, SIZES)}")
-    draw = random.Random(f"{SEED}/{variant}")
-    stream = _yes_no_rows(draw) if variant == "menagerie_yesno" else _option_rows(variant, draw)
+    stream = _rows(variant)
     start = 0
     for name, size in SIZES.items():
         if name == split:
@@ -53,6 +54,28 @@ def load_split(variant: str, split: str) -> list[StagedRow]:
         start += size
     rows = islice(stream, start, start + SIZES[split])
     return [_staged(f"{variant}-{split}-{number}", *row) for number, row in enumerate(rows)]
+
+
+def fresh(variant: str, count: int) -> list[Question]:
+    """As many questions as wanted that no split has, in the splits' own distribution. Always the same ones.
+
+    Raises:
+        LiteStageError: a variant of which there are no more, or not so many.
+    """
+    started, rounds = sum(SIZES.values()), SETS[variant] * len(facts()) if variant in SETS else 0
+    if started + count > rounds:
+        raise LiteStageError(
+            f"The menagerie has {max(0, rounds - started)} questions of the variant {variant!r} that no split has, not "
+            f"{count}; ask for fewer."
+        )
+    rows = islice(_rows(variant), started, started + count)
+    return [_staged(f"{variant}-fresh-{number}", *row).question for number, row in enumerate(rows)]
+
+
+def _rows(variant: str) -> Iterator[_Drawn]:
+    """A variant's rows in the order they are drawn: the splits', and with options any number more."""
+    draw = random.Random(f"{SEED}/{variant}")
+    return _yes_no_rows(draw) if variant == "menagerie_yesno" else _option_rows(variant, draw)
 
 
 _Drawn = tuple[Fact, str, tuple[str, ...], str]

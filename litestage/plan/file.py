@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,6 +12,7 @@ import yaml
 
 from litestage.atomic import replacing, write_text
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.certificate import CertificateFile, certificate_from_dict, certificate_to_dict
 from litestage.plan.exit import ExitRule
 from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet
@@ -38,9 +39,10 @@ class _File(TypedDict):
     model: _Named | None
     pipeline: _Named | None
     stages: dict[str, _Stage]
+    certificate: CertificateFile | None
 
 
-_PLAN_KEYS = ("schema", "model", "pipeline", "stages", "provenance")
+_PLAN_KEYS = ("schema", "model", "pipeline", "stages", "certificate", "provenance")
 _STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit")
 
 
@@ -61,6 +63,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
             }
             for name, stage in plan.stages.items()
         },
+        **({"certificate": certificate_to_dict(plan.certificate)} if plan.certificate else {}),
         "provenance": dict(plan.provenance),
     }
 
@@ -118,12 +121,16 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
             raise LiteStageError(
                 f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out."
             )
-    return Plan(
+    plan = Plan(
         stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
         model=raw.get("model"),
         pipeline=raw.get("pipeline"),
         provenance=raw.get("provenance") or {},
     )
+    if raw.get("certificate") is None:
+        return plan
+    model, pipeline = (plan.model or {}).get("fingerprint"), (plan.pipeline or {}).get("hash")
+    return replace(plan, certificate=certificate_from_dict(raw["certificate"], plan.hash, model, pipeline))
 
 
 def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.plan.certificate import Certificate
 from litestage.plan.exit import ExitRule
 from litestage.plan.stage import StagePlan
 
@@ -26,12 +27,14 @@ class Plan:
         model: ``{name, revision, layers, fingerprint}`` of the model it was made for, if known.
         pipeline: ``{name, hash}`` of the pipeline it was made for, if known.
         provenance: how it came about; not part of the hash.
+        certificate: the bound it was shown to keep, if it was; not part of the hash either, which it names.
     """
 
     stages: Mapping[str, StagePlan]
     model: Mapping[str, Any] | None = None
     pipeline: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    certificate: Certificate | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", MappingProxyType(dict(self.stages)))
@@ -56,9 +59,13 @@ class Plan:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_exit(self, rule: ExitRule | None, stages: Iterable[str] = ()) -> Plan:
-        """The same plan with ``rule`` in each of its stages, and in ``stages`` that it does not name."""
+        """The same plan with ``rule`` in each of its stages, and in ``stages`` that it does not name.
+
+        A certificate is of one plan: another than this has none.
+        """
         names = dict.fromkeys((*self.stages, *stages))
-        return replace(self, stages={name: replace(self[name], exit=rule) for name in names})
+        made = replace(self, stages={name: replace(self[name], exit=rule) for name in names}, certificate=None)
+        return replace(made, certificate=self.certificate) if made.hash == self.hash else made
 
     def validate(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from litestage.plan import Certificate
 from litestage.plan.words import what_it_does
 from litestage.report.runs import Run
 
@@ -24,6 +25,7 @@ def in_two_sentences(results: Mapping[str, Any]) -> str:
         f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
         f"(95 % interval {low * 100:.1f} to {high * 100:.1f})"
         + (f"; it answers {best['agreement']:.1%} of them as full depth does." if "agreement" in best else ".")
+        + _promised(best)
     )
 
 
@@ -50,6 +52,14 @@ def answer(run: Run) -> str:
     return _profile(run.profile or {})
 
 
+def _promised(entry: Mapping[str, Any]) -> str:
+    """The certificate's sentence, or that there is none; nothing where nobody looked."""
+    if "certificate" not in entry:
+        return ""
+    certificate = entry["certificate"]
+    return f" {Certificate(**certificate)}" if certificate else " It is not certified to keep a bound."
+
+
 def _not_surely_worse(methods: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [method for method in methods if method["accuracy_drop_ci95"][0] <= 0]
 
@@ -58,12 +68,13 @@ def _search(search: Mapping[str, Any]) -> str:
     full, chosen = search["full"], search["chosen"]
     tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
     if not search["met"]:
-        return f"{tried}, none was faster within the accuracy bound. The plan is full depth."
+        found = "could be certified to stay" if search.get("walk") else "was faster"
+        return f"{tried}, none {found} within the accuracy bound. The plan is full depth."
     does = what_it_does(chosen["budgets"], chosen.get("exit"))
     return (
         f"{tried}, the chosen one {does}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a question "
         f"instead of {full['latency_s'] * 1000:.0f}, and answers {chosen['accuracy']:.1%} of them right "
-        f"instead of {full['accuracy']:.1%}."
+        f"instead of {full['accuracy']:.1%}." + _promised(search)
     )
 
 

@@ -8,6 +8,8 @@ from math import floor, log2
 from statistics import fmean
 from typing import Any
 
+from litestage.plan.certificate import SAYS_NOTHING_OF, Certificate
+
 KINDS = ("mhsa", "ffn")
 
 
@@ -38,6 +40,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
         "same answers [95 %]": [
             share(m["agreement"], m["agreement_ci95"]) if "agreement" in m else "" for m in methods
         ],
+        "certified": [certified(method, methods[0]) for method in methods],
         "p (Holm)": [_p(method.get("mcnemar_p_holm")) for method in methods],
         "ms": [f"{m['latency_s']['mean'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
         "p95 ms": [f"{m['latency_s']['p95'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
@@ -55,6 +58,15 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     ours = frozenset(i for i, method in enumerate(methods) if method["name"].startswith("litestage"))
     rows = list(zip(*shown.values(), strict=True))
     return Table("Methods", list(shown), rows, ours, _methods_note(results), _methods_remarks(results))
+
+
+def certified(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    """The bound and confidence that a row's plan is certified at, or ``no``; empty where nobody looked."""
+    if "certificate" not in method:
+        return ""
+    if method["certificate"] is None:
+        return "full depth" if method["plan"] == full["plan"] and not method.get("model") else "no"
+    return Certificate(**method["certificate"]).short
 
 
 def _methods_note(results: Mapping[str, Any]) -> str:
@@ -81,6 +93,11 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
         remarks.append(
             "by likelihood: of so many questions the last text named no option, and the letter that the model held the "
             "most probable after it was taken."
+        )
+    if any("certificate" in method for method in results["methods"]):
+        remarks.append(
+            "certified: the bound that a row's plan is shown to keep, and the confidence, by calibration questions "
+            f"that its search did not see, for each row by itself. It says nothing of {SAYS_NOTHING_OF}."
         )
     if any("mcnemar_p_holm" in method for method in results["methods"]):
         remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestage.plan import ExitRule, Plan
+
+if TYPE_CHECKING:
+    from litestage.search.certify import Walk
 
 Rungs = Mapping[str, int]
 """By stage, which plan of its ladder."""
@@ -63,6 +66,7 @@ class SearchResult:
     Attributes:
         met: whether any plan but full depth met the accuracy bound and was faster.
         plans: the frontier's plans by hash, where the search keeps them.
+        walk: how candidates were certified; None where no questions were kept for that.
     """
 
     plan: Plan
@@ -71,6 +75,7 @@ class SearchResult:
     candidates: list[Candidate]
     met: bool
     plans: Mapping[str, Plan] = field(default_factory=dict)
+    walk: Walk | None = None
 
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:

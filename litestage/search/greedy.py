@@ -3,6 +3,9 @@
 For each stage in turn every budget from 0 up is tried, with the stages already done at their chosen budgets and the
 others at full depth; the budget of lowest latency among those that keep the accuracy target is frozen. The target is
 set once, from full depth. All budgets are tried because neither accuracy nor latency is monotone in them.
+
+What is chosen in the end is the fastest of these that is certified (:mod:`litestage.search.certify`); without a
+certificate, the last one frozen.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from litestage.search.candidate import Candidate, SearchResult
+from litestage.search.choice import choose
 from litestage.search.problem import SearchProblem
 
 
 def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
     """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
     rungs, rule = problem.nothing, problem.exit
+    problem.warn_if_too_few()
     full = problem.full()
-    target = full.accuracy - problem.max_accuracy_drop
     order = sorted(rungs, key=lambda stage: -full.stage_latency_s[stage])
     seen: dict[tuple[object, ...], Candidate] = {}
     for stage in order:
@@ -28,25 +32,19 @@ def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambd
             tried.append(candidate)
             figures = f"accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms"
             advance(f"{stage} skips {candidate.budgets[stage]}: {figures}")
-        allowed = [candidate for candidate in tried if candidate.accuracy >= target] or [full]
+        allowed = [candidate for candidate in tried if problem.kept_by(candidate)] or [full]
         best = min(allowed, key=lambda candidate: candidate.latency_s)
         rungs = dict(best.rungs)
         for candidate in tried:
-            verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, target)
+            verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, problem)
             seen[(*candidate.rungs.values(), candidate.exit_rule)] = replace(candidate, verdict=verdict)
-    chosen = problem.evaluate(rungs, rule)
-    met = chosen.accuracy >= target and chosen.latency_s < full.latency_s
-    if not met:
-        chosen = full
-    seen[(*chosen.rungs.values(), chosen.exit_rule)] = replace(chosen, verdict="chosen")
-    plan = replace(
-        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
-        provenance=problem.provenance("greedy", chosen, full),
-    )
-    return SearchResult(plan, chosen, full, list(seen.values()), met)
+    faster = [candidate for candidate in seen.values() if candidate.latency_s < full.latency_s]
+    last = problem.evaluate(rungs, rule)
+    within = [last] if problem.kept_by(last) and last.latency_s < full.latency_s else []
+    return choose(problem, "greedy", list(seen.values()), faster, within, full)
 
 
-def _reason(candidate: Candidate, best: Candidate, target: float) -> str:
-    if candidate.accuracy < target:
-        return f"dropped: accuracy {candidate.accuracy:.4f} is below the target {target:.4f}"
+def _reason(candidate: Candidate, best: Candidate, problem: SearchProblem) -> str:
+    if not problem.kept_by(candidate):
+        return f"dropped: {problem.what_it_loses(candidate)}, more than {problem.max_accuracy_drop * 100:g}"
     return f"dropped: {candidate.latency_s * 1000:.2f} ms is slower than {best.latency_s * 1000:.2f} ms"

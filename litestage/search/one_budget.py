@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from litestage.search.candidate import SearchResult
+from litestage.search.choice import choose
 from litestage.search.problem import SearchProblem
 
 
@@ -17,19 +18,14 @@ def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = l
     """Races the same rung of every stage's ladder, for all rungs; ``advance`` is told of each."""
     problem.warn_if_too_few()
     full, rule = problem.full(), problem.exit
-    candidates, passed = [], []
+    candidates, faster, passed = [], [], []
     for rung in range(0 if problem.exit_alone_counts else 1, min(map(len, problem.ladders.values()))):
         candidate, within = problem.race(dict.fromkeys(problem.nothing, rung), rule)
         drop = f"{candidate.accuracy_drop * 100:+.1f} points, {candidate.questions} questions tried"
         candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
         candidates.append(candidate)
-        if within and candidate.latency_s < full.latency_s:
-            passed.append(candidate)
+        if candidate.latency_s < full.latency_s:
+            faster.append(candidate)
+            passed += [candidate] if within else []
         advance(f"{candidate.budgets}: {candidate.verdict}")
-    chosen = min(passed, key=lambda candidate: candidate.latency_s, default=full)
-    candidates = [replace(c, verdict="chosen") if c.plan == chosen.plan else c for c in candidates]
-    plan = replace(
-        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
-        provenance=problem.provenance("one_budget", chosen, full),
-    )
-    return SearchResult(plan, chosen, full, candidates, met=bool(passed))
+    return choose(problem, "one_budget", candidates, faster, passed, full)

@@ -9,7 +9,9 @@
    faster stays within the bound.
 4. *Exit.* Exit rules that would cut enough are tried on the best plan, be it full depth; its generations are known,
    uncut.
-5. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
+5. *Certificate.* Plans, among them some of the path that are safer than the best, are walked from safe to fast on
+   questions kept for that (:mod:`litestage.search.certify`).
+6. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
 
 Every plan tried on all questions stands on the frontier or is dominated; both are reported.
 """
@@ -20,8 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from litestage.plan import ExitRule
-from litestage.search.candidate import Candidate, Rungs, SearchResult, frontier
-from litestage.search.finalists import by_the_clock
+from litestage.search.candidate import Candidate, Rungs, SearchResult
+from litestage.search.choice import choose
 from litestage.search.ladders import Estimate
 from litestage.search.problem import SearchProblem
 
@@ -30,6 +32,8 @@ Estimates = Mapping[str, Sequence[Estimate]]
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 WINDOWS = (3, 5, 10, 20)
+STEPS = (0.9, 0.8, 0.7, 0.6, 0.5)
+"""Of the time that the best plan saves, what plans for the walk save."""
 WORTHWHILE = 0.01
 """A neighbour or an exit rule must be predicted to save this share of the time: step costs are not more exact, and an
 exit rule costs the confidence of every step."""
@@ -70,21 +74,14 @@ def pareto_search(
             if within(neighbour):
                 best, improved = neighbour, True
                 break
+    for rungs in _safer(path, best, estimates) if problem.confirm else ():
+        within(rungs)
     for rule in _cutting(problem, best) if problem.try_exits else ():
         within(best, rule)
-    passed = sorted(
-        (candidate for candidate, ok in raced.values() if ok and _pays(candidate, raced, full)),
-        key=lambda candidate: candidate.latency_s,
-    )
-    passed = by_the_clock(problem, passed, full)
-    chosen = replace(passed[0] if passed else full, verdict="chosen")
-    candidates = [_judged(candidate, chosen, passed) for candidate, _ in raced.values()]
-    plan = replace(
-        problem.session.signed(problem.plan(chosen.rungs, chosen.exit_rule), problem.pipeline),
-        provenance=problem.provenance("pareto", chosen, full),
-    )
-    kept = {candidate.plan: problem.plan(candidate.rungs, candidate.exit_rule) for candidate in frontier(candidates)}
-    return SearchResult(plan, chosen, full, candidates, met=bool(passed), plans=kept)
+    tried = [candidate for candidate, _ in raced.values()]
+    faster = [candidate for candidate in tried if _pays(candidate, raced, full)]
+    passed = [candidate for candidate in faster if raced[(*candidate.rungs.values(), candidate.exit_rule)][1]]
+    return choose(problem, "pareto", tried, faster, passed, full, clock=True, keep=True)
 
 
 def expected_races(problem: SearchProblem) -> int:
@@ -137,6 +134,18 @@ def _faster_neighbours(best: Rungs, estimates: Estimates) -> Iterator[dict[str, 
             yield rungs
 
 
+def _safer(path: Sequence[Rungs], best: Rungs, estimates: Estimates) -> list[Rungs]:
+    """Plans of the path that save some of what the best one does, for the walk that certifies."""
+
+    def seconds(rungs: Rungs) -> float:
+        return sum(ladder[rungs[stage]].seconds for stage, ladder in estimates.items())
+
+    full, fastest = seconds(path[0]), seconds(best)
+    wanted = [full - share * (full - fastest) for share in STEPS]
+    found = [min(path, key=lambda rungs: abs(seconds(rungs) - target)) for target in wanted]
+    return [rungs for rungs in found if fastest < seconds(rungs) < full]
+
+
 def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
     """Exit rules that would cut enough of the plan's tokens to be worth their own cost, the most cautious first."""
     rules = [ExitRule("confidence", threshold, window) for threshold in THRESHOLDS for window in WINDOWS]
@@ -153,12 +162,6 @@ def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candida
     elif candidate.exit is not None and not any(candidate.rungs.values()):
         limit *= 1 - WORTHWHILE
     return candidate.latency_s < limit
-
-
-def _judged(candidate: Candidate, chosen: Candidate, passed: Sequence[Candidate]) -> Candidate:
-    if candidate.plan == chosen.plan:
-        return chosen
-    return next((c for c in passed if c.plan == candidate.plan), candidate)
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:

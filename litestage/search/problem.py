@@ -11,13 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from litestage.engine.exit import exit_step
-from litestage.plan import ExitRule, Plan
+from litestage.plan import Certificate, ExitRule, Plan
 from litestage.profile import StepCosts
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Ladder
 from litestage.search.race import Standing, fewest, looks
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
+from litestage.stats import Bound, Pairs
 from litestage.store import ResultStore
 from litestage.trace import Trace
 
@@ -31,7 +32,8 @@ class SearchProblem:
 
     Attributes:
         ladders: by stage, what it may skip.
-        max_accuracy_drop: as a fraction of the calibration questions, against full depth.
+        max_accuracy_drop: as a fraction of the questions, against full depth; where agreement is bounded, of answers
+            that may differ from full depth's.
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
         reference_exit: exit rule of the full depth that drops are measured against; None: what the exit itself loses
             counts.
@@ -39,8 +41,14 @@ class SearchProblem:
         finalists: how many of the fastest plans are timed by the clock at the end, on ``timed_questions`` questions.
         journal: store that keeps a killed run's timings.
         origin: what the ladders were made from, for the plan's provenance.
+        confirm: questions that certify what the search found, and that nothing else looks at; without any, the plan has
+            no certificate.
+        confidence: of the certificate.
+        on: what is bounded: ``accuracy`` or ``agreement``.
+        task: its name, for the certificate.
         traced: the traces so far, by the plan's hash and the question's id.
-        lost: how often candidates got a question wrong that full depth got right.
+        lost: how often candidates lost a question: got it wrong where full depth got it right; for agreement, answered
+            it otherwise.
     """
 
     session: Session
@@ -56,11 +64,30 @@ class SearchProblem:
     timed_questions: int = 8
     journal: ResultStore | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    confirm: Sequence[Question] = ()
+    confidence: float = 0.9
+    on: str = "accuracy"
+    task: str = ""
     traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
 
     def warn_if_too_few(self) -> None:
-        """Says so where no plan can pass a race, however well it does: there are too few questions for the bound."""
+        """Says so where no plan can be chosen, however well it does: there are too few questions for the bound."""
+        bound, warn = self.max_accuracy_drop, getLogger(__name__).warning
+        if not self.confirm:
+            return self._warn_if_too_few_to_race()
+        certifying = self.bound.fewest
+        if certifying is None:
+            warn("No number of questions certifies a bound of %g: full depth will be chosen.", bound)
+        elif len(self.confirm) < certifying:
+            warn(
+                "To certify at %g %% that a plan loses at most %g points takes %d confirming questions, even if it "
+                "loses none, and there are %d: full depth will be chosen. Raise search.calibration to %d or more, half "
+                "of which confirm, or search.max_accuracy_drop.",
+                *(self.confidence * 100, bound * 100, certifying, len(self.confirm), 2 * certifying),
+            )
+
+    def _warn_if_too_few_to_race(self) -> None:
         bound, needed = self.max_accuracy_drop, fewest(self.max_accuracy_drop)
         if len(self.questions) < needed:
             more = f"search.calibration to {needed} or more, or " if bound > 0 else ""
@@ -69,6 +96,51 @@ class SearchProblem:
                 "none: full depth will be chosen. Raise %ssearch.max_accuracy_drop.",
                 *(len(self.questions), bound * 100, more),
             )
+
+    @property
+    def bound(self) -> Bound:
+        """What is to be certified."""
+        return Bound(self.max_accuracy_drop, self.confidence, self.on)
+
+    def loss(self, candidate: Candidate) -> float:
+        """What of a candidate is bounded: its drop, or the share of its answers that are not full depth's."""
+        return candidate.accuracy_drop if self.on == "accuracy" else 1 - candidate.agreement
+
+    def kept_by(self, candidate: Candidate) -> bool:
+        """Whether a candidate's loss on the questions it was tried on is within the bound."""
+        return self.loss(candidate) <= self.max_accuracy_drop + 1e-12
+
+    def what_it_loses(self, candidate: Candidate) -> str:
+        """``+0.8 points``, or ``0.8 % of answers changed``."""
+        share = self.loss(candidate) * 100
+        return f"{share:+.1f} points" if self.on == "accuracy" else f"{share:.1f} % of answers changed"
+
+    def pairs(self, plan: Plan, asked: Sequence[Question]) -> Pairs:
+        """Questions lost and gained against full depth; for agreement, lost are those answered otherwise."""
+        return self._pairs(self.on, plan, asked)
+
+    def to_be_gained(self, asked: Sequence[Question]) -> int:
+        """How many of the questions a plan could gain at most."""
+        if self.on == "agreement":
+            return 0
+        return sum(not trace.correct for trace in self._traces(self.full_depth, asked))
+
+    def certificate(self, plan: str, pairs: Pairs, p: float) -> Certificate:
+        """The certificate of the plan of this hash."""
+        return Certificate(
+            plan=plan,
+            model=self.session.loaded.fingerprint,
+            pipeline=self.pipeline.hash,
+            bound=self.max_accuracy_drop,
+            on=self.on,
+            confidence=self.confidence,
+            against="full" if self.reference_exit is None else "full+exit",
+            task=self.task,
+            questions=pairs.n,
+            lost=pairs.lost,
+            gained=pairs.gained,
+            p=p,
+        )
 
     @property
     def nothing(self) -> dict[str, int]:
@@ -102,19 +174,21 @@ class SearchProblem:
     def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
         """Tries the plan on growing parts of the questions; whether it got through all of them within the bound.
 
+        Within it is the drop's upper limit; the drop itself where what is found has yet to be certified.
+
         First come questions that earlier candidates lost: a plan that loses too many of those is out for certain,
         however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced.
         """
-        plan, bound = self.plan(rungs, rule), self.max_accuracy_drop
+        plan, bound, sure = self.plan(rungs, rule), self.max_accuracy_drop, not self.confirm
         hard, parts = self._hardest(), [self.questions[:count] for count in looks(len(self.questions))]
         for asked in [hard, *parts] if hard else parts:
             standing = self._standing(plan, asked)
             at_best = self._at_best(plan)
-            if at_best.upper > bound:
+            if not at_best.within(bound, sure):
                 return self._candidate(rungs, rule, self._asked_so_far(plan), at_best), False
             if asked is not hard and standing.hopeless(bound):
                 return self._candidate(rungs, rule, asked, standing), False
-        return self._candidate(rungs, rule, self.questions, standing), standing.within(bound)
+        return self._candidate(rungs, rule, self.questions, standing), standing.within(bound, sure)
 
     def cut_share(self, rungs: Rungs, rule: ExitRule) -> float:
         """The share of the plan's tokens that the rule would cut, were every stage's prompt as it is."""
@@ -132,13 +206,14 @@ class SearchProblem:
     ) -> Candidate:
         """What the plan did on the questions asked; how it stands may be of all questions, at best."""
         plan = self.plan(rungs, rule)
-        traces = self._traces(plan, asked)
+        traces, at_full = self._traces(plan, asked), self._traces(self.full_depth, asked)
         full = [bool(trace.correct) for trace in self._traces(self.full_depth, self.questions[: standing.tried])]
+        drop = standing.drop if self.on == "accuracy" else self._pairs("accuracy", plan, asked).drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
-            accuracy=fmean(full) - standing.drop,
-            accuracy_drop=standing.drop,
+            accuracy=fmean(full) - drop,
+            accuracy_drop=drop,
             latency_s=sum(stage_latency.values()),
             stage_latency_s=stage_latency,
             tokens=fmean(trace.tokens for trace in traces),
@@ -147,24 +222,28 @@ class SearchProblem:
             plan=plan.hash,
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
-            agreement=fmean(
-                trace.answer == at_full.answer
-                for trace, at_full in zip(traces, self._traces(self.full_depth, asked), strict=True)
-            ),
+            agreement=fmean(trace.answer == full.answer for trace, full in zip(traces, at_full, strict=True)),
             exit=asdict(rule) if rule else None,
         )
 
+    def _pairs(self, on: str, plan: Plan, asked: Sequence[Question]) -> Pairs:
+        traces, at_full = self._traces(plan, asked), self._traces(self.full_depth, asked)
+        if on == "agreement":
+            changed = sum(trace.answer != full.answer for trace, full in zip(traces, at_full, strict=True))
+            return Pairs(changed, 0, len(asked))
+        return Pairs.of([bool(trace.correct) for trace in at_full], [bool(trace.correct) for trace in traces])
+
     def _standing(self, plan: Plan, asked: Sequence[Question]) -> Standing:
-        full = [bool(trace.correct) for trace in self._traces(self.full_depth, asked)]
-        return Standing.of(full, [bool(trace.correct) for trace in self._traces(plan, asked)])
+        pairs = self.pairs(plan, asked)
+        return Standing(pairs.n, pairs.lost, pairs.gained)
 
     def _at_best(self, plan: Plan) -> Standing:
         """Where the plan would stand after all questions if it lost none of those it has not been asked."""
         asked = self._asked_so_far(plan)
         so_far = self._standing(plan, asked)
-        wrong_at_full_depth = sum(not trace.correct for trace in self._traces(self.full_depth, self.questions))
-        wrong_among_asked = sum(not trace.correct for trace in self._traces(self.full_depth, asked))
-        return Standing(len(self.questions), so_far.lost, so_far.won + wrong_at_full_depth - wrong_among_asked)
+        names = {question.id for question in asked}
+        to_be_gained = self.to_be_gained([question for question in self.questions if question.id not in names])
+        return Standing(len(self.questions), so_far.lost, so_far.won + to_be_gained)
 
     def _asked_so_far(self, plan: Plan) -> list[Question]:
         known = self.traced.get(plan.hash, {})
@@ -172,7 +251,8 @@ class SearchProblem:
 
     def _hardest(self) -> list[Question]:
         """The questions that earlier candidates lost most often."""
-        names = {name for name, _ in self.lost.most_common(HARDEST)}
+        hardest = sorted(self.questions, key=lambda question: -self.lost[question.id])[:HARDEST]
+        names = {question.id for question in hardest if self.lost[question.id]}
         return [question for question in self.questions if question.id in names]
 
     def _traces(self, plan: Plan, asked: Sequence[Question]) -> list[Trace]:
@@ -186,9 +266,14 @@ class SearchProblem:
             for trace in found["candidate"]:
                 known[trace.question_id] = trace
                 full = of_full_depth.get(trace.question_id)
-                if full is not None and full.correct and not trace.correct:
+                if full is not None and self._is_lost(full, trace):
                     self.lost[trace.question_id] += 1
         return [known[question.id] for question in asked]
+
+    def _is_lost(self, full: Trace, trace: Trace) -> bool:
+        if self.on == "agreement":
+            return trace.answer != full.answer
+        return bool(full.correct) and not trace.correct
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         """Predicted seconds per question, by stage."""
@@ -208,6 +293,7 @@ class SearchProblem:
             **self.origin,
             "max_accuracy_drop": self.max_accuracy_drop,
             "calibration_questions": len(self.questions),
+            "confirming_questions": len(self.confirm),
             "accuracy": {"full": full.accuracy, "plan": chosen.accuracy},
             "predicted_latency_s": {"full": full.latency_s, "plan": chosen.latency_s},
             "measured_latency_s": {"full": chosen.measured_full_s, "plan": chosen.measured_s},

@@ -41,12 +41,12 @@ class Standing:
         """
         return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried
 
-    def within(self, bound: float) -> bool:
-        """Whether the drop's one-sided 90 % upper limit stays within ``bound``.
+    def within(self, bound: float, sure: bool = True) -> bool:
+        """Whether the drop's one-sided 90 % upper limit stays within ``bound``; not to be ``sure``, the drop itself.
 
         The search keeps the luckiest of many plans: one that only just met the bound here would often break it later.
         """
-        return self.upper <= bound
+        return (self.upper if sure else self.drop) <= bound + 1e-12
 
     def hopeless(self, bound: float) -> bool:
         """Whether the drop is above ``bound`` beyond reasonable doubt."""

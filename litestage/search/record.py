@@ -14,6 +14,7 @@ from litestage.memory import peak_memory
 from litestage.plan import save_plan
 from litestage.records import Search, read_record
 from litestage.search.candidate import SearchResult, frontier
+from litestage.search.certify import Walk
 
 FRONTIER = "frontier"
 """Folder of the frontier's plans, each named by its hash."""
@@ -32,10 +33,16 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "memory": peak_memory(),
         "full": asdict(found.full),
         "chosen": asdict(found.chosen),
+        "certificate": asdict(found.plan.certificate) if found.plan.certificate else None,
+        "walk": _walk(found.walk) if found.walk else None,
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
     write_text(folder / "search.json", json.dumps(content, indent=2) + "\n")
+
+
+def _walk(walked: Walk) -> dict[str, Any]:
+    return {"questions": walked.questions, "steps": [asdict(step) for step in walked.steps]}
 
 
 def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Statistics: every comparison is question by question against full depth."""
 
 from litestage.stats.averages import over_independent, over_the_same
+from litestage.stats.bound import Bound
 from litestage.stats.many import ALPHA, POWER, holm, minimum_detectable_drop
 from litestage.stats.paired import (
     Pairs,
@@ -15,6 +16,7 @@ from litestage.stats.proportion import agreement, wilson_interval
 __all__ = [
     "ALPHA",
     "POWER",
+    "Bound",
     "Pairs",
     "accuracy_drop_bootstrap",
     "accuracy_drop_interval",

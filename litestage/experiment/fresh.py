@@ -1,0 +1,81 @@
+"""What a plan truly loses: counted on questions made for it, as many as wanted, that no split has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from litestage.data.sources import Menagerie
+from litestage.plan import Plan
+from litestage.stages import Question
+from litestage.stats import Pairs, agreement, pairs_interval
+from litestage.workbench import Workbench
+
+TOGETHER = 1000
+"""Questions whose traces are in memory at a time."""
+
+
+class Answered(NamedTuple):
+    """By question: the answer, and whether it is right; and the predicted seconds of all together."""
+
+    answers: list[str | None]
+    correct: list[bool]
+    seconds: float
+
+
+@dataclass
+class FreshQuestions:
+    """Answers questions under plans, outside the clock and without the store, which they would fill.
+
+    Attributes:
+        split: ``fresh``; or ``test`` for tasks that cannot make questions.
+    """
+
+    bench: Workbench
+    questions: Sequence[Question]
+    split: str
+    _full: Answered | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(cls, bench: Workbench, count: int) -> FreshQuestions:
+        """So many questions that no split has; the test split of a task whose source cannot make any."""
+        if isinstance(bench.task.source, Menagerie):
+            return cls(bench, bench.task.source.fresh(count), "fresh")
+        return cls(bench, bench.task.questions("test")[:count], "test")
+
+    def row(self, plan: Plan) -> dict[str, Any]:
+        """The plan's true drop and agreement with their intervals, and its predicted speed-up."""
+        full = self._full = self._full or self._answer(Plan.full(self.bench.pipeline.stage_names), "full depth")
+        own = self._answer(plan, "a plan")
+        pairs = Pairs.of(full.correct, own.correct)
+        same, interval = agreement(full.answers, own.answers)
+        return {
+            "plan": plan.hash,
+            "true_drop": pairs.drop,
+            "true_drop_ci95": list(pairs_interval(pairs)),
+            "lost": pairs.lost,
+            "gained": pairs.gained,
+            "true_agreement": same,
+            "true_agreement_ci95": list(interval),
+            "predicted_speedup": full.seconds / own.seconds,
+        }
+
+    def _answer(self, plan: Plan, what: str) -> Answered:
+        session, pipeline = self.bench.session.without_reuse(), self.bench.pipeline
+        costs = self.bench.session.step_costs(form for form in _forms(plan))
+        answers: list[str | None] = []
+        correct: list[bool] = []
+        seconds = 0.0
+        for start in range(0, len(self.questions), TOGETHER):
+            asked = self.questions[start : start + TOGETHER]
+            label = f"{what} on {len(self.questions)} {self.split} questions, from {start}"
+            for trace in session.run(asked, {"plan": plan}, pipeline, progress=label)["plan"]:
+                answers.append(trace.answer)
+                correct.append(bool(trace.correct))
+                seconds += sum(sum(costs.stage_seconds(plan[stage.name], stage)) for stage in trace.stages)
+        return Answered(answers, correct, seconds)
+
+
+def _forms(plan: Plan) -> set[str]:
+    return {stage.compensation for stage in plan.stages.values()} - {"none"}

@@ -1,0 +1,126 @@
+"""A plan's certificate: the bound it was shown to keep, on which questions, and what that does not say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypedDict
+
+from litestage.errors import LiteStageError, did_you_mean
+
+SAYS_NOTHING_OF = "another task, questions of another kind, or how fast it is"
+_BOUNDED = ("accuracy", "agreement")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """With probability ``confidence`` or more, over the draw of the questions, a plan that got one keeps its bound.
+
+    Attributes:
+        plan, model, pipeline: hash or fingerprint of each that it is about; of no other.
+        bound: a fraction: the largest drop in accuracy or, on ``agreement``, share of answers not full depth's.
+        on: ``accuracy`` or ``agreement``.
+        confidence: e.g. 0.9.
+        against: what the plan was held against: ``full`` depth, or ``full+exit``.
+        task: whose calibration split the questions are of.
+        questions: how many; nothing else was chosen by them.
+        lost: full depth alone answered right; on agreement: answered otherwise.
+        gained: the plan alone answered right; on agreement 0.
+        p: how likely so little would be lost if the bound were broken (:mod:`litestage.stats.bound`).
+    """
+
+    plan: str
+    model: str
+    pipeline: str
+    bound: float
+    on: str
+    confidence: float
+    against: str
+    task: str
+    questions: int
+    lost: int
+    gained: int
+    p: float
+
+    def __str__(self) -> str:
+        """In one sentence, and what it does not say."""
+        share = f"{self.bound * 100:g}"
+        if self.on == "agreement":
+            promised, seen = f"answers at most {share} % of questions otherwise than", f"{self.lost} otherwise"
+        else:
+            promised, seen = f"loses at most {share} points against", f"{self.lost} lost and {self.gained} gained"
+        reference = "full depth" if self.against == "full" else "full depth with the exit rule"
+        return (
+            f"Certified at {self.confidence * 100:g} %: it {promised} {reference} on questions like {self.task}'s "
+            f"({seen} of {self.questions} that the search did not see, p = {self.p:.3g}); "
+            f"this says nothing of {SAYS_NOTHING_OF}."
+        )
+
+    @property
+    def short(self) -> str:
+        """For a table's cell."""
+        what = "points" if self.on == "accuracy" else "% of answers"
+        return f"{self.bound * 100:g} {what}, {self.confidence * 100:g} %"
+
+
+class CertificateFile(TypedDict):
+    """What of it is text in a YAML file."""
+
+    plan: str
+    model: str
+    pipeline: str
+    on: str
+    against: str
+    task: str
+    says_nothing_of: str
+
+
+def certificate_to_dict(certificate: Certificate) -> dict[str, Any]:
+    return {**asdict(certificate), "says_nothing_of": SAYS_NOTHING_OF}
+
+
+def certificate_from_dict(raw: Any, plan: str, model: object, pipeline: object) -> Certificate:
+    """The certificate in a plan's file.
+
+    Args:
+        plan, model, pipeline: hash or fingerprint of each in the file.
+
+    Raises:
+        LiteStageError: a key or value that makes no sense, or a certificate of another plan.
+    """
+    known = {field.name: field.type for field in fields(Certificate)}
+    if not isinstance(raw, Mapping):
+        raise LiteStageError(f"certificate is {raw!r:.80}; it holds {', '.join(known)}.")
+    for key in raw:
+        if key not in known and key != "says_nothing_of":
+            raise LiteStageError(f"the certificate has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+    for key, kind in known.items():
+        value = raw.get(key)
+        if kind == "str" and not isinstance(value, str):
+            raise _wrong(key, value, "a text")
+        if kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise _wrong(key, value, "a number of questions")
+        if kind == "float" and (not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1):
+            raise _wrong(key, value, "a fraction")
+    made = Certificate(**{key: raw[key] for key in known})
+    if made.on not in _BOUNDED:
+        raise _wrong("on", made.on, " or ".join(_BOUNDED))
+    for what, certified, here in (
+        ("plan", made.plan, plan),
+        ("model", made.model, model),
+        ("pipeline", made.pipeline, pipeline),
+    ):
+        if certified != here:
+            raise LiteStageError(
+                f"its certificate is of the {what} {certified}, and this is {here}: it was changed since; take "
+                "'certificate' out, or search again."
+            )
+    if made.lost + made.gained > made.questions:
+        raise _wrong("questions", made.questions, f"at least the {made.lost + made.gained} lost and gained")
+    if made.p > 1 - made.confidence + 1e-9:
+        raise _wrong("p", made.p, f"at most {1 - made.confidence:g} at confidence {made.confidence:g}")
+    return made
+
+
+def _wrong(key: str, value: object, instead: str) -> LiteStageError:
+    return LiteStageError(f"{key!r} of the certificate is {value!r:.80}; it is {instead}. Search the plan again.")

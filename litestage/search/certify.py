@@ -1,0 +1,111 @@
+"""The guarantee: candidates are walked from safe to fast on questions that the search has not seen, and each is tested.
+
+Fixed-sequence testing (Learn then Test, Angelopoulos et al., arXiv 2110.01052; Pareto Testing, Laufer-Goldshtein and
+others, arXiv 2210.07913). The order is set by the search's own questions alone. For each candidate in turn the
+hypothesis is that it breaks the bound (:mod:`litestage.stats.bound`); the walk ends at the first for which that is not
+refused at the level. Then with the stated confidence every candidate passed keeps the bound, however many were walked
+and whatever the search did: the walk goes wrong only by refusing the first true hypothesis in its order, one test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from litestage.plan import Certificate, Plan
+from litestage.search.candidate import Candidate
+from litestage.search.problem import SearchProblem
+from litestage.search.race import looks
+from litestage.stats import Pairs
+
+EQUALLY_FAST = 0.01
+"""Candidates within this share of each other's latency are one step of the walk: step costs are not more exact."""
+START = 0.5
+"""The walk begins with the slowest candidate that saves at least this share of what the fastest saves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One candidate on the confirming questions.
+
+    Attributes:
+        plan: its hash.
+        asked: of how many; fewer than all where it could no longer pass.
+        lost, gained: see :class:`litestage.plan.Certificate`.
+        p: the test's p-value; of a candidate that was not asked all, if it lost none of the others.
+        passed: whether it keeps the bound, by the test.
+    """
+
+    plan: str
+    asked: int
+    lost: int
+    gained: int
+    p: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The steps made, the last of which did not pass unless all did; and the certificates, by the plan's hash."""
+
+    questions: int
+    steps: Sequence[Step] = ()
+    certificates: dict[str, Certificate] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> Step | None:
+        """The step that ended the walk, if one did."""
+        return self.steps[-1] if self.steps and not self.steps[-1].passed else None
+
+
+def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidate) -> Walk:
+    """Walks those of the candidates that were tried on all of the search's questions and kept the bound there."""
+    fewest = problem.bound.fewest
+    if fewest is None or len(problem.confirm) < fewest:
+        return Walk(len(problem.confirm))
+    tried = [c for c in candidates if c.questions == len(problem.questions) and problem.kept_by(c)]
+    order = walk_order([c.latency_s for c in tried], [problem.loss(c) for c in tried], full.latency_s)
+    steps: list[Step] = []
+    certificates: dict[str, Certificate] = {}
+    for index in order:
+        plan = problem.plan(tried[index].rungs, tried[index].exit_rule)
+        step = _step(problem, plan)
+        steps.append(step)
+        if not step.passed:
+            break
+        certificates[plan.hash] = problem.certificate(plan.hash, Pairs(step.lost, step.gained, step.asked), step.p)
+    return Walk(len(problem.confirm), steps, certificates)
+
+
+def walk_order(seconds: Sequence[float], loss: Sequence[float], full_seconds: float) -> list[int]:
+    """Indices of the candidates to walk, from safe to fast, by what the search knows of them.
+
+    Left out are those that a faster candidate beats in ``loss``, of equally fast ones all but the one that loses
+    least, and those that save too little to begin with.
+    """
+    kept: list[int] = []
+    for index in sorted(range(len(seconds)), key=lambda index: (seconds[index], loss[index])):
+        if kept and loss[index] > loss[kept[-1]]:
+            continue
+        if kept and seconds[index] <= (1 + EQUALLY_FAST) * seconds[kept[-1]]:
+            if loss[index] < loss[kept[-1]]:
+                kept[-1] = index
+            continue
+        kept.append(index)
+    saved = [full_seconds - seconds[index] for index in kept]
+    return [index for index, save in zip(kept, saved, strict=True) if save >= START * saved[0]][::-1]
+
+
+def _step(problem: SearchProblem, plan: Plan) -> Step:
+    """Asks growing parts of the questions, those that earlier candidates lost first, until it is clear how it ends.
+
+    What ends it early could not have ended otherwise, so the level is that of asking all.
+    """
+    bound, asked = problem.bound, sorted(problem.confirm, key=lambda question: -problem.lost[question.id])
+    for count in looks(len(asked)):
+        so_far = problem.pairs(plan, asked[:count])
+        at_best = Pairs(so_far.lost, so_far.gained + problem.to_be_gained(asked[count:]), len(asked))
+        p = bound.p_value(at_best)
+        if p > bound.level:
+            return Step(plan.hash, count, so_far.lost, so_far.gained, p, passed=False)
+    return Step(plan.hash, len(asked), so_far.lost, so_far.gained, p, passed=True)

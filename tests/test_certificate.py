@@ -1,0 +1,366 @@
+"""The guarantee: the test's level, the walk from safe to fast, what the plan's file carries, and what is said of it."""
+
+import json
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import binom
+
+from litestage.compare import _certificate
+from litestage.config import load_config
+from litestage.errors import LiteStageError
+from litestage.experiment.tables import simulate, tables
+from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.report.answer import answer
+from litestage.report.runs import Run
+from litestage.report.tables import certified
+from litestage.search.certify import walk, walk_order
+from litestage.search.greedy import greedy_search
+from litestage.search.one_budget import one_budget_search
+from litestage.search.record import write_search
+from litestage.stats import Bound, Pairs
+from litestage.workbench import SearchQuestions, Workbench
+from tests.test_racing import WrittenDown, problem, same
+
+# --- the test -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "most"), [(114, 0.02), (230, 0.01), (22, 0.1), (7, 0.3)])
+def test_with_nothing_lost_the_p_value_is_that_of_nothing_lost_at_the_bound(n, most):
+    assert Bound(most).p_value(Pairs(0, 0, n)) == pytest.approx((1 - most) ** n, rel=2e-3)
+
+
+@pytest.mark.parametrize(("most", "confidence", "n"), [(0.02, 0.9, 114), (0.01, 0.9, 230), (0.02, 0.95, 149)])
+def test_the_fewest_questions_pass_with_nothing_lost_and_one_fewer_do_not(most, confidence, n):
+    bound = Bound(most, confidence)
+    assert bound.fewest == n
+    assert bound.passes(Pairs(0, 0, n))
+    assert not bound.passes(Pairs(0, 0, n - 1))
+
+
+def test_no_number_of_questions_certifies_a_bound_of_nothing():
+    assert Bound(0.0).fewest is None
+    assert not Bound(0.0).passes(Pairs(0, 0, 10_000))
+
+
+@pytest.mark.parametrize(("n", "most"), [(25, 0.1), (60, 0.05)])
+def test_its_level_is_exact_whatever_is_gained(n, most):
+    """Every outcome that passes, added up by its probability at the edge of the hypothesis, for many shares gained."""
+    bound = Bound(most)
+    passing = [
+        (lost, gained)
+        for lost in range(n + 1)
+        for gained in range(n + 1 - lost)
+        if bound.passes(Pairs(lost, gained, n))
+    ]
+    lost, gained = np.array(passing).T
+    chances = [
+        float((binom.pmf(gained, n, b) * binom.pmf(lost, n - gained, min(1.0, (b + most) / (1 - b)))).sum())
+        for b in [*np.linspace(0, 0.2, 81), 0.3, 0.4]
+    ]
+    assert max(chances) <= 0.1 + 1e-4
+    assert max(chances) > 0.07  # and hardly more careful than it must be
+    region = bound.most_lost(n)
+    assert all(lost <= region[gained] for lost, gained in passing)
+    assert sum(int(most) + 1 for most in region) >= len(passing)
+
+
+def test_the_test_sees_more_lost_as_worse_and_more_gained_as_better():
+    bound = Bound(0.05)
+    by_lost = [bound.p_value(Pairs(lost, 3, 100)) for lost in range(8)]
+    by_gained = [bound.p_value(Pairs(4, gained, 100)) for gained in range(8)]
+    assert by_lost == sorted(by_lost)
+    assert by_gained == sorted(by_gained, reverse=True)
+
+
+def test_on_agreement_it_is_a_binomial_test_of_the_answers_that_differ():
+    bound = Bound(0.02, on="agreement")
+    assert bound.p_value(Pairs(2, 0, 300)) == pytest.approx(binom.cdf(2, 300, 0.02))
+    assert bound.most_lost(300)[0] == max(k for k in range(20) if binom.cdf(k, 300, 0.02) <= 0.1)
+
+
+# --- the walk -------------------------------------------------------------------------------------------------------
+
+
+def test_the_walk_goes_from_safe_to_fast_and_leaves_out_what_is_beaten_or_saves_little():
+    seconds = [0.95, 0.7, 0.65, 0.648, 0.6, 0.5, 0.45]
+    loss = [0.00, 0.0, 0.02, 0.010, 0.0, 0.01, 0.01]
+    # 0.95 saves too little of the 0.55 there is to save; 0.65 and 0.648 lose more than the faster 0.6
+    assert walk_order(seconds, loss, 1.0) == [1, 4, 5, 6]
+    assert walk_order([0.5, 0.502], [0.01, 0.0], 1.0) == [1]  # equally fast: the one that loses less
+    assert walk_order([], [], 1.0) == []
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_the_bound_breaks_no_more_often_than_stated(at):
+    """All tables at a size where certificates are to be had: within three standard errors of the level."""
+    found = simulate(tables(0.1)[at], Bound(0.1), 60, 2000, np.random.default_rng(at))
+    assert found.broken.mean() < 0.1 + 3 * np.sqrt(0.09 / 2000)
+    if "rise" in tables(0.1)[at].name:
+        assert found.speedup.mean() > 1.4  # and it is of some use
+
+
+def walked_problem(session, bound=0.1, questions=60, confirm=60, **options):
+    session.loaded = SimpleNamespace(fingerprint="f1")
+    case = problem(session, questions=questions + confirm, bound=bound, task="mine", **options)
+    case.questions, case.confirm = case.questions[:questions], case.questions[questions:]
+    return case
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    monkeypatch.setattr("litestage.search.problem.SearchProblem.provenance", lambda self, *_: {})
+
+
+def test_the_plan_chosen_is_the_fastest_certified_not_the_one_that_was_lucky():
+    wrong = {3: set(), 6: {61}, 9: set(range(60, 90))}  # 9 loses none of the search's questions, half of the others
+    found = one_budget_search(walked_problem(WrittenDown(wrong)))
+    assert found.met
+    assert found.chosen.budgets == same(2)
+    assert found.plan.certificate == Certificate(
+        plan=found.plan.hash,
+        model="f1",
+        pipeline=found.plan.certificate.pipeline,
+        bound=0.1,
+        on="accuracy",
+        confidence=0.9,
+        against="full",
+        task="mine",
+        questions=60,
+        lost=1,
+        gained=0,
+        p=found.plan.certificate.p,
+    )
+    assert found.plan.certificate.p == Bound(0.1).p_value(Pairs(1, 0, 60)) <= 0.1
+    verdicts = {candidate.budgets["recall"]: candidate.verdict for candidate in found.candidates}
+    assert verdicts[2] == "chosen"
+    assert verdicts[3].startswith("not certified: ")
+    without = one_budget_search(walked_problem(WrittenDown(wrong), confirm=0))
+    assert without.chosen.budgets == same(3)
+    assert without.plan.certificate is None
+
+
+def test_questions_that_certify_are_asked_of_nothing_before_the_walk():
+    session = WrittenDown({6: set(range(60))})
+    case = walked_problem(session)
+    case.full()
+    for rung in (1, 2, 3):
+        case.race(same(rung))
+    assert {int(name) for _, name in session.asked} == set(range(60))
+    one_budget_search(case)
+    assert max(int(name) for _, name in session.asked) == 119
+
+
+def test_a_candidate_that_cannot_pass_any_more_is_asked_no_further():
+    session = WrittenDown({3: set(range(100, 150)), 6: set()})
+    case = walked_problem(session, questions=100, confirm=300)
+    full = case.full()
+    walked = walk(case, [case.evaluate(same(1))], full)
+    assert [step.passed for step in walked.steps] == [False]
+    assert walked.steps[0].asked == 48
+    assert not walked.certificates
+
+
+def test_what_full_depth_gets_wrong_may_still_be_won_so_nothing_ends_too_early():
+    """Lost at first, made up for later: the outcome is that of asking everything."""
+    own, lost = set(range(200, 260)), set(range(100, 120))
+    session = WrittenDown({0: own, 3: lost})
+    case = walked_problem(session, questions=100, confirm=300)
+    walked = walk(case, [case.evaluate(same(1))], case.full())
+    assert [(step.asked, step.lost, step.gained, step.passed) for step in walked.steps] == [(300, 20, 60, True)]
+
+
+def test_nothing_certified_is_full_depth():
+    session = WrittenDown({skipped: set(range(60, 90)) for skipped in (3, 6, 9)})
+    found = one_budget_search(walked_problem(session))
+    assert not found.met
+    assert found.plan.certificate is None
+    assert found.chosen.budgets == same(0)
+    assert found.walk.steps[0].lost == 30 or found.walk.steps[0].asked < 60
+
+
+@pytest.mark.parametrize("search", [one_budget_search, greedy_search])
+def test_too_few_questions_for_a_bound_are_said_to_be_too_few_with_how_many_it_takes(caplog, search):
+    session = WrittenDown({})
+    found = search(walked_problem(session, bound=0.02, questions=70, confirm=60))
+    assert not found.met
+    assert found.plan.certificate is None
+    assert "takes 114 confirming questions" in caplog.text
+    assert "there are 60" in caplog.text
+    assert "search.calibration to 228 or more" in caplog.text
+    assert max(int(name) for _, name in session.asked) < 70  # nothing was asked that could not help
+
+
+def test_a_bound_of_nothing_is_said_to_be_out_of_reach(caplog):
+    assert not one_budget_search(walked_problem(WrittenDown({}), bound=0.0)).met
+    assert "No number of questions certifies a bound of 0" in caplog.text
+
+
+def test_on_agreement_answers_that_change_count_whether_they_were_right_or_not():
+    """As many gained as lost: the accuracy is kept, a third of the answers is not."""
+    session = WrittenDown({0: set(range(0, 120, 6)), 3: set(range(3, 120, 6))})
+    kept = one_budget_search(walked_problem(session, rungs=2))
+    assert kept.chosen.budgets == same(1)
+    changed = one_budget_search(walked_problem(session, rungs=2, on="agreement"))
+    assert not changed.met
+    quiet = one_budget_search(walked_problem(WrittenDown({3: {60}}), rungs=2, on="agreement"))
+    assert (quiet.plan.certificate.lost, quiet.plan.certificate.on) == (1, "agreement")
+    assert "answers at most 10 % of questions otherwise than full depth" in str(quiet.plan.certificate)
+
+
+def test_every_certified_plan_of_a_walk_may_be_chosen_so_the_clock_may_choose():
+    session = WrittenDown({}, seconds={0: 0.3, 3: 0.1, 6: 0.2, 9: 0.25})
+    case = walked_problem(session, finalists=3, timed_questions=6)
+    from litestage.search.choice import choose
+
+    tried = [case.evaluate(same(rung)) for rung in (1, 2, 3)]
+    found = choose(case, "pareto", tried, tried, tried, case.full(), clock=True, keep=True)
+    assert found.chosen.budgets == same(2)  # 3 is predicted to be fastest, and the walk began with 2
+    assert found.plan.certificate.plan == found.chosen.plan
+    assert all(plan.certificate is not None for plan in found.plans.values())
+
+
+# --- the plan's file ------------------------------------------------------------------------------------------------
+
+PLAN = Plan(
+    {"recall": StagePlan(skip=SkipSet(ffn=(3,)))}, model={"fingerprint": "f1", "layers": 12}, pipeline={"hash": "p1"}
+)
+CERTIFICATE = Certificate(PLAN.hash, "f1", "p1", 0.02, "accuracy", 0.9, "full", "menagerie", 256, 1, 0, 0.035)
+
+
+def written(tmp_path, change=lambda raw: None):
+    save_plan(replace(PLAN, certificate=CERTIFICATE), tmp_path / "plan.yaml")
+    raw = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    change(raw)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(raw))
+    return tmp_path / "plan.yaml"
+
+
+def test_a_certificate_goes_with_the_plan_and_is_no_part_of_what_it_is(tmp_path):
+    read = load_plan(written(tmp_path))
+    assert read.certificate == CERTIFICATE
+    assert read.hash == PLAN.hash
+    assert read == PLAN
+    assert "another task" in yaml.safe_load((tmp_path / "plan.yaml").read_text())["certificate"]["says_nothing_of"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda raw: raw["stages"]["recall"]["skip"].update(ffn=[3, 4]), ["is of the plan", "changed since"]),
+        (lambda raw: raw["model"].update(fingerprint="f2"), ["model f1", "f2"]),
+        (lambda raw: raw["pipeline"].update(hash="p2"), ["pipeline p1", "p2"]),
+        (lambda raw: raw["certificate"].update(p=0.4), ["'p'", "0.4", "0.1"]),
+        (lambda raw: raw["certificate"].update(lost=-1), ["'lost'", "-1"]),
+        (lambda raw: raw["certificate"].update(lost=300), ["'questions'", "256", "300"]),
+        (lambda raw: raw["certificate"].update(on="speed"), ["'on'", "speed"]),
+        (lambda raw: raw["certificate"].pop("bound"), ["'bound'", "None"]),
+        (lambda raw: raw["certificate"].update(bund=1), ["bund", "'bound'"]),
+        (lambda raw: raw.update(certificate="yes"), ["certificate", "yes"]),
+    ],
+)
+def test_a_certificate_that_is_not_of_this_plan_or_makes_no_sense_is_refused(tmp_path, change, named):
+    with pytest.raises(LiteStageError) as error:
+        load_plan(written(tmp_path, change))
+    for word in ["plan.yaml", *named]:
+        assert word in str(error.value)
+
+
+def test_another_exit_rule_makes_another_plan_without_a_certificate():
+    from litestage.plan import ExitRule
+
+    plan = replace(PLAN, certificate=CERTIFICATE)
+    assert plan.with_exit(ExitRule()).certificate is None
+    assert plan.with_exit(None).certificate == CERTIFICATE
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_is_one_sentence_with_its_figures_and_what_it_does_not_say():
+    said = str(CERTIFICATE)
+    assert said.count(". ") == 0
+    for part in ("at 90 %", "at most 2 points", "menagerie", "1 lost and 0 gained of 256", "p = 0.035", "another task"):
+        assert part in said
+
+
+def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_says_nothing():
+    full = {"plan": "a"}
+    assert certified({"plan": "b", "certificate": asdict(CERTIFICATE)}, full) == "2 points, 90 %"
+    assert certified({"plan": "b", "certificate": None}, full) == "no"
+    assert certified({"plan": "a", "certificate": None}, full) == "full depth"
+    assert certified({"plan": "a", "certificate": None, "model": "half"}, full) == "no"
+    assert certified({"plan": "b"}, full) == ""
+    plan = replace(PLAN, certificate=CERTIFICATE)
+    for task, expected in (("menagerie", CERTIFICATE), ("obqa", None)):
+        assert _certificate(SimpleNamespace(task=SimpleNamespace(name=task)), plan) == expected
+
+
+def test_search_json_and_its_report_have_the_certificate(tmp_path):
+    found = one_budget_search(walked_problem(WrittenDown({3: set(), 6: {61}, 9: set(range(60, 90))})))
+    write_search(found, tmp_path)
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert record["certificate"] == asdict(found.plan.certificate)
+    assert record["walk"]["questions"] == 60
+    assert [step["passed"] for step in record["walk"]["steps"]] == [True, False]
+    assert str(found.plan.certificate) in answer(Run(tmp_path, search=record))
+
+
+# --- the questions --------------------------------------------------------------------------------------------------
+
+
+def questions_of(*options):
+    bench = object.__new__(Workbench)
+    rows = [SimpleNamespace(id=str(index)) for index in range(100)]
+    bench.config = load_config(list(options))
+    bench.task = SimpleNamespace(name="t", questions=lambda split: rows)
+    return [[int(q.id) for q in part] for part in (bench.calibration(), bench.confirmation())], bench
+
+
+def test_half_of_the_calibration_questions_certify_unless_told_otherwise():
+    (seen, confirm), bench = questions_of("search.calibration=80")
+    assert (seen, confirm) == (list(range(40)), list(range(40, 80)))
+    assert [int(q.id) for q in SearchQuestions(bench).questions("calibration")] == seen  # what rankings measure on
+    assert questions_of("search.calibration=80", "search.confirm=50")[0][1] == list(range(30, 80))
+    assert questions_of("search.calibration=80", "search.confirm=0")[0] == [list(range(80)), []]
+    assert questions_of()[0] == [list(range(50)), list(range(50, 100))]  # fewer rows than asked for
+    with pytest.raises(LiteStageError, match=r"search\.confirm is 120, but the calibration split has 100"):
+        questions_of("search.confirm=120")
+
+
+def test_fresh_questions_are_in_no_split_and_always_the_same():
+    from litestage.data import load_task
+
+    source = load_task("menagerie").source
+    fresh = source.fresh(2000)
+    asked = {
+        (question.text, frozenset(question.options))
+        for split in ("calibration", "test", "train")
+        for question in source.questions(split)
+    }
+    assert len({(question.text, frozenset(question.options)) for question in fresh} - asked) == 2000
+    assert fresh[:50] == source.fresh(50)
+    with pytest.raises(LiteStageError, match="110488 questions"):
+        source.fresh(200_000)
+    with pytest.raises(LiteStageError, match="0 questions"):
+        load_task("menagerie_yesno").source.fresh(1)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("search.confidence=1", ["search.confidence", "1"]),
+        ("search.confidence=0", ["search.confidence"]),
+        ("search.bound=acuracy", ["search.bound", "'accuracy'"]),
+        ("search.confirm=256", ["search.confirm", "256"]),
+        ("search.confirm=-1", ["search.confirm", "-1"]),
+    ],
+)
+def test_options_that_make_no_sense_are_told(option, named):
+    with pytest.raises(LiteStageError) as error:
+        load_config([option])
+    for word in named:
+        assert word in str(error.value)
