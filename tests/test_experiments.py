@@ -3,14 +3,18 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
 from litestage.cli import main
 from litestage.experiment import EXPERIMENTS
 from litestage.experiment.heuristics import at_its_latency
+from litestage.experiment.importance import rank_correlation
+from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.sensitivity import _stages, first_certain_loss
+from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
 
 SMALL = {
@@ -19,6 +23,9 @@ SMALL = {
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
     "noise": ["repeats=2", "search.max_budget=2"],
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
+    "importance": ["tokens=400"],
+    "loops": ["budgets=[12]", "tokens=400"],
+    "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
 HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
 
@@ -58,11 +65,15 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
     assert (results["split"], results["n"]) == ("test", 6)
     assert results["config"]["questions"] == 6
     for row in results["rows"]:
-        low, high = row["accuracy_drop_ci95"]
-        assert low <= row["accuracy_drop"] <= high
-        assert sum(stage["predicted_latency_s"] for stage in row["stages"].values()) == pytest.approx(
-            row["predicted_latency_s"]
-        )
+        figures = [name.removesuffix("_ci95") for name in row if name.endswith("_ci95")]
+        assert figures
+        for figure in figures:
+            low, high = row[f"{figure}_ci95"]
+            assert low <= row[figure] <= high, figure
+        if "predicted_latency_s" in row:
+            assert sum(stage["predicted_latency_s"] for stage in row["stages"].values()) == pytest.approx(
+                row["predicted_latency_s"]
+            )
     assert len(results["shows"]) == 2
     for sentence in results["shows"]:
         assert sentence in out
@@ -80,6 +91,12 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["sensitivity", "rankings=[cosin]"], ["cosin", "'cosine'"]),
         (["sensitivity", "step=0"], ["step", "0"]),
         (["heuristics", "policies=[unifrm]"], ["unifrm", "'uniform'"]),
+        (["importance", "tokens=0"], ["tokens", "0"]),
+        (["transfer", "others=[]"], ["others"]),
+        (["transfer", "others=[menagerie]"], ["'menagerie'"]),
+        (["transfer", "others=[menagerie@sngle]"], ["sngle", "'single'"]),
+        (["loops", "budgets=[25]"], ["25", "24"]),
+        (["loops", "rankings=[cosin]"], ["cosin", "'cosine'"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
     ],
@@ -143,3 +160,45 @@ def test_at_its_latency_means_at_least_as_fast_and_then_most_accurate():
 def test_the_violation_rates_interval_is_wilsons():
     rows = [{"breaks_bound": broken} for broken in [True] * 2 + [False] * 8]
     assert violation_interval(rows) == pytest.approx((0.0567, 0.5098), abs=1e-4)
+
+
+def test_a_score_that_orders_the_damage_correlates_with_it_and_one_that_does_not_has_an_interval_around_0():
+    generator, questions = np.random.default_rng(0), 400
+    shares = np.linspace(0, 0.9, 16)
+    hits = (generator.random((16, questions)) < shares[:, None]).astype(int).tolist()
+    whole = np.ones((16, questions), dtype=int).tolist()
+    rho, (low, high) = rank_correlation(shares.tolist(), hits, whole)
+    assert rho > 0.95
+    assert 0.8 < low <= rho <= high <= 1
+    rho, (low, high) = rank_correlation(generator.permutation(shares).tolist(), hits, whole)
+    assert low < 0 < high
+    assert abs(rho) < 0.6
+    assert rank_correlation([1.0, 2.0], [[0, 1], [1, 0]], [[1, 1], [1, 1]]) == (None, None)
+
+
+def test_a_share_of_texts_is_drawn_by_question():
+    alone, (low, high) = share_of_texts([1, 0] * 50, [1] * 100)
+    together, (lower, higher) = share_of_texts([4, 0] * 50, [4] * 100)  # four texts of a question always alike
+    assert alone == together == 0.5
+    assert (low, high) == pytest.approx((lower, higher), abs=0.02)
+    share, (low, high) = share_of_texts([0] * 30, [4] * 30)
+    assert share == low == 0
+    assert high == pytest.approx(0.1135, abs=1e-3)  # Wilson's of 0 in 30
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stop", "looping"),
+    [
+        ([9, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4], "length", True),
+        ([9, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3], "length", False),  # not yet three times
+        ([1, 2, 3, 4] * 3, "eos", False),  # it came to an end
+        ([5] * 12, "length", True),
+        ([5] * 11, "length", False),
+        ([1, 2, 3, 1, 2, 3] * 3, "length", True),  # three tokens, six times
+        ([1, 2, 3] * 3 + [4], "length", False),
+        ([1, 2, 3, 4, 5] * 3 + [1, 2], "length", True),  # the limit fell within the fourth
+        ([], "length", False),
+    ],
+)
+def test_a_text_loops_where_its_end_stands_three_times_in_a_row_at_the_limit(tokens, stop, looping):
+    assert loops(tokens, stop) is looping

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import heuristics, noise, search_cost, sensitivity, threshold
+from litestage.experiment import heuristics, importance, loops, noise, search_cost, sensitivity, threshold, transfer
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -16,6 +16,9 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "heuristics": heuristics.EXPERIMENT,
     "noise": noise.EXPERIMENT,
     "search-cost": search_cost.EXPERIMENT,
+    "importance": importance.EXPERIMENT,
+    "transfer": transfer.EXPERIMENT,
+    "loops": loops.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
