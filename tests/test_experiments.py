@@ -13,6 +13,7 @@ from litestage.experiment.heuristics import at_its_latency
 from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
+from litestage.experiment.protocol import RULES, Table, choose
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
@@ -25,8 +26,10 @@ SMALL = {
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
     "importance": ["tokens=400"],
     "loops": ["budgets=[12]", "tokens=400"],
+    "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
+POOLED = {"protocol": ("test and calibration", 12)}
 HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
 
 
@@ -62,7 +65,7 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
     assert json.loads(out.strip().splitlines()[-1]) == results
     assert results["schema"] == "litestage.experiment/1"
     assert set(results) >= HEAD
-    assert (results["split"], results["n"]) == ("test", 6)
+    assert (results["split"], results["n"]) == POOLED.get(name, ("test", 6))
     assert results["config"]["questions"] == 6
     for row in results["rows"]:
         figures = [name.removesuffix("_ci95") for name in row if name.endswith("_ci95")]
@@ -97,6 +100,8 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["transfer", "others=[menagerie@sngle]"], ["sngle", "'single'"]),
         (["loops", "budgets=[25]"], ["25", "24"]),
         (["loops", "rankings=[cosin]"], ["cosin", "'cosine'"]),
+        (["protocol", "sizes=[1]"], ["sizes", "1"]),
+        (["protocol", "search.calibration=512"], ["512"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
     ],
@@ -202,3 +207,21 @@ def test_a_share_of_texts_is_drawn_by_question():
 )
 def test_a_text_loops_where_its_end_stands_three_times_in_a_row_at_the_limit(tokens, stop, looping):
     assert loops(tokens, stop) is looping
+
+
+def test_a_plan_chosen_on_the_questions_it_is_reported_on_looks_better_than_it_is():
+    """Forty candidates of the same true drop, on the bound: whichever passes, passed by luck."""
+    generator, questions = np.random.default_rng(0), 4000
+    lost = np.zeros((41, questions), dtype=int)
+    for candidate in range(1, 41):
+        lost[candidate, generator.choice(questions, 160, replace=False)] = 1
+    passes = np.repeat(np.array([100, *range(60, 20, -1)], dtype=float)[:, None], questions, axis=1)
+    found = choose(Table(lost, passes), 100, 0.039, "drop", 500)
+    assert found["test"]["true_drop"] == found["calibration"]["true_drop"] == pytest.approx(0.04)
+    assert found["test"]["reported_drop"] <= 0.039
+    assert found["test"]["optimism"] > 0.01
+    assert abs(found["calibration"]["optimism"]) < 0.003
+    assert found["test"]["breaks_bound"] == found["calibration"]["breaks_bound"] == 1
+    few = Table(lost[:4], passes[:4])
+    seen, limit = (choose(few, 100, 0.039, rule, 500)["calibration"]["breaks_bound"] for rule in RULES)
+    assert limit < 0.4 < 0.7 < seen

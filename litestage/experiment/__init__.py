@@ -7,7 +7,17 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import heuristics, importance, loops, noise, search_cost, sensitivity, threshold, transfer
+from litestage.experiment import (
+    heuristics,
+    importance,
+    loops,
+    noise,
+    protocol,
+    search_cost,
+    sensitivity,
+    threshold,
+    transfer,
+)
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -19,6 +29,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "importance": importance.EXPERIMENT,
     "transfer": transfer.EXPERIMENT,
     "loops": loops.EXPERIMENT,
+    "protocol": protocol.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
