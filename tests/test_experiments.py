@@ -26,6 +26,7 @@ SMALL = {
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
     "importance": ["tokens=400"],
     "loops": ["budgets=[12]", "tokens=400"],
+    "calibration": ["rankings=[own/outputs,gold/fidelity,plain/perplexity,accuracy]", "budgets=[1]", "tokens=400"],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -102,6 +103,9 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["loops", "rankings=[cosin]"], ["cosin", "'cosine'"]),
         (["protocol", "sizes=[1]"], ["sizes", "1"]),
         (["protocol", "search.calibration=512"], ["512"]),
+        (["calibration", "rankings=[own/outputz]"], ["own/outputz", "'own/outputs'"]),
+        (["calibration", "budgets=[25]"], ["25", "24"]),
+        (["calibration", "gold=none.jsonl"], ["none.jsonl"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.experiment import (
+    calibration,
     heuristics,
     importance,
     loops,
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "transfer": transfer.EXPERIMENT,
     "loops": loops.EXPERIMENT,
     "protocol": protocol.EXPERIMENT,
+    "calibration": calibration.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
