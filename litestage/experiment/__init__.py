@@ -7,7 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment import certificate, heuristics, noise, search_cost, sensitivity, threshold
+from litestage.experiment import (
+    calibration,
+    certificate,
+    heuristics,
+    importance,
+    loops,
+    noise,
+    protocol,
+    search_cost,
+    sensitivity,
+    threshold,
+    transfer,
+)
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -17,6 +29,11 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "certificate": certificate.EXPERIMENT,
     "noise": noise.EXPERIMENT,
     "search-cost": search_cost.EXPERIMENT,
+    "importance": importance.EXPERIMENT,
+    "transfer": transfer.EXPERIMENT,
+    "loops": loops.EXPERIMENT,
+    "protocol": protocol.EXPERIMENT,
+    "calibration": calibration.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""

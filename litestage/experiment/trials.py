@@ -59,12 +59,25 @@ class Trials:
     def row(self, plan: Plan, against: Plan | None = None) -> dict[str, Any]:
         """Accuracy, tokens and predicted latency of a plan, compared with ``against`` (full depth unless given)."""
         against = against or self.full
+        found = self.answers(plan, against)
+        by_stage, seconds, reference_seconds = self._stage_seconds(plan), self.seconds(plan), self.seconds(against)
+        for name, stage in found["stages"].items():
+            stage["predicted_latency_s"] = fmean(stages[name] for stages in by_stage)
+        return {
+            **found,
+            "predicted_latency_s": fmean(seconds),
+            "predicted_speedup": sum(reference_seconds) / sum(seconds),
+            "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
+        }
+
+    def answers(self, plan: Plan, against: Plan | None = None) -> dict[str, Any]:
+        """The part of :meth:`row` that no clock has any part in: accuracy, answers and tokens."""
+        against = against or self.full
         traces, names = self.traces(plan), self.bench.pipeline.stage_names
         correct, reference = self.correct(plan), self.correct(against)
         same, same_interval = agreement(
             [trace.answer for trace in self.traces(against)], [trace.answer for trace in traces]
         )
-        by_stage, seconds, reference_seconds = self._stage_seconds(plan), self.seconds(plan), self.seconds(against)
         return {
             "plan": plan.hash,
             "accuracy": fmean(correct),
@@ -72,16 +85,12 @@ class Trials:
             "accuracy_drop_ci95": list(accuracy_drop_interval(reference, correct)),
             "agreement": same,
             "agreement_ci95": list(same_interval),
-            "predicted_latency_s": fmean(seconds),
-            "predicted_speedup": sum(reference_seconds) / sum(seconds),
-            "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
             "parse_failures": sum(trace.parse_failure for trace in traces),
             "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in traces),
             "stages": {
                 name: {
                     "skipped": {"mhsa": len(plan[name].skip.mhsa), "ffn": len(plan[name].skip.ffn)},
                     "tokens": fmean(sum(trace.stages[index].tokens) for trace in traces),
-                    "predicted_latency_s": fmean(stages[name] for stages in by_stage),
                     "cut": fmean(stop == "exit" for trace in traces for stop in trace.stages[index].stops),
                 }
                 for index, name in enumerate(names)

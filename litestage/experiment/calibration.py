@@ -1,0 +1,313 @@
+"""Calibration before search: what sub-layers are ranked on (full depth's own outputs, gold texts, plain text) and by
+what (whole outputs, fidelity, perplexity, accuracy), and what the plans that follow do at equal budgets.
+
+At the same calibration data searches differ little, and perplexity and accuracy rank plans differently (arXiv
+2604.24938); for reasoning, calibration on what the model itself writes is best (arXiv 2512.02185, 2511.18864).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from litestage import menagerie
+from litestage.config import RunConfig
+from litestage.data.staged import StagedRow, read_staged
+from litestage.errors import LiteStageError
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.texts import OBJECTIVES, about, order_on, own_texts
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import drop_of, points
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.plan.skip import SubLayerName
+from litestage.profile.forced import Sequenced
+from litestage.progress import bar
+from litestage.reading import read_text
+from litestage.stats import accuracy_drop_interval, wilson_interval
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+COSINE, ACCURACY = "cosine", "accuracy"
+TEXTS = ("own", "gold", "plain")
+RANKINGS = (*(f"{text}/{objective}" for text in TEXTS for objective in OBJECTIVES), ACCURACY, COSINE)
+CHUNK = 64
+"""Tokens of a piece of plain text."""
+
+
+@dataclass
+class CalibrationConfig(RunConfig):
+    """Options of ``experiment calibration``.
+
+    Attributes:
+        rankings: ``TEXT/OBJECTIVE`` with the text ``own``, ``gold`` or ``plain`` and the objective ``outputs`` (ours),
+            ``fidelity`` or ``perplexity``; ``accuracy`` on the calibration questions; ``cosine``. The first is what
+            all others are held against.
+        budgets: sub-layers skipped in every stage.
+        tokens: on about how many tokens a stage's sub-layers are ranked.
+        gold: staged JSONL with the gold texts of the task's calibration split; a menagerie task has its own.
+        plain: a text file; the calibration questions themselves, one after the other, unless given.
+    """
+
+    rankings: list[str] = field(
+        default_factory=lambda: [
+            *("own/outputs", "own/fidelity", "own/perplexity", "gold/fidelity", "gold/perplexity"),
+            *("plain/fidelity", "plain/perplexity", ACCURACY, COSINE),
+        ]
+    )
+    budgets: list[int] = field(default_factory=lambda: [4, 8])
+    tokens: int = 2000
+    gold: str | None = None
+    plain: str | None = None
+
+
+def run(bench: Workbench, config: CalibrationConfig) -> Findings:
+    """Ranks on the calibration split, and tries every ranking at every budget on the test split."""
+    some(RANKINGS, rankings=config.rankings)
+    some(budgets=config.budgets)
+    at_least(1, budgets=min(config.budgets), tokens=config.tokens)
+    most, sublayers = max(config.budgets), 2 * bench.session.engine.decoder.layers
+    if most > sublayers:
+        raise LiteStageError(f"budgets has {most}, but the model has {sublayers} sub-layers; give less.")
+    texts = {name: _texts(bench, config, name) for name in TEXTS if any(_of(r) == name for r in config.rankings)}
+    orders = {ranking: _orders(bench, config, ranking, texts, most) for ranking in config.rankings}
+    trials = Trials.on_test(bench)
+    plans = {
+        (ranking, budget): Plan({stage: StagePlan(skip=SkipSet.of(order[:budget])) for stage, order in by.items()})
+        for ranking, by in orders.items()
+        for budget in config.budgets
+    }
+    rows = []
+    with bar("plans on the test split", len(plans)) as advance:
+        for (ranking, budget), plan in plans.items():
+            first = trials.correct(plans[config.rankings[0], budget])
+            behind = fmean(first) - fmean(trials.correct(plan))
+            beside = list(accuracy_drop_interval(first, trials.correct(plan)))
+            compared = {"behind_first": behind, "behind_first_ci95": beside}
+            right = sum(trials.correct(plan))
+            interval = {"accuracy_ci95": list(wilson_interval(right, len(trials.questions)))}
+            rows.append({"ranking": ranking, "budget": budget, **trials.answers(plan), **interval, **compared})
+            advance(1)
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=[
+            "ranked on / by",
+            "skipped in\neach stage",
+            "accuracy",
+            "drop, points [95 %]",
+            "same answers",
+            f"behind {config.rankings[0]},\npoints [95 %]",
+        ],
+        table=[_cells(row) for row in rows],
+        shows=(_best(rows, config.rankings), _texts_and_objectives(rows, config.rankings[0])),
+        figure=_figure(rows, config.rankings, config.budgets),
+        more={
+            "orders": {
+                ranking: {stage: [f"{kind}.{layer}" for kind, layer in order] for stage, order in by.items()}
+                for ranking, by in orders.items()
+            },
+            "own_texts_that_are_gold": _same(texts),
+            "plain_text": None if "plain" not in texts else config.plain or "the calibration questions",
+        },
+        latency="not part of it: no figure here depends on a clock",
+    )
+
+
+def _of(ranking: str) -> str:
+    return ranking.partition("/")[0]
+
+
+def _texts(bench: Workbench, config: CalibrationConfig, name: str) -> dict[str, list[Sequenced]]:
+    """By stage, what sub-layers are ranked on."""
+    if name == "own":
+        return own_texts(bench)
+    if name == "gold":
+        return gold_texts(bench, _gold_rows(bench, config))
+    if config.plain is None:
+        text = "\n".join(" ".join([question.text, *question.options]) for question in bench.calibration())
+    else:
+        text = read_text(Path(config.plain))
+    ids = bench.session.loaded.tokenizer(text)["input_ids"]
+    pieces = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
+    sequences: list[Sequenced] = [(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
+    if not sequences:
+        raise LiteStageError(f"The plain text {config.plain!r} is no longer than a token; give more.")
+    return dict.fromkeys(bench.pipeline.stage_names, sequences)
+
+
+def _gold_rows(bench: Workbench, config: CalibrationConfig) -> list[StagedRow]:
+    """The calibration questions' rows with gold texts."""
+    variant = bench.task.source.origin.get("menagerie")
+    if config.gold is not None:
+        rows = read_staged(config.gold)
+    elif variant:
+        rows = menagerie.load_split(variant, "calibration")
+    else:
+        raise LiteStageError(
+            f"The task {bench.task.name!r} has no gold texts of its stages; give gold=<staged JSONL>, or leave the "
+            "rankings on gold texts out."
+        )
+    by_id = {row.question.id: row for row in rows}
+    found = [by_id[question.id] for question in bench.calibration() if question.id in by_id]
+    if not found:
+        raise LiteStageError(f"gold={config.gold} has none of the calibration questions; their ids must be the same.")
+    return found
+
+
+def gold_texts(bench: Workbench, rows: Sequence[StagedRow]) -> dict[str, list[Sequenced]]:
+    """By stage, the prompts with the gold texts of earlier stages in them, and the stage's own gold text, ended."""
+    tokenizer, end = bench.session.loaded.tokenizer, bench.session.engine.eos[0]
+    sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in bench.pipeline.stages}
+    for row in rows:
+        for stage in bench.pipeline.stages:
+            gold = row.gold.get(stage.name)
+            if gold is None or isinstance(gold, list) != stage.per_option:
+                needs = "one text per option" if stage.per_option else "one text"
+                raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
+            texts = gold if isinstance(gold, list) else [gold]
+            for prompt, text in zip(stage.prompts(row.question, row.gold), texts, strict=True):
+                written = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+                sequences[stage.name].append((bench.session.encode(prompt), [*written, end]))
+    return sequences
+
+
+def _orders(
+    bench: Workbench,
+    config: CalibrationConfig,
+    ranking: str,
+    texts: Mapping[str, Mapping[str, list[Sequenced]]],
+    budget: int,
+) -> dict[str, list[SubLayerName]]:
+    """By stage, the first ``budget`` sub-layers to skip."""
+    if ranking == COSINE:
+        order = bench.session.importance(bench.calibration(), bench.pipeline).ranking()
+        return dict.fromkeys(bench.pipeline.stage_names, order[:budget])
+    if ranking == ACCURACY:
+        return {stage: _by_accuracy(bench, stage, budget) for stage in bench.pipeline.stage_names}
+    text, _, objective = ranking.partition("/")
+    return {
+        stage: order_on(bench, about(sequences, config.tokens), objective, budget)
+        for stage, sequences in texts[text].items()
+    }
+
+
+def _by_accuracy(bench: Workbench, stage: str, budget: int) -> list[SubLayerName]:
+    """The greedy order by wrong answers on the calibration questions while only this stage skips.
+
+    Lazily, as :func:`litestage.profile.greedy.greedy_order`. With few questions most sub-layers seem to do nothing;
+    between those, and in whatever order they are looked at, lots decide: accuracy knows no better.
+    """
+    trials = Trials(bench, bench.calibration())
+    names = [sublayer.name for sublayer in bench.session.engine.decoder.sublayers]
+    random.Random(bench.config.seed).shuffle(names)
+    dropped: list[SubLayerName] = []
+    rises = dict.fromkeys(names, -inf)
+    wrong = _wrong(trials, stage, dropped)
+    with bar(f"{stage}: sub-layers ranked by accuracy", budget) as advance:
+        while len(dropped) < budget:
+            measured: set[SubLayerName] = set()
+            while (best := min(rises, key=lambda name: (rises[name], name not in measured))) not in measured:
+                rises[best] = _wrong(trials, stage, [*dropped, best]) - wrong
+                measured.add(best)
+            dropped.append(best)
+            wrong += rises.pop(best)
+            advance(1)
+    return dropped
+
+
+def _wrong(trials: Trials, stage: str, names: Sequence[SubLayerName]) -> float:
+    plan = Plan({**trials.full.stages, stage: StagePlan(skip=SkipSet.of(names))})
+    return 1 - fmean(trials.correct(plan))
+
+
+def _same(texts: Mapping[str, Mapping[str, list[Sequenced]]]) -> dict[str, float] | None:
+    """By stage, the share of full depth's own outputs that are gold texts, token by token."""
+    if "own" not in texts or "gold" not in texts:
+        return None
+    found = {}
+    for stage, sequences in texts["own"].items():
+        gold = {(tuple(prompt), tuple(output)) for prompt, output in texts["gold"][stage]}
+        found[stage] = fmean((tuple(prompt), tuple(output)) in gold for prompt, output in sequences)
+    return found
+
+
+def _cells(row: Row) -> list[str]:
+    (low, high), (less, more) = row["accuracy_drop_ci95"], row["behind_first_ci95"]
+    return [
+        row["ranking"],
+        str(row["budget"]),
+        f"{row['accuracy']:.1%}",
+        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{row['agreement']:.1%}",
+        f"{row['behind_first'] * 100:+.1f} [{less * 100:+.1f}, {more * 100:+.1f}]",
+    ]
+
+
+def _best(rows: Sequence[Row], rankings: Sequence[str]) -> str:
+    parts = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        of = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["accuracy_drop"])
+        best, worst = of[0], of[-1]
+        parts.append(
+            f"at {budget} {best['ranking']} loses least, {drop_of(best)}, and {worst['ranking']} most, {drop_of(worst)}"
+        )
+    return f"With as many sub-layers skipped in every stage, of {len(rankings)} rankings {'; '.join(parts)}."
+
+
+def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
+    """Which rankings can be told from the first, at the budget at which most can."""
+
+    def told(budget: int) -> list[Row]:
+        return [
+            row
+            for row in rows
+            if row["budget"] == budget
+            and row["ranking"] != first
+            and not row["behind_first_ci95"][0] <= 0 <= row["behind_first_ci95"][1]
+        ]
+
+    budget = max(dict.fromkeys(row["budget"] for row in rows), key=lambda budget: len(told(budget)))
+    differing = told(budget)
+    others = [
+        row["ranking"]
+        for row in rows
+        if row["budget"] == budget and row["ranking"] not in (first, *(row["ranking"] for row in differing))
+    ]
+    if not differing:
+        return f"No ranking can be told from {first} at any budget: what is measured matters less than chance here."
+    parts = [
+        f"{row['ranking']} is {'behind' if row['behind_first'] > 0 else 'ahead'} by "
+        f"{_sided(row['behind_first'], row['behind_first_ci95'])}"
+        for row in differing
+    ]
+    rest = f"; {', '.join(others)} cannot be told from it" if others else ""
+    return f"Against {first} at {budget}: {'; '.join(parts)}{rest}."
+
+
+def _sided(behind: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return points(behind, (low, high)) if behind > 0 else points(-behind, (-high, -low))
+
+
+def _figure(rows: Sequence[Row], rankings: Sequence[str], budgets: Sequence[int]) -> Any:
+    figure, (axis,) = panels(1, width=3 + 0.8 * len(rankings), height=3.8)
+    for shift, (budget, colour) in enumerate(zip(budgets, PALETTE, strict=False)):
+        chosen = [row for row in rows if row["budget"] == budget]
+        beside = [index + 0.12 * shift for index in range(len(chosen))]
+        label = f"{budget} skipped in every stage"
+        with_intervals(axis, beside, chosen, "accuracy", scale=100, fmt="o", color=colour, markersize=4, label=label)
+    axis.set_xticks(range(len(rankings)), [ranking.replace("/", "/\n") for ranking in rankings], fontsize=8)
+    name_axes(axis, y="accuracy, %")
+    legend(axis)
+    return figure
+
+
+EXPERIMENT = Experiment(CalibrationConfig, run)

@@ -1,0 +1,219 @@
+"""How many texts end in a loop, by stage and budget: skipping makes models repeat themselves until the limit, even
+where accuracy stays (FOCUS & RePAIR, ICML 2026), and every repeated token is time lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from litestage.config import RunConfig
+from litestage.errors import LiteStageError
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.shares import share_of_texts
+from litestage.experiment.texts import about, order_on, own_texts
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.methods.setting import NotThisBudget
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.progress import bar
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+FULL, FIDELITY = "full", "fidelity"
+SHORTEST = 4
+"""Tokens of the shortest text that counts as repeated; shorter cycles count once they fill as much."""
+TIMES = 3
+"""How often in a row it must be there."""
+
+
+@dataclass
+class LoopsConfig(RunConfig):
+    """Options of ``experiment loops``.
+
+    Attributes:
+        rankings: uniform, cosine (the paper's), fidelity (each stage's own greedy order).
+        budgets: sub-layers skipped in every stage.
+        tokens: on about how many tokens of full depth's own texts a stage's fidelity is measured.
+    """
+
+    rankings: list[str] = field(default_factory=lambda: ["uniform", "cosine", FIDELITY])
+    budgets: list[int] = field(default_factory=lambda: [2, 4, 6, 8, 10, 12])
+    tokens: int = 2000
+
+
+def run(bench: Workbench, config: LoopsConfig) -> Findings:
+    """Tries every ranking at every budget, the same in all stages, on the test split."""
+    plans, trials = plans_by_ranking(bench, config.rankings, config.budgets, config.tokens), Trials.on_test(bench)
+    rows: list[dict[str, Any]] = []
+    with bar("plans on the test split", len(plans) + 1) as advance:
+        for (ranking, budget), plan in {(FULL, 0): trials.full, **plans}.items():
+            traces, answers = trials.traces(plan), trials.answers(plan)
+            for index, stage in enumerate(bench.pipeline.stage_names):
+                of = [trace.stages[index] for trace in traces]
+                texts = [len(one.stops) for one in of]
+                looping, interval = share_of_texts([sum(map(loops, one.token_ids, one.stops)) for one in of], texts)
+                limited, its_interval = share_of_texts([one.stops.count("length") for one in of], texts)
+                rows.append(
+                    {
+                        "ranking": ranking,
+                        "budget": budget,
+                        "stage": stage,
+                        "looping": looping,
+                        "looping_ci95": interval,
+                        "at_the_limit": limited,
+                        "at_the_limit_ci95": its_interval,
+                        **answers,
+                    }
+                )
+            advance(1)
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=[
+            "ranking",
+            "skipped",
+            "accuracy",
+            "drop, points [95 %]",
+            "same answers",
+            "tokens",
+            "looping, % [95 %]",
+        ],
+        table=[_line([row for row in rows if (row["ranking"], row["budget"]) == key]) for key in _plans(rows)],
+        shows=(_most(rows), _where_accuracy_stays(rows)),
+        figure=_figure(rows, list(config.rankings)),
+        more={"definition": f"the last {SHORTEST} tokens or more stand there {TIMES} times in a row at the limit"},
+        latency="not part of it: no figure here depends on a clock",
+    )
+
+
+def loops(tokens: Sequence[int], stop: str) -> bool:
+    """Whether a text was ended by its limit while it repeated itself.
+
+    Its last ``n`` tokens, for some ``n`` of at least ``SHORTEST``, stand there ``TIMES`` times in a row. A shorter
+    cycle is found as a multiple of itself.
+    """
+    if stop != "length":
+        return False
+    longest = len(tokens) // TIMES
+    return any(list(tokens[-TIMES * n : -n]) == list(tokens[-(TIMES - 1) * n :]) for n in range(SHORTEST, longest + 1))
+
+
+def plans_by_ranking(
+    bench: Workbench, rankings: Sequence[str], budgets: Sequence[int], tokens: int
+) -> dict[tuple[str, int], Plan]:
+    """Plans that skip as many sub-layers in every stage, by ranking and budget; without those a ranking does not know.
+
+    Raises:
+        LiteStageError: a ranking that is not known, or a budget that the model does not have.
+    """
+    most = 2 * bench.session.engine.decoder.layers
+    some(("uniform", "cosine", FIDELITY), rankings=rankings)
+    some(budgets=budgets)
+    at_least(1, budgets=min(budgets), tokens=tokens)
+    if max(budgets) > most:
+        raise LiteStageError(f"budgets has {max(budgets)}, but the model has {most} sub-layers; give less.")
+    plans: dict[tuple[str, int], Plan] = {}
+    for ranking in rankings:
+        if ranking == FIDELITY:
+            texts = own_texts(bench)
+            orders = {stage: order_on(bench, about(of, tokens), "outputs", max(budgets)) for stage, of in texts.items()}
+        for budget in budgets:
+            if ranking == FIDELITY:
+                skips = {stage: StagePlan(skip=SkipSet.of(order[:budget])) for stage, order in orders.items()}
+                plans[ranking, budget] = Plan(skips)
+                continue
+            try:
+                plans[ranking, budget] = bench.plan(f"{ranking}:{budget}")
+            except NotThisBudget:
+                continue
+    return plans
+
+
+def _plans(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((row["ranking"], row["budget"]) for row in rows))
+
+
+def _line(rows: Sequence[Row]) -> list[str]:
+    """One plan's line of the table: of ``rows``, one per stage."""
+    first = rows[0]
+    low, high = first["accuracy_drop_ci95"]
+    return [
+        first["ranking"],
+        str(first["budget"]),
+        f"{first['accuracy']:.1%}",
+        f"{first['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{first['agreement']:.1%}",
+        " / ".join(f"{stage['tokens']:.1f}" for stage in first["stages"].values()),
+        " / ".join(_share(row) for row in rows),
+    ]
+
+
+def _share(row: Row) -> str:
+    low, high = row["looping_ci95"]
+    return f"{row['looping'] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def _said(row: Row) -> str:
+    low, high = row["looping_ci95"]
+    return f"{row['looping']:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
+
+
+def _most(rows: Sequence[Row]) -> str:
+    """How much loops at full depth, and by ranking and stage at the budget at which most does."""
+    full = [row for row in rows if row["ranking"] == FULL]
+    parts = []
+    for ranking in dict.fromkeys(row["ranking"] for row in rows if row["ranking"] != FULL):
+        of = [
+            max((row for row in rows if (row["ranking"], row["stage"]) == (ranking, one["stage"])), key=_looping)
+            for one in full
+        ]
+        parts.append(
+            f"by {ranking} " + ", ".join(f"{row['stage']} {_said(row)} at {row['budget']} skipped" for row in of)
+        )
+    at_full = ", ".join(f"{row['stage']} {_said(row)}" for row in full)
+    return f"Of full depth's texts these end in a loop: {at_full}; at most {'; '.join(parts)}."
+
+
+def _looping(row: Row) -> float:
+    return float(row["looping"])
+
+
+def _where_accuracy_stays(rows: Sequence[Row]) -> str:
+    """Whether texts loop under plans that do not measurably lose accuracy."""
+    skipping = [row for row in rows if row["ranking"] != FULL]
+    kept = [row for row in skipping if row["accuracy_drop_ci95"][0] <= 0]
+    plans, lost = len(_plans(kept)), len(_plans(skipping)) - len(_plans(kept))
+    if not kept:
+        return "Every plan measurably loses accuracy, so that none shows loops where accuracy stays."
+    looping = [row for row in kept if row["looping"] > 0]
+    head = f"{plans} plans do not measurably lose accuracy, {lost} do; "
+    if not looping:
+        return f"{head}none of the former's texts loops: here loops come with lost answers, not before them."
+    worst = max(looping, key=_looping)
+    return (
+        f"{head}of the former {len(_plans(looping))} write some texts that loop, most by {worst['ranking']} at "
+        f"{worst['budget']} skipped in {worst['stage']}, {_said(worst)}, where accuracy drops by {drop_of(worst)}."
+    )
+
+
+def _figure(rows: Sequence[Row], rankings: Sequence[str]) -> Any:
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    figure, axes = panels(len(stages))
+    for axis, stage in zip(axes, stages, strict=True):
+        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
+            chosen = [row for row in rows if row["stage"] == stage and row["ranking"] in (FULL, ranking)]
+            beside = [row["budget"] + 0.15 * shift for row in chosen]  # so that intervals can be told apart
+            style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": ranking}
+            with_intervals(axis, beside, chosen, "looping", scale=100, **style)
+        name_axes(axis, title=stage, x="sub-layers skipped in every stage")
+    name_axes(axes[0], y="texts that end in a loop, %")
+    legend(axes[0])
+    return figure
+
+
+EXPERIMENT = Experiment(LoopsConfig, run)
