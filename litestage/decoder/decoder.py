@@ -17,6 +17,7 @@ from litestage.decoder.layers import Attention, FeedForward, Norm, Rope
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.work import Work
 from litestage.plan import SkipSet, StagePlan
+from litestage.plan.stage import CHANGED
 
 
 class Cache(Protocol):
@@ -166,10 +167,10 @@ class Decoder:
             if sublayer.name in instead:
                 path.append(instead[sublayer.name])
             elif sublayer.name in skip:
-                if plan.compensation not in ("none", "merged") and tensor is not None:
+                if plan.compensation not in ("none", *CHANGED) and tensor is not None:
                     path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
-            elif plan.compensation == "merged" and tensor is not None and skip:
-                path.append(self._stand_in("merged", sublayer.layer, tensor))
+            elif plan.compensation in CHANGED and tensor is not None and skip:
+                path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
             else:
                 path.append(_residual(sublayer.update))
         return path
@@ -178,6 +179,27 @@ class Decoder:
         """Next-token logits [..., vocabulary], float32, of residual streams [..., width]."""
         return self.architecture.finished(self.head(self.body.norm(stream)))
 
+    def feed_forward_inner(self, layer: int, stream: Tensor) -> Tensor:
+        """What a layer's feed-forward hands to its output projection, [..., inner], from the stream [..., width]."""
+        ffn = self.architecture.layers[layer].feed_forward
+        made = [projection(_module(ffn.norm)(stream)) for projection in ffn.projections]
+        gate, up = made if len(made) == 2 else made[0].chunk(2, -1)
+        return ffn.activation(gate) * up
+
+    def changed_feed_forward(self, form: str, layer: int, tensor: Tensor) -> FeedForward | None:
+        """A layer's feed-forward with another output projection; None where no other one would do.
+
+        Args:
+            form: ``merged``: the projection times a matrix [width, width]; ``tuned``: the weight [inner, width] itself.
+        """
+        ffn = self.architecture.layers[layer].feed_forward
+        if form == "merged" and ffn.post_norm is not None:
+            return None
+        mlp = copy.copy(ffn.module)
+        mlp._modules = dict(mlp._modules)
+        mlp.down_proj = _times(ffn.output, tensor) if form == "merged" else _with_weight(ffn.output, tensor.T)
+        return replace(ffn, module=mlp)
+
     def _stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
         """What a plan's tensor makes of a sub-layer, made once: at width 2048 that takes as long as many decode steps.
 
@@ -185,22 +207,19 @@ class Decoder:
         """
         made = self._stand_ins.setdefault(tensor, {})
         if (form, layer) not in made:
-            if form == "merged":
-                made[form, layer] = _residual(self._feed_forward_times(layer, tensor))
+            if form in CHANGED:
+                made[form, layer] = _residual(self._changed(form, layer, tensor))
             else:
                 made[form, layer] = _ignoring_attention(stand_in(form, tensor.to(self.device, self.dtype, copy=True)))
         return made[form, layer]
 
-    def _feed_forward_times(self, index: int, matrix: Tensor) -> Callable[[Tensor, Attending], Tensor]:
-        """Layer ``index``'s feed-forward update times ``matrix`` [width, width], merged where no norm follows."""
-        ffn = self.architecture.layers[index].feed_forward
-        if ffn.post_norm is not None:
-            update, matrix = _ffn(ffn), matrix.to(self.device, self.dtype, copy=True)
-            return lambda stream, attending: update(stream, attending) @ matrix
-        mlp = copy.copy(ffn.module)
-        mlp._modules = dict(mlp._modules)
-        mlp.down_proj = _times(ffn.output, matrix)
-        return _ffn(replace(ffn, module=mlp))
+    def _changed(self, form: str, layer: int, tensor: Tensor) -> Callable[[Tensor, Attending], Tensor]:
+        changed = self.changed_feed_forward(form, layer, tensor)
+        if changed is not None:
+            return _ffn(changed)
+        update = _ffn(self.architecture.layers[layer].feed_forward)
+        matrix = tensor.to(self.device, self.dtype, copy=True)
+        return lambda stream, attending: update(stream, attending) @ matrix
 
 
 def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | PackedLinear:
@@ -209,10 +228,19 @@ def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | Pack
     matrix = matrix.to(weight.device).double()
     product = (matrix.T @ weight.double()).to(weight.dtype)
     bias = None if linear.bias is None else (linear.bias.double() @ matrix).to(weight.dtype)
+    return _with_weight(linear, product, bias)
+
+
+def _with_weight(
+    linear: nn.Linear | PackedLinear, weight: Tensor, bias: Tensor | None = None
+) -> nn.Linear | PackedLinear:
+    """A linear map of the same kind, device and type with another weight [out, in], and bias unless it is its own."""
+    own = linear.bias if linear.bias is not None else linear.weight
+    weight, bias = weight.to(own.device, own.dtype, copy=True), linear.bias if bias is None else bias
     if isinstance(linear, PackedLinear):
-        return PackedLinear(product, bias)
+        return PackedLinear(weight.contiguous(), bias)
     made = nn.Linear(linear.in_features, linear.out_features, bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(product, requires_grad=False)
+    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:
         made.bias = nn.Parameter(bias, requires_grad=False)
     return made

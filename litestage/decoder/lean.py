@@ -13,12 +13,13 @@ its bytes, those of one input are put side by side in memory, and multiplied as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder import native, panels
 from litestage.decoder.decoder import Decoder, Step
@@ -70,6 +71,7 @@ class LeanDecoder:
         self._decoder, self._architecture = decoder, decoder.architecture
         self._table: dict[str, Tensor] = {}
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
+        self._changed: MutableMapping[Tensor, dict[tuple[str, int], Step | None]] = WeakTensorKeyDictionary()
         self.sublayers: dict[tuple[str, int], Step] = {}
         self.kernels: dict[str, str] = {}
         ropes = self._architecture.ropes
@@ -82,6 +84,17 @@ class LeanDecoder:
         self.counts = self.fused or _in_panels(decoder.head)
         self.heads = self._architecture.layers[0].attention.heads
         self._norm, self._head = norm(self._architecture.norm), linear(decoder.head)
+
+    def changed(self, form: str, layer: int, tensor: Tensor) -> Step | None:
+        """A feed-forward with another output projection, made once; None where the decoder's own stand-in is to run.
+
+        See :meth:`litestage.decoder.decoder.Decoder.changed_feed_forward`.
+        """
+        made = self._changed.setdefault(tensor, {})
+        if (form, layer) not in made:
+            ffn = self._decoder.changed_feed_forward(form, layer, tensor)
+            made[form, layer] = None if ffn is None else feed_forward(ffn, self)
+        return made[form, layer]
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [tokens, vocabulary], float32."""
