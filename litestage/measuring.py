@@ -45,6 +45,11 @@ class TaskMeasurements:
         questions, pipeline = self._calibration()
         return self._session.importance(questions, pipeline)
 
+    def prices(self) -> dict[str, float]:
+        self._calibration()  # what cannot be ranked is told before anything is timed
+        session = self._session
+        return session.step_costs().generation_prices(session.engine.decoder.context_length)
+
     def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
         """Raises LiteStageError when no calibration prompt fits the model's context."""
         questions, pipeline = self._calibration()

@@ -12,13 +12,15 @@ from litestage.engine import Engine
 from litestage.engine.cache import KVCache
 from litestage.engine.prefix import padded
 from litestage.errors import LiteStageError
-from litestage.methods import METHODS, finercut, sleb, unifiedskip, unifiedskip_port
+from litestage.methods import METHODS, finercut, linearpatch, sleb, unifiedskip, unifiedskip_port
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
 from litestage.plan import SkipSet, StagePlan, load_plan, save_plan
 from litestage.profile import Importance
 from litestage.profile.blocks import block_influence, block_map, merged_map, nearest_window
 from litestage.profile.forced import TeacherForced, pooled
 from litestage.profile.greedy import divergence
+from litestage.profile.hadamard import hadamard
+from litestage.profile.sprint import Pruning
 from litestage.results import Measured, summarise
 from litestage.session import Session
 from litestage.store import ResultStore, ReusingEngine
@@ -35,8 +37,10 @@ WHOLE_LAYERS = (
     "sleb",
     "replaceme",
     "ghosted",
+    "linearpatch",
 )
-MEASURING = ("cosine", "adaskip", "adaskip-paper", "shortgpt", "sleb", "finercut", "replaceme", "ghosted")
+RANKING = ("cosine", "adaskip", "adaskip-paper", "attention-only", "ffn-only", "shortgpt", "sleb", "finercut")
+MEASURING = (*RANKING, "replaceme", "ghosted", "linearpatch", "sprint", "sprint-bare")
 
 
 def stage_of(spec, layers, measurements=None, limits=None):
@@ -136,6 +140,7 @@ def test_a_budget_that_is_not_whole_layers_is_refused(method):
         ("skipdecode-port", 21),
         ("sleb", 20),
         ("replaceme", 21),
+        ("linearpatch", 20),
     ],
 )
 def test_a_method_that_keeps_layers_says_how_many_it_can_skip(method, most):
@@ -166,6 +171,24 @@ def test_adaskips_threshold_is_the_last_chosen_cosine():
     assert plan.schedule["online"]["threshold"] == pytest.approx(0.8)
     assert {key: float(value) for key, value in plan.tensors.items()} == {"mhsa.1": 0.5, "mhsa.0": 1.25}
     assert stage_of("adaskip:2", 2, measurements).schedule is None
+
+
+# --- one kind of sub-layer ---
+
+
+def test_one_kind_alone_goes_by_its_own_cosines():
+    names = [(kind, layer) for layer in range(3) for kind in ("mhsa", "ffn")]
+    cosine = {
+        "a": dict(zip(names, (0.9, 0.5, 0.8, 0.1, 0.2, 0.9), strict=True)),
+        "b": dict(zip(names, (0.1, 0.5, 1.0, 0.3, 0.2, 0.9), strict=True)),
+    }
+    measurements = SimpleNamespace(importance=lambda: Importance(cosine, cosine, 1))
+    # means: attentions 0.5, 0.9, 0.2; feed-forwards 0.5, 0.2, 0.9
+    assert stage_of("attention-only:2", 3, measurements) == StagePlan(SkipSet(mhsa=(0, 1)))
+    assert stage_of("ffn-only:2", 3, measurements) == StagePlan(SkipSet(ffn=(0, 2)))
+    for method in ("attention-only", "ffn-only"):
+        with pytest.raises(LiteStageError, match=rf"{method} can skip at most 3 sub-layers.*budget is 4"):
+            stage_of(f"{method}:4", 3, measurements)
 
 
 # --- streams made by hand ---
@@ -205,6 +228,84 @@ def test_a_linear_block_is_recovered_exactly():
     residual, update, matrix = random_stream(3), random_stream(4), random_stream(5, tokens=6)
     streams[1], streams[2], streams[6] = residual, residual + update, residual + update @ matrix
     torch.testing.assert_close(merged_map(by_hand(*streams), 1, 2), matrix, atol=1e-4, rtol=1e-4)
+
+
+def test_linearpatchs_window_keeps_the_last_layer():
+    at = [random_stream(seed) for seed in range(6)]
+    at[5] = at[3] + 0.01 * random_stream(9)  # layers 3 and 4, the last, together do almost nothing
+    at[4] = at[2] + random_stream(10)  # layers 2 and 3 not much
+    streams = [stream for layer in range(5) for stream in (at[layer], random_stream(50 + layer))] + [at[5]]
+    assert nearest_window(by_hand(*streams), 2) == 3
+    assert nearest_window(by_hand(*streams), 2, keep_last=True) == 2
+
+
+def test_linearpatch_scales_channels_in_a_hadamard_basis():
+    basis = hadamard(2)  # (1, 1; 1, -1) over the root of 2
+    before, after = torch.tensor([[1.0, 2.0], [3.0, -2.0]]), torch.tensor([[4.0, 1.0], [-4.0, 1.0]])  # in that basis
+    streams = [random_stream(seed, tokens=2, width=2) for seed in range(9)]
+    streams[2], streams[4] = (tensor @ basis.T.float() for tensor in (before, after))
+    # mean sizes (2, 2) and (4, 1), so d = (2, 1/2) and H diag(d) H' has (2 + 1/2) / 2 and (2 - 1/2) / 2
+    expected = torch.tensor([[1.25, 0.75], [0.75, 1.25]])
+    torch.testing.assert_close(linearpatch.patch(by_hand(*streams), 1, 1), expected)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4, 12, 20, 28, 36, 128, 576, 640, 896])
+def test_hadamard_matrices_are_orthogonal_and_flat(order):
+    made = hadamard(order)
+    torch.testing.assert_close(made @ made.T, torch.eye(order, dtype=made.dtype))
+    torch.testing.assert_close(made.abs(), torch.full_like(made, order**-0.5))
+
+
+def test_a_width_without_a_hadamard_matrix_is_told():
+    with pytest.raises(LiteStageError, match="order 6, the model's width"):
+        hadamard(6)
+
+
+class OfFactors:
+    """A decoder of one channel whose sub-layers multiply the stream; a feed-forward hands on the stream itself."""
+
+    def __init__(self, *factors):
+        self.factors, self.valid = factors, torch.tensor([[True, True, False], [True, False, False]])
+        ffn = SimpleNamespace(post_norm=None, multiplier=1.0, output=SimpleNamespace(bias=None))
+        self.decoder = SimpleNamespace(
+            sublayers=factors,
+            architecture=SimpleNamespace(layers=[SimpleNamespace(feed_forward=ffn)] * (len(factors) // 2)),
+            feed_forward_inner=lambda layer, stream: stream,
+        )
+        self.streams = [torch.tensor([[[1.0], [-2.0], [7.0]], [[3.0], [5.0], [5.0]]])]
+        for index in range(len(factors)):
+            self.streams.append(self.step(index, self.streams[-1]))
+
+    def step(self, index, stream):
+        return stream * self.factors[index]
+
+    def keep(self, streams, start=0):
+        self.streams[start:] = streams
+
+
+@pytest.mark.parametrize(
+    ("price", "order"),
+    [
+        # Behind the next feed-forward 0.2 of 2.2 is lost without attention 0, half without feed-forward 0, 0.15 of 1.35
+        # without attention 1; behind feed-forward 1, the last, a third. With both gone, feed-forward 0 is 1.2 of 2.7.
+        (1.0, [0, 2, 3, 1]),
+        # Per second 0.36, 0.5, 0.44, 0.33. With feed-forward 1 gone, nothing is behind attention 1: 0.35 of 1.35.
+        (0.25, [3, 0, 1, 2]),
+    ],
+)
+def test_sprints_order_worked_out_by_hand(price, order):
+    forced = OfFactors(1.1, 2.0, 0.9, 1.5)
+    assert Pruning(forced, {"mhsa": price, "ffn": 1.0}, tunes=False).extend([], 4) == order
+
+
+def test_sprint_solves_for_the_projection_behind_what_goes():
+    """The stream after feed-forward 0 is 1.1 x 2 x; without attention 0 it is x + W x, so W = 1.2; and so on."""
+    pruning = Pruning(OfFactors(1.1, 2.0, 0.9, 1.5), {"mhsa": 1.0, "ffn": 1.0}, tunes=True)
+    assert pruning.extend([], 1) == [0]  # each can be made up for wholly but the last: the first of equals
+    assert float(pruning.weights[1]) == pytest.approx(1.2, abs=1e-5)
+    # attention 1: 0.9 x 1.5 = 1 + W
+    assert pruning.extend([], 2) == [0, 2]
+    assert float(pruning.weights[3]) == pytest.approx(0.35, abs=1e-5)
 
 
 def test_the_divergence_is_jensen_shannons():
@@ -289,19 +390,20 @@ def test_shortgpts_first_are_the_dead_layer_and_the_faint_one():
     assert stage_of("shortgpt:4", 6, measurements) == StagePlan(SkipSet((3, 5), (3, 5)))
 
 
-@pytest.mark.parametrize("method", ["replaceme", "ghosted"])
+@pytest.mark.parametrize("method", ["replaceme", "ghosted", "sprint"])
 def test_a_map_brings_the_stream_nearer_to_full_depths(method):
     model = model_with()
     measurements = SimpleNamespace(
         order=lambda name, count, extend: extend(forced_on(model), [], count)[:count],
         of_forced=lambda measure: measure(forced_on(model)),
+        prices=lambda: {"mhsa": 1.0, "ffn": 1.0},
     )
     plan = stage_of(f"{method}:4", 6, measurements)
     assert len(plan.skip) == 4
     forced, engine = forced_on(model), Engine(model, Characters())
     rows = [[*prompt, *output[:-1]] for prompt, output in sequences_on(model)]
     ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
-    last = max(plan.skip.mhsa)  # the stream after the last layer left out
+    last = max(*plan.skip.mhsa, *plan.skip.ffn, *(int(key[4:]) for key in plan.tensors if key.startswith("ffn")))
 
     def error(stage_plan):
         stream, attending = engine.plain.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
@@ -339,7 +441,7 @@ def test_what_is_measured_needs_a_task(session, method):
         session.plan(f"{method}:2", None, None)
 
 
-@pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt"])
+@pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint-bare"])
 def test_one_ranking_serves_every_budget(session, method, monkeypatch):
     larger = session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip
     monkeypatch.setattr("litestage.measuring.run", lambda *_, **__: pytest.fail("measured again"))
@@ -365,7 +467,7 @@ def test_skipdecode_reads_the_stages_limits(session):
     assert plan["analyze"].schedule["steps"][-1]["from"] == 6
 
 
-@pytest.mark.parametrize("method", ["replaceme", "ghosted", "adaskip-paper", "skipdecode"])
+@pytest.mark.parametrize("method", ["replaceme", "ghosted", "linearpatch", "sprint", "adaskip-paper", "skipdecode"])
 def test_a_baselines_plan_survives_its_file(session, tmp_path, method):
     plan = session.plan(f"{method}:4", Task(), PIPELINE)
     save_plan(plan, tmp_path / "plan.yaml")

@@ -46,7 +46,9 @@ def test_weights_that_follow_each_other_in_memory_do_not_touch():
 
 
 @needs_panels
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "phi3", "gemma2", "smollm3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen3", "phi3", "gemma2", "smollm3", "gemma3", "granite", "qwen3_5"]
+)
 def test_every_token_is_float32s_best_but_for_rounding(family):
     """Rows that share a prompt, rows that do not, a skip set: a wrong mask, turn or norm chooses far worse tokens."""
     model = random_model(FAMILIES[family].config, 0.1).bfloat16()
@@ -72,4 +74,4 @@ def test_without_a_compiler_there_are_no_panels(monkeypatch):
     made = packed.PackedLinear(weight)
     assert made.panels is None
     assert torch.equal(made.weight, weight)
-    assert bfloat16._panels(torch.nn.ModuleDict({"one": made}), "one") is None
+    assert bfloat16._panels([made]) is None

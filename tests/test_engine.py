@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_parity import PROMPTS, ragged, run
 from tiny import FAMILIES, LAYERS, Characters, random_prompts, tiny_engine, tiny_model
-from transformers import LlamaConfig, OPTConfig
+from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, OPTConfig, Qwen3_5TextConfig
 
 from litestage.decoder import Decoder
 from litestage.decoder.load import fingerprint, load_model
@@ -111,13 +111,33 @@ def test_a_decoder_is_two_sublayers_a_layer_in_the_order_they_run(family):
 
 
 def test_an_unsupported_family_lists_the_supported_ones():
-    with pytest.raises(LiteStageError, match=r"'opt' is not supported; supported are gemma2, llama, .*smollm3"):
+    with pytest.raises(LiteStageError, match=r"'opt' is not supported; supported are gemma2, gemma3_text, .*smollm3"):
         Decoder(type("Model", (), {"config": OPTConfig()}))
 
 
 def test_rotary_scaling_that_moves_earlier_positions_is_refused():
     config = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
     with pytest.raises(LiteStageError, match="'dynamic'"):
+        Decoder(type("Model", (), {"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            Gemma3Config(),
+            r"'gemma3' is not supported; of this one, .* \('gemma3_text'\); supported are",
+        ),
+        (Qwen3_5TextConfig(), r"'qwen3_5_text' model has layers of the kinds linear_attention; only attention"),
+        (Gemma3TextConfig(use_bidirectional_attention=True), r"'gemma3_text' model attends to what follows"),
+        (
+            Gemma3TextConfig(rope_parameters={"sliding_attention": {"rope_type": "dynamic", "factor": 2.0}}),
+            r"rope_type 'dynamic'",
+        ),
+    ],
+)
+def test_what_a_supported_familys_relatives_have_of_their_own_is_refused(config, said):
+    with pytest.raises(LiteStageError, match=said):
         Decoder(type("Model", (), {"config": config}))
 
 

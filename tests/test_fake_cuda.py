@@ -34,7 +34,7 @@ class WithoutCuda(TorchFunctionMode):
             return _picked(*args)
         if func is torch.Tensor.__setitem__:
             into, value = _picked(*args[:2]), args[2]
-            return into.copy_(value) if isinstance(value, torch.Tensor) else into.fill_(value)
+            return torch.ops.aten.copy_(into, value) if isinstance(value, torch.Tensor) else into.fill_(value)
         if func in (torch.Tensor.copy_, torch.Tensor.contiguous):
             return getattr(torch.ops.aten, func.__name__)(*args)
         if func is torch.tensor and kwargs:
@@ -45,11 +45,10 @@ class WithoutCuda(TorchFunctionMode):
 
 def _picked(tensor, index):
     index = index if isinstance(index, tuple) else (index,)
-    taken = sum(part is not None and part is not Ellipsis for part in index)
     dim = 0
-    for part in index:
+    for at, part in enumerate(index):
         if isinstance(part, EllipsisType):
-            dim += tensor.dim() - taken - dim
+            dim = tensor.dim() - sum(behind is not None for behind in index[at + 1 :])
         elif part is None:
             tensor, dim = tensor.unsqueeze(dim), dim + 1
         elif isinstance(part, int):

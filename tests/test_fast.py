@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_parity import PROMPTS, families, ragged, run
 from test_skip_parity import compensated
-from tiny import FAMILIES, LAYERS, Characters, random_model, random_prompts, tiny_engine, tiny_model
+from tiny import FAMILIES, LAYERS, LONGROPES, Characters, random_model, random_prompts, tiny_engine, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litestage.decoder import lean, native
@@ -20,7 +20,7 @@ from litestage.engine.types import Detokenise
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.session import Session
 
-QUICK = [family for family in FAMILIES if family != "phi3_longrope"]
+QUICK = [family for family in FAMILIES if family not in LONGROPES]
 SUBLAYERS = [(kind, layer) for layer in range(LAYERS) for kind in ("mhsa", "ffn")]
 
 

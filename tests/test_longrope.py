@@ -4,28 +4,34 @@ import copy
 
 import pytest
 from test_parity import ragged, run
-from tiny import FAMILIES, LONGROPE_SWITCH, Characters, greedy, random_model, random_prompts
+from tiny import FAMILIES, LONGROPE_SWITCH, LONGROPES, Characters, greedy, random_model, random_prompts
 
+from litestage.decoder.families import architecture
 from litestage.engine import Decoding, Engine
 from litestage.plan import StagePlan
 
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0] * 4,
-    "long_factor": [2.0, 3.0, 4.0, 5.0],
-    "original_max_position_embeddings": LONGROPE_SWITCH,
-}
 LENGTHS = (5, LONGROPE_SWITCH - 9, LONGROPE_SWITCH - 1, LONGROPE_SWITCH, LONGROPE_SWITCH + 1, 40)
 """Prompts that end before the factors change, at it, and beyond; all but the first write past it."""
-ROPES = [family for family in FAMILIES if not family.startswith("phi3")]
+GIVEN = {name for name, tiny in FAMILIES.items() if tiny.config.model_type not in ("phi3", "gemma3_text")}
+"""Families that are given such factors here; those of Phi-3's class have them, and Gemma-3's layers turn otherwise."""
 
 
-@pytest.mark.parametrize("family", [*ROPES, "phi3_longrope"])
-def test_tokens_are_generates_own_on_both_sides_of_the_change(family):
+def with_longrope(family):
     config = copy.deepcopy(FAMILIES[family].config)
-    if family in ROPES:
-        config.rope_parameters = dict(LONGROPE)
+    if family in GIVEN:
+        pairs = architecture(random_model(config)).ropes["all layers"].channels // 2
+        config.rope_parameters |= {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * pairs,
+            "long_factor": [2.0 + pair for pair in range(pairs)],
+            "original_max_position_embeddings": LONGROPE_SWITCH,
+        }
+    return config
+
+
+@pytest.mark.parametrize("family", [*sorted(GIVEN), *LONGROPES])
+def test_tokens_are_generates_own_on_both_sides_of_the_change(family):
+    config = with_longrope(family)
     model, prompts = random_model(config), random_prompts(LENGTHS)
     expected = [greedy(model, prompt, 16) for prompt in prompts]
     engine = Engine(model, Characters())

@@ -16,6 +16,7 @@ from tiny import (
     tiny_model,
 )
 
+from litestage.decoder import families as known
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.rows import Sampler
 from litestage.plan import StagePlan
@@ -103,6 +104,17 @@ def test_the_window_matters(family):
     wide = copy.deepcopy(tiny_model(family))
     wide.config.sliding_window = 1000
     assert greedy(wide, PROMPTS[4], NEW) != greedy(tiny_model(family), PROMPTS[4], NEW)
+
+
+@families
+def test_a_family_is_its_entry_alone(family, monkeypatch):
+    """Under another name with the same entry it writes the same: no path asks what a model is called."""
+    model = copy.deepcopy(tiny_model(family))
+    monkeypatch.setitem(known.FAMILIES, "another", known.FAMILIES[model.config.model_type])
+    model.config.model_type = "another"
+    for path in ("fast", "static", "plain"):
+        ours = run(Engine(model, Characters(), path), ragged(PROMPTS[:3]))
+        assert [row.tokens for row in ours] == [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS[:3]))]
 
 
 def test_a_shared_prefix_is_run_once(monkeypatch):

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from test_parity import NEW, PROMPTS, ragged, run
-from tiny import FAMILIES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
+from tiny import FAMILIES, LONGROPES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
 
 from litestage.decoder.decoder import _times
 from litestage.decoder.packed import PackedLinear
@@ -15,7 +15,7 @@ from litestage.plan import SkipSet, StagePlan
 LAYERS = 4
 SETS = [SkipSet(mhsa=(1,)), SkipSet(mhsa=(1,), ffn=(2,)), SkipSet(mhsa=(0, 1, 3), ffn=(0, 2))]
 STEPS = {"steps": [{"from": 4, "mhsa": [1], "ffn": [2]}, {"from": 9, "mhsa": [0, 1, 3], "ffn": [0, 2]}]}
-IN_ONE_PASS = [family for family in FAMILIES if family != "phi3_longrope"]  # its factors change under way
+IN_ONE_PASS = [family for family in FAMILIES if family not in LONGROPES]  # its factors change under way
 
 families = pytest.mark.parametrize("family", IN_ONE_PASS)
 phases = pytest.mark.parametrize("phase", ["both", "decode"])
@@ -81,7 +81,7 @@ def observed_by_hooks(family, prompt, tokens, phase):
     """Mean cosine and norm ratio of every feed-forward that runs, over the first ``OBSERVE`` generated tokens."""
     model, start, means = tiny_model(family), len(prompt), {}
     for layer in (0, 2, 3):
-        before, update = _hooked(model.model.layers[layer], "ffn", model.config.model_type)
+        before, update = _hooked(model.model.layers[layer], "ffn")
         seen = {}
         handles = [
             before.register_forward_pre_hook(lambda _, args, seen=seen: seen.update(x=args[0][0])),

@@ -1,5 +1,6 @@
 """Under a skip set, tokens equal the same Hugging Face model with the skipped sub-layers' updates forced to zero."""
 
+import copy
 import gc
 import weakref
 from dataclasses import replace
@@ -116,6 +117,25 @@ def test_what_stands_in_for_a_skipped_sublayer(family, form, phase):
     assert_batch_is_the_references_own(family, plan, stand_ins)
     dropped = run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip, phase=phase))
     assert [row.tokens for row in dropped] != [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), plan)]
+
+
+@families
+def test_tuned_projections_are_the_models_with_those_weights(family):
+    """Every make of a feed-forward takes a plan's down projections; the model's own stay as they are."""
+    generator, skip = torch.Generator().manual_seed(4), SkipSet(mhsa=(1,), ffn=(2,))
+    tensors = {f"ffn.{layer}": torch.randn(64, 32, generator=generator) * 0.2 for layer in (0, 3)}
+    plan = StagePlan(skip, compensation="tuned", tensors=tensors)
+    changed = copy.deepcopy(tiny_model(family))
+    for key, weight in tensors.items():
+        changed.model.layers[int(key[4:])].mlp.down_proj.weight.copy_(weight.T)
+    own = [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip))]
+    for path in ("fast", "static", "plain"):
+        rows = run(Engine(tiny_model(family), Characters(), path), ragged(PROMPTS), plan)
+        for prompt, row in zip(PROMPTS, rows, strict=True):
+            logits = reference_logits(changed, prompt, row.tokens, skip)
+            assert logits.argmax(dim=-1).tolist() == list(row.tokens), (family, path)
+        assert [row.tokens for row in rows] != own
+    assert [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip))] == own
 
 
 @families

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
     Phi3Config,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
     SmolLM3Config,
 )
@@ -97,7 +100,57 @@ FAMILIES = {
         sliding=(0, 2),
     ),
     "olmo2": Tiny(Olmo2Config(**_BASE), full=(0, 1, 2, 3)),
+    "gemma3": Tiny(
+        Gemma3TextConfig(
+            **_BASE,
+            head_dim=8,
+            sliding_window=WINDOW,
+            query_pre_attn_scalar=8,
+            final_logit_softcapping=20.0,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+            },
+        ),
+        full=(2,),
+        sliding=(0, 1, 3),
+    ),
+    "granite": Tiny(
+        GraniteConfig(
+            **_BASE,
+            embedding_multiplier=3.0,
+            attention_multiplier=0.2,
+            residual_multiplier=0.6,
+            logits_scaling=4.0,
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+        full=(0, 1, 2, 3),
+    ),
+    "phi4_mini": Tiny(  # transformers' class is Phi-3's
+        Phi3Config(
+            **{**_BASE, "tie_word_embeddings": True},
+            sliding_window=WINDOW,
+            original_max_position_embeddings=LONGROPE_SWITCH,
+            rope_parameters={
+                **_LONGROPE,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0] * 3,
+                "long_factor": [2.0, 3.0, 4.0],
+            },
+        ),
+        sliding=(0, 1, 2, 3),
+    ),
+    "qwen3_5": Tiny(
+        Qwen3_5TextConfig(**_BASE, head_dim=16, layer_types=["full_attention"] * LAYERS),  # 4 channels are turned
+        full=(0, 1, 2, 3),
+    ),
 }
+LONGROPES = [
+    name for name, tiny in FAMILIES.items() if (tiny.config.rope_parameters or {}).get("rope_type") == "longrope"
+]
+"""Families whose rotary factors change with a text's length."""
 
 
 class Characters:
@@ -115,12 +168,12 @@ class Characters:
 
 
 def random_model(config: Any, std: float = WEIGHT_STD) -> Any:
-    """A float32 model in evaluation mode with normal weights; norms keep their ones."""
+    """A float32 model in evaluation mode with normal weights and biases; norms keep their ones."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 or name.endswith(".bias"):
                 parameter.normal_(0, std)
     model.generation_config.pad_token_id = 0
     return model.requires_grad_(False)
@@ -156,13 +209,16 @@ StandIns = Mapping[tuple[str, int], StandIn]
 """By sub-layer: what the residual stream becomes in its place."""
 
 
-def _hooked(layer: nn.Module, kind: str, model_type: str) -> tuple[nn.Module, nn.Module]:
-    """The module whose input is the residual stream before a sub-layer, and the one whose output is the update."""
-    post_norms = model_type in ("gemma2", "olmo2")
+def _hooked(layer: nn.Module, kind: str) -> tuple[nn.Module, nn.Module]:
+    """The module whose input is the residual stream before a sub-layer, and the one whose output is the update.
+
+    Both are read off the layer's modules; the update is yet to be multiplied by Granite's ``residual_multiplier``.
+    """
+    post_norms = hasattr(layer, "post_feedforward_layernorm")
     if kind == "mhsa":
         return layer, layer.post_attention_layernorm if post_norms else layer.self_attn
     if post_norms:
-        return layer.mlp if model_type == "olmo2" else layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
+        return getattr(layer, "pre_feedforward_layernorm", layer.mlp), layer.post_feedforward_layernorm
     return layer.post_attention_layernorm, layer.mlp
 
 
@@ -177,7 +233,9 @@ def skipping_by_hooks(
     handles = []
     for kind, layers in (("mhsa", skip.mhsa), ("ffn", skip.ffn)):
         for index in layers:
-            before, update = _hooked(model.model.layers[index], kind, model.config.model_type)
+            layer = model.model.layers[index]
+            before, update = _hooked(layer, kind)
+            multiplier = getattr(layer, "residual_multiplier", 1.0)
             stand_in = stand_ins[kind, index] if stand_ins else lambda stream: stream
             seen: dict[str, Tensor] = {}
 
@@ -185,11 +243,16 @@ def skipping_by_hooks(
                 seen["stream"] = args[0]
 
             def replace(
-                module: Any, args: Any, output: Any, seen: dict[str, Tensor] = seen, stand_in: StandIn = stand_in
+                module: Any,
+                args: Any,
+                output: Any,
+                seen: dict[str, Tensor] = seen,
+                stand_in: StandIn = stand_in,
+                multiplier: float = multiplier,
             ) -> Any:
                 new = (output[0] if isinstance(output, tuple) else output).clone()
                 stream = seen["stream"][:, full_until:]
-                new[:, full_until:] = stand_in(stream) - stream
+                new[:, full_until:] = (stand_in(stream) - stream) / multiplier
                 return (new, *output[1:]) if isinstance(output, tuple) else new
 
             handles += [before.register_forward_pre_hook(remember), update.register_forward_hook(replace)]
@@ -222,7 +285,7 @@ def reference_logits(
     """
     skip = skip or SkipSet()
     start = len(prompt)
-    if model.config.model_type == "phi3" and model.config.sliding_window is None:
+    if model.config.rope_parameters.get("rope_type") == "longrope":
         rows = []
         for step in range(len(tokens)):
             # with phase "decode" the text so far is run again at full depth when the factors change

@@ -12,11 +12,10 @@ from torch import Tensor
 from litestage.decoder.native import FLOAT, LONG, PLACE
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.panels import PANEL, Panels, Part, library, place
-from litestage.decoder.products import epsilon, norm_weight
 
 if TYPE_CHECKING:
     from litestage.decoder.decoder import Step
-    from litestage.decoder.lean_mhsa import Heads
+    from litestage.decoder.layers import Attention, FeedForward, Norm
     from litestage.decoder.native import Few
 
 LONGEST = 16384
@@ -40,22 +39,20 @@ class _FeedForward(ctypes.Structure):
     _fields_ = [("norm", _Norm), ("gate", Part), ("up", Part), ("down", Part)]
 
 
-def mhsa(
-    attention: Any, pre: Any, heads: Heads, turned: bool, between: Callable[[Tensor, Tensor], Tensor] | None
-) -> Step | None:
-    """An attention sub-layer, or None where a projection is not in panels.
+def mhsa(attention: Attention, turned: bool, between: Callable[[Tensor, Tensor | None], Tensor] | None) -> Step | None:
+    """An attention sub-layer, or None where a projection is not in panels or the C functions have no word for it.
 
     Args:
-        pre: the norm before it, or None.
         turned: whether queries and keys are turned in C, by pairs of channels half a head's width apart.
         between: what PyTorch does to queries, keys and values, and their rotations, before they attend; None: nothing.
     """
-    parts = _panels(attention, "q_proj", "k_proj", "v_proj", "o_proj")
-    if parts is None:
+    parts = _panels([*attention.projections, attention.output])
+    if parts is None or len(parts) != 4 or attention.gated or not _plainly_added(attention):
         return None
-    (query, *_, out), weight = parts, None if pre is None else norm_weight(pre, torch.float32)
+    (query, *_, out), heads, rope = parts, attention.heads, attention.rope
+    norm, weight = _norm(attention.norm, query.inputs)
     shape = _Attention(
-        _Norm(query.inputs, epsilon(pre), place(weight)),
+        norm,
         *(part.part for part in parts),
         *(heads.queries, heads.keys, heads.width, heads.window or 0, turned, heads.scale),
     )
@@ -69,15 +66,16 @@ def mhsa(
         if whole and few is not None and few.seen <= LONGEST:
             return all_of(stream, attending, few)
         room, made = torch.empty_like(stream), stream.new_empty(len(stream), row)
-        turns = attending.turns.data_ptr()
-        functions.project(at, len(stream), stream.data_ptr(), turns, room.data_ptr(), made.data_ptr())  # type: ignore[union-attr]
+        turns = None if rope is None else attending.turns[rope]
+        functions.project(at, len(stream), stream.data_ptr(), place(turns), room.data_ptr(), made.data_ptr())  # type: ignore[union-attr]
         if between is not None:
-            made = between(made, attending.turns)
+            made = between(made, turns)
         return out(attending.attend(heads, made), stream)
 
     def all_of(stream: Tensor, attending: Any, few: Few) -> Tensor:
         room, made = stream.new_empty(few.tokens * (width + row + inner)), torch.empty_like(stream)
-        cache, turns = attending.place(heads, stream.dtype), attending.turns.data_ptr()
+        cache = attending.place(heads, stream.dtype)
+        turns = place(None if rope is None else attending.turns[rope])
         into = cache, room.data_ptr(), made.data_ptr()
         functions.mhsa(at, ctypes.addressof(few), stream.data_ptr(), turns, *into)  # type: ignore[union-attr]
         return made
@@ -85,13 +83,14 @@ def mhsa(
     return run
 
 
-def feed_forward(mlp: Any, pre: Any) -> Step | None:
-    """A feed-forward sub-layer with SiLU, or None where a projection is not in panels."""
-    parts = _panels(mlp, "gate_proj", "up_proj", "down_proj")
-    if parts is None:
+def feed_forward(ffn: FeedForward) -> Step | None:
+    """A feed-forward sub-layer with SiLU, or None where a projection is not in panels or it is of another form."""
+    parts = _panels([*ffn.projections, ffn.output])
+    if parts is None or len(parts) != 3 or ffn.activation is not torch.nn.functional.silu or not _plainly_added(ffn):
         return None
-    (gate, _, down), weight = parts, None if pre is None else norm_weight(pre, torch.float32)
-    shape = _FeedForward(_Norm(gate.inputs, epsilon(pre), place(weight)), *(part.part for part in parts))
+    gate, _, down = parts
+    norm, weight = _norm(ffn.norm, gate.inputs)
+    shape = _FeedForward(norm, *(part.part for part in parts))
     at, functions, room_width = ctypes.addressof(shape), library(), gate.inputs + down.inputs
 
     def run(stream: Tensor, attending: Any, held: tuple[Any, ...] = (parts, weight, shape)) -> Tensor:
@@ -103,7 +102,16 @@ def feed_forward(mlp: Any, pre: Any) -> Step | None:
     return run
 
 
-def _panels(module: Any, *names: str) -> list[Panels] | None:
-    linear = [getattr(module, name, None) for name in names]
+def _panels(linear: list[Any]) -> list[Panels] | None:
     parts = [one.panels for one in linear if isinstance(one, PackedLinear) and one.panels is not None]
-    return parts if len(parts) == len(names) else None
+    return parts if len(parts) == len(linear) else None
+
+
+def _plainly_added(sublayer: Attention | FeedForward) -> bool:
+    return sublayer.post_norm is None and sublayer.multiplier == 1.0
+
+
+def _norm(norm: Norm | None, width: int) -> tuple[_Norm, Tensor | None]:
+    """For C, and the weight, which must be kept."""
+    weight = None if norm is None else norm.weight(torch.float32)
+    return _Norm(width, 0.0 if norm is None else norm.epsilon, place(weight)), weight

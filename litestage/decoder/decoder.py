@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from litestage.decoder.families import Family, family_of, longrope_limit, rerun_length, sliding_window
+from litestage.decoder.families import architecture, longrope_limit, rerun_length, rotations
+from litestage.decoder.layers import Attention, FeedForward, Norm, Rope
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.work import Work
 from litestage.plan import SkipSet, StagePlan
+from litestage.plan.stage import CHANGED
 
 
 class Cache(Protocol):
@@ -29,13 +31,13 @@ class Attending:
     """What the attention sub-layers of one forward pass share.
 
     Attributes:
-        rotary: cosines and sines, each [rows, queries, rotary dimensions].
+        rotary: cosines and sines by the layers' rope, each [rows, queries, channels that are turned].
         masks: by window length (None: full attention), each [rows, 1, queries, slots] or None where causality alone
             decides.
         cache: where keys and values are kept.
     """
 
-    rotary: tuple[Tensor, Tensor]
+    rotary: Mapping[str, tuple[Tensor, Tensor]]
     masks: dict[int | None, Tensor | None]
     cache: Cache | None
 
@@ -63,6 +65,9 @@ Path = list[Step]
 class Decoder:
     """Embedding, ``2 * layers`` residual sub-layers, final norm and head of a Hugging Face causal LM.
 
+    Attributes:
+        architecture: what is said of it by its family's entry.
+
     Raises:
         LiteStageError: the model's family is not supported.
     """
@@ -70,17 +75,17 @@ class Decoder:
     def __init__(self, model: Any) -> None:
         self.config = model.config
         self.work = Work()
-        self.family = family_of(model.config)
+        self.architecture = architecture(model)
         self.body, self.head = model.model, model.lm_head
-        self.layers = len(self.body.layers)
-        self.windows = [sliding_window(self.config, layer) for layer in range(self.layers)]
+        self.layers = len(self.architecture.layers)
+        self.windows = [layer.attention.heads.window for layer in self.architecture.layers]
         self.longrope_limit, self.rerun_length = longrope_limit(self.config), rerun_length(self.config)
         self.sublayers = [
             sublayer
-            for index, layer in enumerate(self.body.layers)
+            for index, layer in enumerate(self.architecture.layers)
             for sublayer in (
-                SubLayer("mhsa", index, _mhsa(layer, self.family, self.windows[index])),
-                SubLayer("ffn", index, _ffn(layer, self.family)),
+                SubLayer("mhsa", index, _mhsa(layer.attention)),
+                SubLayer("ffn", index, _ffn(layer.feed_forward)),
             )
         ]
         # by a plan's own tensor, for as long as some plan holds it; then by form and layer
@@ -111,10 +116,16 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Residual stream [rows, tokens, width] of token ids [rows, tokens]."""
-        return self.body.embed_tokens(ids)
+        stream: Tensor = self.body.embed_tokens(ids)
+        multiplier = self.architecture.embedding_multiplier
+        return stream if multiplier == 1.0 else stream * multiplier
 
-    def rotary(self, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines for positions [rows, queries].
+    def rotary(self, stream: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """By the layers' rope, cosines and sines for positions [rows, queries]."""
+        return {name: self._rotary(rope, stream, positions) for name, rope in self.architecture.ropes.items()}
+
+    def _rotary(self, rope: Rope, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [rows, queries, channels].
 
         longrope switches factors with length. transformers picks one set for the whole batch, by its longest
         row; here each row gets the set it would get alone.
@@ -122,13 +133,13 @@ class Decoder:
         if self.longrope_limit is not None:
             long = positions.amax(dim=1) >= self.longrope_limit
             if long.any() and not long.all():
-                of_short = self.body.rotary_emb(stream, positions[~long])
-                of_long = self.body.rotary_emb(stream, positions[long])
+                of_short = rotations(self.body, rope, stream, positions[~long])
+                of_long = rotations(self.body, rope, stream, positions[long])
                 cos, sin = (part.new_empty((*positions.shape, part.shape[-1])) for part in of_short)
                 cos[~long], sin[~long] = of_short
                 cos[long], sin[long] = of_long
                 return cos, sin
-        return self.body.rotary_emb(stream, positions)
+        return rotations(self.body, rope, stream, positions)
 
     @property
     def steps(self) -> dict[tuple[str, int], Step]:
@@ -156,19 +167,38 @@ class Decoder:
             if sublayer.name in instead:
                 path.append(instead[sublayer.name])
             elif sublayer.name in skip:
-                if plan.compensation not in ("none", "merged") and tensor is not None:
+                if plan.compensation not in ("none", *CHANGED) and tensor is not None:
                     path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
-            elif plan.compensation == "merged" and tensor is not None and skip:
-                path.append(self._stand_in("merged", sublayer.layer, tensor))
+            elif plan.compensation in CHANGED and tensor is not None and skip:
+                path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
             else:
                 path.append(_residual(sublayer.update))
         return path
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], float32, of residual streams [..., width]."""
-        logits = self.head(self.body.norm(stream)).float()
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return torch.tanh(logits / cap) * cap if cap else logits
+        return self.architecture.finished(self.head(self.body.norm(stream)))
+
+    def feed_forward_inner(self, layer: int, stream: Tensor) -> Tensor:
+        """What a layer's feed-forward hands to its output projection, [..., inner], from the stream [..., width]."""
+        ffn = self.architecture.layers[layer].feed_forward
+        made = [projection(_module(ffn.norm)(stream)) for projection in ffn.projections]
+        gate, up = made if len(made) == 2 else made[0].chunk(2, -1)
+        return ffn.activation(gate) * up
+
+    def changed_feed_forward(self, form: str, layer: int, tensor: Tensor) -> FeedForward | None:
+        """A layer's feed-forward with another output projection; None where no other one would do.
+
+        Args:
+            form: ``merged``: the projection times a matrix [width, width]; ``tuned``: the weight [inner, width] itself.
+        """
+        ffn = self.architecture.layers[layer].feed_forward
+        if form == "merged" and ffn.post_norm is not None:
+            return None
+        mlp = copy.copy(ffn.module)
+        mlp._modules = dict(mlp._modules)
+        mlp.down_proj = _times(ffn.output, tensor) if form == "merged" else _with_weight(ffn.output, tensor.T)
+        return replace(ffn, module=mlp)
 
     def _stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
         """What a plan's tensor makes of a sub-layer, made once: at width 2048 that takes as long as many decode steps.
@@ -177,22 +207,19 @@ class Decoder:
         """
         made = self._stand_ins.setdefault(tensor, {})
         if (form, layer) not in made:
-            if form == "merged":
-                made[form, layer] = _residual(self._feed_forward_times(layer, tensor))
+            if form in CHANGED:
+                made[form, layer] = _residual(self._changed(form, layer, tensor))
             else:
                 made[form, layer] = _ignoring_attention(stand_in(form, tensor.to(self.device, self.dtype, copy=True)))
         return made[form, layer]
 
-    def _feed_forward_times(self, index: int, matrix: Tensor) -> Callable[[Tensor, Attending], Tensor]:
-        """Layer ``index``'s feed-forward update times ``matrix`` [width, width], merged where no norm follows."""
-        layer, family = self.body.layers[index], self.family
-        if family.ffn_post_norm is not None:
-            update, matrix = _ffn(layer, family), matrix.to(self.device, self.dtype, copy=True)
-            return lambda stream, attending: update(stream, attending) @ matrix
-        norm, mlp = _part(layer, family.ffn_norm), copy.copy(layer.mlp)
-        mlp._modules = dict(mlp._modules)
-        mlp.down_proj = _times(layer.mlp.down_proj, matrix)
-        return lambda stream, attending: mlp(norm(stream))
+    def _changed(self, form: str, layer: int, tensor: Tensor) -> Callable[[Tensor, Attending], Tensor]:
+        changed = self.changed_feed_forward(form, layer, tensor)
+        if changed is not None:
+            return _ffn(changed)
+        update = _ffn(self.architecture.layers[layer].feed_forward)
+        matrix = tensor.to(self.device, self.dtype, copy=True)
+        return lambda stream, attending: update(stream, attending) @ matrix
 
 
 def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | PackedLinear:
@@ -201,37 +228,51 @@ def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | Pack
     matrix = matrix.to(weight.device).double()
     product = (matrix.T @ weight.double()).to(weight.dtype)
     bias = None if linear.bias is None else (linear.bias.double() @ matrix).to(weight.dtype)
+    return _with_weight(linear, product, bias)
+
+
+def _with_weight(
+    linear: nn.Linear | PackedLinear, weight: Tensor, bias: Tensor | None = None
+) -> nn.Linear | PackedLinear:
+    """A linear map of the same kind, device and type with another weight [out, in], and bias unless it is its own."""
+    own = linear.bias if linear.bias is not None else linear.weight
+    weight, bias = weight.to(own.device, own.dtype, copy=True), linear.bias if bias is None else bias
     if isinstance(linear, PackedLinear):
-        return PackedLinear(product, bias)
+        return PackedLinear(weight.contiguous(), bias)
     made = nn.Linear(linear.in_features, linear.out_features, bias=bias is not None, device="meta")
-    made.weight = nn.Parameter(product, requires_grad=False)
+    made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:
         made.bias = nn.Parameter(bias, requires_grad=False)
     return made
 
 
-def _mhsa(layer: Any, family: Family, window: int | None) -> Callable[[Tensor, Attending], Tensor]:
-    norm, attention, post_norm = _part(layer, family.mhsa_norm), layer.self_attn, _part(layer, family.mhsa_post_norm)
+def _mhsa(attention: Attention) -> Callable[[Tensor, Attending], Tensor]:
+    norm, module, post_norm = _module(attention.norm), attention.module, _module(attention.post_norm)
+    window, rope = attention.heads.window, attention.rope
 
     def update(stream: Tensor, attending: Attending) -> Tensor:
-        output, _ = attention(
+        output, _ = module(
             hidden_states=norm(stream),
-            position_embeddings=attending.rotary,
+            position_embeddings=None if rope is None else attending.rotary[rope],
             attention_mask=attending.masks[window],
             past_key_values=attending.cache,
         )
-        return post_norm(output)
+        return post_norm(output)  # type: ignore[no-any-return]
 
-    return update
-
-
-def _ffn(layer: Any, family: Family) -> Callable[[Tensor, Attending], Tensor]:
-    norm, mlp, post_norm = _part(layer, family.ffn_norm), layer.mlp, _part(layer, family.ffn_post_norm)
-    return lambda stream, attending: post_norm(mlp(norm(stream)))
+    return _multiplied(update, attention.multiplier)
 
 
-def _part(layer: Any, name: str | None) -> Any:
-    return nn.Identity() if name is None else getattr(layer, name)
+def _ffn(ffn: FeedForward) -> Callable[[Tensor, Attending], Tensor]:
+    norm, mlp, post_norm = _module(ffn.norm), ffn.module, _module(ffn.post_norm)
+    return _multiplied(lambda stream, attending: post_norm(mlp(norm(stream))), ffn.multiplier)
+
+
+def _module(norm: Norm | None) -> Any:
+    return nn.Identity() if norm is None else norm.module
+
+
+def _multiplied(update: Callable[[Tensor, Attending], Tensor], by: float) -> Callable[[Tensor, Attending], Tensor]:
+    return update if by == 1.0 else lambda stream, attending: update(stream, attending) * by
 
 
 def _residual(update: Callable[[Tensor, Attending], Tensor]) -> Callable[[Tensor, Attending], Tensor]:

@@ -1,78 +1,133 @@
-"""What differs between model families: which norms surround a sub-layer. Adding a family is one entry here.
+"""Model families: what differs between them, an entry for each, and the record of a model that is made from its entry.
 
-Facts read in transformers 5.23: ``post_attention_layernorm`` is the FFN's pre-norm in Llama-like models and the
-attention's post-norm in Gemma-2 and OLMo-2; OLMo-2 has no pre-norms.
+Adding a family is one entry here and one tiny configuration in ``tests/tiny.py``. Facts read in transformers 5.23:
+``post_attention_layernorm`` is the FFN's pre-norm in Llama-like models and the attention's post-norm in Gemma and
+OLMo-2; OLMo-2 has no pre-norms; Gemma-3 has a softcap for scores in its configuration and does not apply it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
+from torch.nn import functional as F
+
+from litestage.decoder.layers import Architecture, Attention, FeedForward, Heads, Layer, Norm, Rope
 from litestage.errors import LiteStageError
+
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Names of the norms in one decoder layer: before and after each sub-layer, None where there is none."""
+    """What differs. Norms, projections and epsilons are attributes of modules; multipliers and softcaps are fields of
+    the configuration, None where the family has none.
+
+    Attributes:
+        mhsa_norm, mhsa_post_norm, ffn_norm, ffn_post_norm: before and after each sub-layer.
+        centred_norms: whether norms' weights are stored less one.
+        query_key_norms: whether queries and keys are normalised, by ``q_norm`` and ``k_norm``.
+        output_gate: see :class:`~litestage.decoder.layers.Attention`.
+        window: which layers have the configuration's ``sliding_window``, where it has one.
+        rope_switch: the attention's own word on whether it is turned; None: always.
+        rope_by_layer_type: whether each of the configuration's ``layer_types`` has its rotation.
+        reruns: whether ``generate`` runs a text anew when longrope's factors change.
+    """
 
     mhsa_norm: str | None = "input_layernorm"
     mhsa_post_norm: str | None = None
     ffn_norm: str | None = "post_attention_layernorm"
     ffn_post_norm: str | None = None
+    epsilon: str = "variance_epsilon"
+    centred_norms: bool = False
+    query_key_norms: bool = False
+    output_gate: bool = False
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    activation: str = "act_fn"
+    window: Literal["none", "all", "by layer type"] = "none"
+    rope_switch: str | None = None
+    rope_by_layer_type: bool = False
+    reruns: bool = False
+    score_softcap: str | None = None
+    logits_softcap: str | None = None
+    logits_divisor: str | None = None
+    embedding_multiplier: str | None = None
+    residual_multiplier: str | None = None
 
 
-_LLAMA_LIKE = Family()
+_LLAMA = Family()
+_GEMMA = Family(
+    mhsa_post_norm="post_attention_layernorm",
+    ffn_norm="pre_feedforward_layernorm",
+    ffn_post_norm="post_feedforward_layernorm",
+    epsilon="eps",
+    centred_norms=True,
+    window="by layer type",
+    logits_softcap="final_logit_softcapping",
+)
 
 FAMILIES: dict[str, Family] = {
-    "llama": _LLAMA_LIKE,
-    "mistral": _LLAMA_LIKE,
-    "qwen2": _LLAMA_LIKE,
-    "qwen3": _LLAMA_LIKE,
-    "phi3": _LLAMA_LIKE,
-    "smollm3": _LLAMA_LIKE,
-    "gemma2": Family(
-        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    "llama": _LLAMA,
+    "mistral": replace(_LLAMA, window="all"),
+    "qwen2": replace(_LLAMA, window="by layer type"),
+    "qwen3": replace(_LLAMA, window="by layer type", query_key_norms=True),
+    "qwen3_5_text": Family(epsilon="eps", centred_norms=True, query_key_norms=True, output_gate=True),
+    "phi3": Family(
+        projections=("qkv_proj",), gate_up=("gate_up_proj",), activation="activation_fn", window="all", reruns=True
     ),
-    "olmo2": Family(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    "smollm3": replace(_LLAMA, window="by layer type", rope_switch="use_rope"),
+    "granite": Family(
+        logits_divisor="logits_scaling",
+        embedding_multiplier="embedding_multiplier",
+        residual_multiplier="residual_multiplier",
+    ),
+    "gemma2": replace(_GEMMA, score_softcap="attn_logit_softcapping"),
+    "gemma3_text": replace(_GEMMA, query_key_norms=True, rope_by_layer_type=True),
+    "olmo2": Family(None, "post_attention_layernorm", None, "post_feedforward_layernorm", query_key_norms=True),
 }
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers config. Raises LiteStageError for one that is not supported."""
-    family = FAMILIES.get(config.model_type)
+    """The family of a transformers config. Raises LiteStageError for what is not supported."""
+    kind = config.model_type
+    family = FAMILIES.get(kind)
     if family is None:
+        text = f"{kind}_text"
+        what = f"; of this one, the text model alone is ({text!r})" if text in FAMILIES else ""
         raise LiteStageError(
-            f"Model family {config.model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}."
+            f"Model family {kind!r} is not supported{what}; supported are {', '.join(sorted(FAMILIES))}."
         )
-    if rope_type(config) == "dynamic":
+    strange = {kind: layer for layer, kind in enumerate(_layer_types(config)) if kind not in _LAYER_TYPES}
+    if strange:
+        raise LiteStageError(
+            f"This {kind!r} model has layers of the kinds {', '.join(sorted(strange))}; only attention over the text "
+            f"itself is supported ({', '.join(_LAYER_TYPES)})."
+        )
+    if getattr(config, "use_bidirectional_attention", None):
+        raise LiteStageError(f"This {kind!r} model attends to what follows (use_bidirectional_attention): no decoder.")
+    ropes = rope_types(config)
+    if "dynamic" in ropes:
         raise LiteStageError(
             "rope_type 'dynamic' changes earlier positions as the text grows and is not supported; "
             "use linear, yarn, llama3 or longrope scaling."
         )
+    if family.rope_by_layer_type and "longrope" in ropes:
+        raise LiteStageError(f"rope_type 'longrope' is not supported in {kind!r}, whose layers turn in different ways.")
     return family
 
 
-def rope_type(config: Any) -> str:
-    return str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
-
-
-def sliding_window(config: Any, layer: int) -> int | None:
-    """How many positions back layer ``layer`` attends (itself included), or None for all.
-
-    Models with ``layer_types`` mix full and sliding layers; Mistral and Phi-3 slide in every layer or in none.
-    """
-    window = getattr(config, "sliding_window", None)
-    if window is None or config.model_type in ("llama", "olmo2"):
-        return None
-    if config.model_type in ("mistral", "phi3"):
-        return int(window)
-    return int(window) if config.layer_types[layer] == "sliding_attention" else None
+def rope_types(config: Any) -> set[str]:
+    """The kinds of rotary embedding: one, or those of the layer types."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [part for part in parameters.values() if isinstance(part, dict)]
+    return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
 
 
 def longrope_limit(config: Any) -> int | None:
     """Longest sequence that uses longrope's short rotary factors, None where there is no such switch."""
-    if rope_type(config) != "longrope":
+    if "longrope" not in rope_types(config):
         return None
     return int(config.rope_parameters["original_max_position_embeddings"])
 
@@ -83,4 +138,98 @@ def rerun_length(config: Any) -> int | None:
     Phi-3 only. In other families new tokens take the long factors, and keys made with the short ones stay as they are.
     """
     limit = longrope_limit(config)
-    return limit + 1 if limit is not None and config.model_type == "phi3" else None
+    return limit + 1 if limit is not None and family_of(config).reruns else None
+
+
+def architecture(model: Any) -> Architecture:
+    """The record of a Hugging Face causal LM. Raises LiteStageError for what is not supported."""
+    config, family = model.config, family_of(model.config)
+    body = model.model
+
+    def norm(module: Any) -> Norm:
+        return Norm(module, float(getattr(module, family.epsilon)), family.centred_norms)
+
+    def norm_of(layer: Any, name: str | None) -> Norm | None:
+        return None if name is None else norm(getattr(layer, name))
+
+    def multiplier(field: str | None) -> float:
+        return 1.0 if field is None else float(getattr(config, field))
+
+    def softcap(field: str | None) -> float | None:
+        return None if field is None else getattr(config, field)
+
+    def attention(index: int, layer: Any) -> Attention:
+        module = layer.self_attn
+        turned = family.rope_switch is None or bool(getattr(module, family.rope_switch))
+        return Attention(
+            module=module,
+            norm=norm_of(layer, family.mhsa_norm),
+            post_norm=norm_of(layer, family.mhsa_post_norm),
+            names=family.projections,
+            heads=Heads(
+                layer=index,
+                queries=config.num_attention_heads,
+                keys=config.num_key_value_heads,
+                width=module.head_dim,
+                scale=float(module.scaling),
+                window=_window(config, family, index),
+                softcap=softcap(family.score_softcap),
+            ),
+            query_norm=norm(module.q_norm) if family.query_key_norms else None,
+            key_norm=norm(module.k_norm) if family.query_key_norms else None,
+            rope=(_layer_types(config)[index] if family.rope_by_layer_type else "all layers") if turned else None,
+            gated=family.output_gate,
+            multiplier=multiplier(family.residual_multiplier),
+        )
+
+    def feed_forward(layer: Any) -> FeedForward:
+        activation = getattr(layer.mlp, family.activation)
+        return FeedForward(
+            module=layer.mlp,
+            norm=norm_of(layer, family.ffn_norm),
+            post_norm=norm_of(layer, family.ffn_post_norm),
+            names=family.gate_up,
+            activation=F.silu if type(activation).__name__ in ("SiLU", "SiLUActivation") else activation,
+            multiplier=multiplier(family.residual_multiplier),
+        )
+
+    layers = tuple(Layer(attention(index, layer), feed_forward(layer)) for index, layer in enumerate(body.layers))
+    ropes = {layer.attention.rope for layer in layers} - {None}
+    return Architecture(
+        layers=layers,
+        ropes={name: _rope(body, name if family.rope_by_layer_type else None) for name in sorted(map(str, ropes))},
+        norm=norm(body.norm),
+        embedding_multiplier=multiplier(family.embedding_multiplier),
+        logits_divisor=multiplier(family.logits_divisor),
+        logits_softcap=softcap(family.logits_softcap),
+    )
+
+
+def rotations(
+    body: Any, rope: Rope, stream: torch.Tensor, positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of positions [rows, tokens], as Hugging Face's module makes them: [rows, tokens, channels]."""
+    made = (
+        body.rotary_emb(stream, positions)
+        if rope.layer_type is None
+        else body.rotary_emb(stream, positions, rope.layer_type)
+    )
+    return made[0], made[1]
+
+
+def _rope(body: Any, layer_type: str | None) -> Rope:
+    device = body.embed_tokens.weight.device
+    one = torch.zeros(1, 1, dtype=torch.long, device=device)
+    cosines, _ = rotations(body, Rope(0, layer_type), torch.zeros(1, device=device), one)
+    return Rope(cosines.shape[-1], layer_type)
+
+
+def _layer_types(config: Any) -> list[str]:
+    return list(getattr(config, "layer_types", None) or [])
+
+
+def _window(config: Any, family: Family, layer: int) -> int | None:
+    if family.window == "none" or config.sliding_window is None:
+        return None
+    slides = family.window == "all" or _layer_types(config)[layer] == "sliding_attention"
+    return int(config.sliding_window) if slides else None

@@ -13,16 +13,19 @@ its bytes, those of one input are put side by side in memory, and multiplied as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder import native, panels
 from litestage.decoder.decoder import Decoder, Step
+from litestage.decoder.layers import Heads
 from litestage.decoder.lean_ffn import feed_forward
-from litestage.decoder.lean_mhsa import Heads, heads_of, mhsa
+from litestage.decoder.lean_mhsa import mhsa
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
 from litestage.decoder.products import norm
 
@@ -33,8 +36,9 @@ FUSED_BYTES = 64 * 2**20
 class Attends(Protocol):
     """A pass, as the attention sees it."""
 
-    turns: Tensor
-    """Complex rotations: [tokens, 1, half the head width]; fused, [tokens, all heads' halves], ones for values."""
+    turns: Mapping[str, Tensor]
+    """By rope, complex rotations [tokens, 1, half the head width]; fused, [tokens, all heads' halves], ones for values.
+    """
 
     few: native.Few | None
     """What the sub-layers in C need of a pass of a few tokens; None where PyTorch's are to run."""
@@ -64,30 +68,45 @@ class LeanDecoder:
                 decoder.head = PackedLinear(decoder.head.weight, decoder.head.bias)
         self.joins = not self.fused and decoder.device.type == "cuda"
         self.device = decoder.device
-        self._decoder = decoder
-        self._table = torch.empty(0, 0)
+        self._decoder, self._architecture = decoder, decoder.architecture
+        self._table: dict[str, Tensor] = {}
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
+        self._changed: MutableMapping[Tensor, dict[tuple[str, int], Step | None]] = WeakTensorKeyDictionary()
         self.sublayers: dict[tuple[str, int], Step] = {}
         self.kernels: dict[str, str] = {}
-        for index, layer in enumerate(body.layers):
-            heads = heads_of(layer.self_attn, decoder, index)
-            self.sublayers["mhsa", index] = mhsa(layer, decoder.family, heads, self)
-            self.sublayers["ffn", index] = feed_forward(layer, decoder.family, self)
-        if any(getattr(module, "panels", None) is not None for module in (*body.layers.modules(), decoder.head)):
+        ropes = self._architecture.ropes
+        for index, layer in enumerate(self._architecture.layers):
+            rope = None if layer.attention.rope is None else ropes[layer.attention.rope]
+            self.sublayers["mhsa", index] = mhsa(layer.attention, rope, self)
+            self.sublayers["ffn", index] = feed_forward(layer.feed_forward, self)
+        if any(map(_in_panels, (*body.layers.modules(), decoder.head))):
             self.kernels["panels"] = panels.library().digest  # type: ignore[union-attr]
-        self.counts = self.fused or getattr(decoder.head, "panels", None) is not None
-        self.heads = heads_of(body.layers[0].self_attn, decoder, 0)
-        self._norm, self._head = norm(body.norm), linear(decoder.head)
-        self._cap = getattr(decoder.config, "final_logit_softcapping", None)
+        self.counts = self.fused or _in_panels(decoder.head)
+        self.heads = self._architecture.layers[0].attention.heads
+        self._norm, self._head = norm(self._architecture.norm), linear(decoder.head)
+
+    def changed(self, form: str, layer: int, tensor: Tensor) -> Step | None:
+        """A feed-forward with another output projection, made once; None where the decoder's own stand-in is to run.
+
+        See :meth:`litestage.decoder.decoder.Decoder.changed_feed_forward`.
+        """
+        made = self._changed.setdefault(tensor, {})
+        if (form, layer) not in made:
+            ffn = self._decoder.changed_feed_forward(form, layer, tensor)
+            made[form, layer] = None if ffn is None else feed_forward(ffn, self)
+        return made[form, layer]
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [tokens, vocabulary], float32."""
-        logits = self._head(self._norm(stream)).float()
-        return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
+        return self._architecture.finished(self._head(self._norm(stream)))
 
-    def turns(self, positions: Tensor, most: int) -> Tensor:
-        """Complex rotations of positions [tokens], none above ``most``; the table behind them is made when needed."""
-        turns = self.table(most).index_select(0, positions)[:, None]
+    def turns(self, positions: Tensor, most: int) -> dict[str, Tensor]:
+        """By rope, complex rotations of positions [tokens], none above ``most``; the table behind them is made when
+        needed."""
+        return {name: self._turns(table, positions) for name, table in self.table(most).items()}
+
+    def _turns(self, table: Tensor, positions: Tensor) -> Tensor:
+        turns = table.index_select(0, positions)[:, None]
         if not self.fused:
             return turns
         tokens, half, turned = len(positions), self.heads.width // 2, self.heads.queries + self.heads.keys
@@ -95,28 +114,22 @@ class LeanDecoder:
             tokens, -1
         )
 
-    def table(self, most: int) -> Tensor:
-        """Complex rotations of all positions up to ``most`` and more, [positions, half the head width]."""
+    def table(self, most: int) -> dict[str, Tensor]:
+        """By rope, complex rotations of all positions up to ``most`` and more, [positions, half the head width]."""
         table = self._table  # other threads may put another in its place
-        if most >= len(table):
+        if any(most >= len(turns) for turns in table.values()) or not table:
             everything = torch.arange(1 << (most + 1).bit_length(), device=self.device)[None]
-            cos, sin = self._decoder.rotary(torch.zeros(1, device=self.device), everything)
-            half = cos.shape[-1] // 2
-            turns = torch.view_as_real(torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()))
-            turns = F.pad(turns, (0, 0, 0, self.heads.width // 2 - half)).contiguous()
-            turns[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
-            table = self._table = torch.view_as_complex(turns)
+            rotations = self._decoder.rotary(torch.zeros(1, device=self.device), everything)
+            table = self._table = {name: self._complex(*rotation) for name, rotation in rotations.items()}
         return table
 
-    def turns_halves(self) -> bool:
-        """Whether a head's channels are turned by pairs half its width apart, all of them."""
-        order = self.interleaving()
-        return order == [channel for one in range(len(order) // 2) for channel in (one, one + len(order) // 2)]
+    def _complex(self, cos: Tensor, sin: Tensor) -> Tensor:
+        half = cos.shape[-1] // 2
+        turns = torch.view_as_real(torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float()))
+        turns = F.pad(turns, (0, 0, 0, self.heads.width // 2 - half)).contiguous()
+        turns[:, half:, 0] = 1.0  # channels beyond the rotary ones are not turned
+        return torch.view_as_complex(turns)
 
-    def interleaving(self) -> list[int]:
-        """Channels of a head in the order that puts those turned together side by side."""
-        positions = torch.zeros(1, 1, dtype=torch.long, device=self._decoder.device)
-        rotary = self._decoder.rotary(torch.zeros(1, device=self._decoder.device), positions)[0].shape[-1]
-        width = heads_of(self._decoder.body.layers[0].self_attn, self._decoder, 0).width
-        pairs = [channel for first in range(rotary // 2) for channel in (first, first + rotary // 2)]
-        return pairs + list(range(rotary, width))
+
+def _in_panels(module: object) -> bool:
+    return isinstance(module, PackedLinear) and module.panels is not None

@@ -1,78 +1,62 @@
-"""The attention sub-layer in lean form: one product for queries, keys and values, their turning, and what is added."""
+"""The attention sub-layer in lean form: projections, norms of queries and keys, rotation, attention, and what is added.
+
+Queries, keys and values of a token lie side by side, a gate behind them where the family has one.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from litestage.decoder import bfloat16, native
-from litestage.decoder.decoder import Decoder, Step
-from litestage.decoder.families import Family
+from litestage.decoder.decoder import Step
+from litestage.decoder.layers import Attention, Heads, Rope
 from litestage.decoder.packed import linear
-from litestage.decoder.products import Fused, Map, finish, joined, norm, norm_of, norm_weight, plain_matrix
+from litestage.decoder.products import Fused, Map, finish, joined, norm, plain_matrix
 
 if TYPE_CHECKING:
     from litestage.decoder.lean import LeanDecoder
 
 
-@dataclass(frozen=True)
-class Heads:
-    """The shape of one attention: query heads, key-value heads, their width; and how scores are made."""
-
-    layer: int
-    queries: int
-    keys: int
-    width: int
-    scale: float
-    window: int | None
-    softcap: float | None
+def interleaving(width: int, rope: Rope | None) -> list[int]:
+    """Channels of a head in the order that puts those turned together side by side."""
+    turned = 0 if rope is None else rope.channels
+    pairs = [channel for first in range(turned // 2) for channel in (first, first + turned // 2)]
+    return pairs + list(range(turned, width))
 
 
-def heads_of(attention: Any, decoder: Decoder, index: int) -> Heads:
-    """The shape of layer ``index``'s attention."""
-    config, width = decoder.config, attention.head_dim
-    return Heads(
-        layer=index,
-        queries=config.num_attention_heads,
-        keys=config.num_key_value_heads,
-        width=width,
-        scale=float(attention.scaling),
-        window=decoder.windows[index],
-        softcap=getattr(attention, "attn_logit_softcapping", None),
-    )
+def mhsa(attention: Attention, rope: Rope | None, lean: LeanDecoder) -> Step:
+    """The sub-layer from stream [tokens, width] to stream, residual connection included.
 
-
-def mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
-    attention = layer.self_attn
-    pre, post = norm_of(layer, family.mhsa_norm), norm_of(layer, family.mhsa_post_norm)
-    turned = bool(getattr(attention, "use_rope", True))
-    order = lean.interleaving() if turned else list(range(heads.width))
-    project = (
-        _fused_projections(attention, pre, heads, order) if lean.fused else _projections(attention, pre, lean.joins)
-    )
-    matrix = plain_matrix(attention.o_proj, post, lean.fused)
-    normalise = _query_key_norms(attention, heads, order if lean.fused else list(range(heads.width)))
-    turn = _turn_all if lean.fused else _turn_some(heads, order, lean.device)
-    add = finish(attention.o_proj, post, matrix)
+    Args:
+        rope: how it is turned; None: not.
+    """
+    heads, name = attention.heads, attention.rope or ""
+    order = interleaving(heads.width, rope)
+    project = _fused_projections(attention, order) if lean.fused else _projections(attention, lean.joins)
+    matrix = plain_matrix(attention.output, attention.post_norm, lean.fused, attention.multiplier)
+    normalise = _query_key_norms(attention, order if lean.fused else list(range(heads.width)))
+    turn = _turn_all(heads, attention.gated) if lean.fused else _turn_some(heads, order, lean.device)
+    add = finish(attention.output, attention.post_norm, matrix, attention.multiplier)
+    gate_at = (heads.queries + 2 * heads.keys) * heads.width
     few = None
-    if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu":
-        few = native.mhsa(project, normalise, heads, turned, matrix)
+    if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu" and not attention.gated:
+        few = native.mhsa(project, normalise, attention, matrix)
         lean.kernels |= native.digest() if few else {}
-    if not lean.fused and post is None:
-        halves = turned and normalise is None and lean.turns_halves()
+    if not lean.fused:
+        halves = rope is not None and normalise is None and rope.channels == heads.width
 
-        def between(made: Tensor, turns: Tensor) -> Tensor:
+        def between(made: Tensor, turns: Tensor | None) -> Tensor:
             if normalise is not None:
                 normalise(made.view(len(made), -1, heads.width))
-            return turn(made, turns) if turned else made
+            return made if turns is None else turn(made, turns)
 
-        plain = normalise is None and halves == turned
-        step = bfloat16.mhsa(attention, pre, heads, halves, None if plain else between)
+        plain = normalise is None and halves == (rope is not None)
+        step = bfloat16.mhsa(attention, halves, None if plain else between)
         if step is not None:
             return step
 
@@ -82,16 +66,24 @@ def mhsa(layer: Any, family: Family, heads: Heads, lean: LeanDecoder) -> Step:
         made = project(stream)
         if normalise is not None:
             normalise(made.view(len(made), -1, heads.width))
-        if turned:
-            made = turn(made, attending.turns)
-        return add(stream, attending.attend(heads, made))
+        if rope is not None:
+            made = turn(made, attending.turns[name])
+        attended = attending.attend(heads, made)
+        if attention.gated:
+            attended = attended * torch.sigmoid(made[:, gate_at:])
+        return add(stream, attended)
 
     return run
 
 
-def _turn_all(made: Tensor, turns: Tensor) -> Tensor:
-    made.view(torch.complex64).mul_(turns)
-    return made
+def _turn_all(heads: Heads, gated: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    columns = (heads.queries + 2 * heads.keys) * heads.width
+
+    def turn(made: Tensor, turns: Tensor) -> Tensor:
+        (made[:, :columns] if gated else made).view(torch.complex64).mul_(turns)
+        return made
+
+    return turn
 
 
 def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
@@ -106,48 +98,57 @@ def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable
     return turn
 
 
-def _projections(attention: Any, pre: Any, joins: bool) -> Map:
-    before = norm(pre)
-    if hasattr(attention, "qkv_proj"):
-        whole = linear(attention.qkv_proj)
-        return lambda stream: whole(before(stream))
-    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-    if joins:
-        together = joined(parts)
-        return lambda stream: together(before(stream))
+def _projections(attention: Attention, joins: bool) -> Map:
+    before, parts, order = norm(attention.norm), attention.projections, _gate_last(attention)
+    if len(parts) == 1 or joins:
+        whole = linear(parts[0]) if len(parts) == 1 else joined(parts)
+        if order is None:
+            return lambda stream: whole(before(stream))
+        return lambda stream: whole(before(stream)).index_select(-1, order)
     query, key, value = map(linear, parts)
 
     def project(stream: Tensor) -> Tensor:
         inputs = before(stream)
-        return torch.cat([query(inputs), key(inputs), value(inputs)], -1)
+        made = torch.cat([query(inputs), key(inputs), value(inputs)], -1)
+        return made if order is None else made.index_select(-1, order)
 
     return project
 
 
-def _fused_projections(attention: Any, pre: Any, heads: Heads, order: list[int]) -> Map:
-    parts = [attention.qkv_proj] if hasattr(attention, "qkv_proj") else [attention.q_proj, attention.k_proj]
-    parts += [] if hasattr(attention, "qkv_proj") else [attention.v_proj]
+def _fused_projections(attention: Attention, order: list[int]) -> Map:
+    parts, heads, gate_last = attention.projections, attention.heads, _gate_last(attention)
     weight = torch.cat([part.weight for part in parts])
     bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    rows = torch.arange(len(weight)) if gate_last is None else gate_last.cpu()
     turned = (heads.queries + heads.keys) * heads.width
-    rows = torch.arange(len(weight)).view(-1, heads.width)
-    rows = torch.cat([rows[: heads.queries + heads.keys, order].flatten(), torch.arange(turned, len(weight))])
-    return Fused([(weight[rows], None if bias is None else bias[rows])], pre)
+    rows = torch.cat([rows[:turned].view(-1, heads.width)[:, order].flatten(), rows[turned:]])
+    return Fused([(weight[rows], None if bias is None else bias[rows])], attention.norm)
 
 
-def _query_key_norms(attention: Any, heads: Heads, order: list[int]) -> Callable[[Tensor], None] | None:
-    """Normalises queries and keys in place: each head by itself, or (OLMo-2) all heads of a token together."""
-    if not hasattr(attention, "q_norm"):
+def _gate_last(attention: Attention) -> Tensor | None:
+    """Of a gated attention's projections, side by side: which column goes where, so that gates lie behind values."""
+    if not attention.gated:
         return None
-    parts = []
-    for module, start, count in (
-        (attention.q_norm, 0, heads.queries),
-        (attention.k_norm, heads.queries, heads.keys),
+    parts, heads = attention.projections, attention.heads
+    columns = torch.arange(sum(part.out_features for part in parts), device=parts[0].weight.device)
+    first = 2 * heads.queries * heads.width
+    queries, gates = columns[:first].view(heads.queries, 2, heads.width).unbind(1)
+    return torch.cat([queries.flatten(), columns[first:], gates.flatten()])
+
+
+def _query_key_norms(attention: Attention, order: list[int]) -> Callable[[Tensor], None] | None:
+    """Normalises queries and keys in place: each head by itself, or (OLMo-2) all heads of a token together."""
+    if attention.query_norm is None or attention.key_norm is None:
+        return None
+    heads, parts = attention.heads, []
+    for norm_of, start, count in (
+        (attention.query_norm, 0, heads.queries),
+        (attention.key_norm, heads.queries, heads.keys),
     ):
-        weight = norm_weight(module, torch.float32)
+        weight = norm_of.weight(torch.float32)
         together = len(weight) > heads.width
         weight = weight.view(-1, heads.width)[:, order] * math.sqrt(weight.numel())
-        floor = torch.tensor(math.sqrt(weight.numel() * module.variance_epsilon), device=weight.device)
+        floor = torch.tensor(math.sqrt(weight.numel() * norm_of.epsilon), device=weight.device)
         parts.append((slice(start, start + count), weight, floor, (-2, -1) if together else (-1,)))
 
     def normalise(made: Tensor) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from litestage.decoder.lean_mhsa import Heads
+    from litestage.decoder.layers import Attention
     from litestage.decoder.products import Fused
 
 FEW = 16
@@ -95,10 +95,10 @@ def digest() -> dict[str, str]:
 
 
 def mhsa(
-    project: Fused, normalise: Callable[[Tensor], None] | None, heads: Heads, turned: bool, out: Tensor
+    project: Fused, normalise: Callable[[Tensor], None] | None, attention: Attention, out: Tensor
 ) -> Callable[[Tensor, Any], Tensor] | None:
     """The attention sub-layer of a few tokens, or None; ``out`` is its output projection [inner, width]."""
-    functions = library()
+    functions, heads, rope = library(), attention.heads, attention.rope
     if functions is None or project.floor is None or heads.width % 2:
         return None
     shape = _Heads(heads.queries, heads.keys, heads.width, heads.window or 0, heads.scale, heads.softcap or 0.0)
@@ -123,7 +123,7 @@ def mhsa(
             shape_at,
             inputs,
             made_at,
-            attending.turns.data_ptr() if turned else None,
+            None if rope is None else attending.turns[rope].data_ptr(),
             attending.place(heads, stream.dtype),
             stream.data_ptr(),
             back,

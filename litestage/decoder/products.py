@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from litestage.decoder.layers import Norm
 from litestage.decoder.packed import linear
 
 Map = Callable[[Tensor], Tensor]
@@ -18,13 +19,13 @@ Map = Callable[[Tensor], Tensor]
 # --- norms ---
 
 
-def norm(module: Any, weighted: bool = True) -> Map:
+def norm(of: Norm | None, weighted: bool = True) -> Map:
     """A root-mean-square norm over the last dimension; unweighted: without its weight times the root of the width."""
-    if module is None:
+    if of is None:
         return lambda stream: stream
-    weight, eps = norm_weight(module), epsilon(module)
+    weight, eps = of.weight(), of.epsilon
     width = len(weight)
-    if weight.device.type == "cuda" and weighted and weight is module.weight:  # there it is one kernel
+    if weight.device.type == "cuda" and weighted and not of.centred:  # there it is one kernel
         return lambda stream: F.rms_norm(stream, (width,), weight, eps)
     if weight.dtype == torch.float32:
         # |x| and the epsilon's share of it as two sides of a right angle: three operations where rms_norm has seven
@@ -35,19 +36,8 @@ def norm(module: Any, weighted: bool = True) -> Map:
         return lambda stream: (
             stream / torch.hypot(torch.linalg.vector_norm(stream, dim=-1, keepdim=True), floor) * scale
         )
-    scale = norm_weight(module, torch.float32)
+    scale = of.weight(torch.float32)
     return lambda stream: F.rms_norm(stream.float(), (width,), scale, eps).to(stream.dtype)
-
-
-def epsilon(module: Any) -> float:
-    """What a norm adds to the mean square."""
-    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
-
-
-def norm_weight(module: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """What a norm multiplies by. Gemma stores it less one."""
-    weight = module.weight if dtype is None else module.weight.to(dtype)
-    return weight + 1 if type(module).__name__.startswith("Gemma") else weight
 
 
 # --- projections ---
@@ -62,13 +52,13 @@ class Fused:
         floor: the epsilon's share of the norm; None without a norm.
     """
 
-    def __init__(self, parts: list[tuple[Tensor, Tensor | None]], pre: Any) -> None:
+    def __init__(self, parts: list[tuple[Tensor, Tensor | None]], pre: Norm | None) -> None:
         weight = torch.cat([part for part, _ in parts]).double()
         width = weight.shape[1]
         self.floor: float | None = None
         if pre is not None:
-            weight = weight * (norm_weight(pre, torch.float64) * math.sqrt(width))
-            self.floor = math.sqrt(width * epsilon(pre))
+            weight = weight * (pre.weight(torch.float64) * math.sqrt(width))
+            self.floor = math.sqrt(width * pre.epsilon)
         self.matrix, self._unit = weight.float().T.contiguous(), norm(pre, weighted=False)
         biases = [bias for _, bias in parts if bias is not None]
         self.bias = torch.cat(biases) if biases else None
@@ -100,24 +90,24 @@ def side_by_side(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def plain_matrix(module: Any, post: Any, copied: bool) -> Tensor | None:
-    """An output projection's matrix [in, out], if it is all that there is to do."""
+def plain_matrix(module: Any, post: Norm | None, copied: bool, multiplier: float = 1.0) -> Tensor | None:
+    """An output projection's matrix [in, out], if it is all that there is to do; a copy holds the multiplier."""
     if post is not None or module.bias is not None or type(module) is not torch.nn.Linear:
         return None
-    return module.weight.T.contiguous() if copied else module.weight.T
+    if not copied:
+        return module.weight.T if multiplier == 1.0 else None
+    return (module.weight.T * multiplier).contiguous()
 
 
-def finish(module: Any, post: Any, matrix: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds an output projection, normalised where the family does, to the stream."""
+def finish(
+    module: Any, post: Norm | None, matrix: Tensor | None, multiplier: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds an output projection, normalised and multiplied where the family does, to the stream."""
     if matrix is not None:
         return lambda stream, inner: torch.addmm(stream, inner, matrix)
-    whole = linear(module)
+    whole, after = linear(module), norm(post)
+    if multiplier != 1.0:
+        return lambda stream, inner: torch.add(stream, after(whole(inner)), alpha=multiplier)
     if post is not None:
-        after = norm(post)
         return lambda stream, inner: stream + after(whole(inner))
     return lambda stream, inner: stream + whole(inner)
-
-
-def norm_of(layer: Any, name: str | None) -> Any:
-    """A layer's norm of that name, or None where the family has none there."""
-    return None if name is None else getattr(layer, name)

@@ -14,100 +14,116 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litestage.decoder.products import norm_weight, side_by_side
+from litestage.decoder.layers import Norm, finished
+from litestage.decoder.products import side_by_side
 
-Region = Callable[..., Tensor]
+Region = Callable[..., Any]
+
+
+class Scale(NamedTuple):
+    """A root-mean-square norm: its weight in float32, and what it adds to the mean square."""
+
+    weight: Tensor
+    epsilon: float
 
 
 class Product(NamedTuple):
     """A product with one matrix [out, in], and root-mean-square norms before and after it, where there are any."""
 
-    before: Tensor | None
+    before: Scale | None
     weight: Tensor
     bias: Tensor | None
-    after: Tensor | None
+    after: Scale | None
 
 
-def product(parts: list[Any], before: Any, after: Any = None) -> Product:
+def product(parts: list[Any], before: Norm | None, after: Norm | None = None) -> Product:
     """Of linear modules with one input, and of the norms before and after them."""
     weight, bias = side_by_side(parts)
     return Product(scale(before), weight, bias, scale(after))
 
 
-def scale(module: Any) -> Tensor | None:
-    """A norm's weight in float32."""
-    return None if module is None else norm_weight(module, torch.float32).detach()
+def scale(norm: Norm | None) -> Scale | None:
+    """A norm as regions take it."""
+    return None if norm is None else Scale(norm.weight(torch.float32).detach(), norm.epsilon)
 
 
-def projecting(queries: int, keys: int, width: int, turned: bool, eps: float) -> Region:
+def projecting(queries: int, keys: int, width: int, gated: bool) -> Region:
     def project(
         stream: Tensor,
         into: Product,
-        norms: tuple[Tensor | None, Tensor | None],
-        turns: Tensor,
+        norms: tuple[Scale | None, Scale | None],
+        turns: Tensor | None,
         order: Tensor | None,
         slots: Tensor,
         flat: Tensor,
         lanes: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """Writes keys and values to their slots of ``flat`` [2 * keys, all slots, width]; returns the queries [lanes,
-        keys, queries per key * tokens, width]."""
-        tokens = stream.shape[0]
-        parts = torch.split_with_sizes(_times(stream, into, eps), [queries * width, keys * width, keys * width], 1)
+        keys, queries per key * tokens, width] and, where attention is gated, the gates [tokens, queries * width]."""
+        tokens, of_queries, gate = stream.shape[0], (2 if gated else 1) * queries * width, None
+        parts = list(torch.split_with_sizes(_times(stream, into), [of_queries, keys * width, keys * width], 1))
+        if gated:
+            parts[0], gate = parts[0].reshape(tokens, queries, 2 * width).chunk(2, 2)
+            gate = gate.reshape(tokens, queries * width)
         asked, known = (
             part.reshape(tokens, -1, width)
-            if weight is None
-            else _normalised(part.reshape(tokens, -1, weight.shape[0]), weight, eps).view(tokens, -1, width)
-            for part, weight in zip(parts, norms, strict=False)
+            if norm is None
+            else _normalised(part.reshape(tokens, -1, norm.weight.shape[0]), norm).view(tokens, -1, width)
+            for part, norm in zip(parts, norms, strict=False)
         )
-        if turned:
+        if turns is not None:
             asked, known = _turned(asked, turns), _turned(known, turns)
             if order is not None:  # as the fused make keeps its keys
                 asked, known = asked[..., order], known[..., order]
         flat.index_copy_(1, slots, torch.cat([known, parts[2].view(tokens, keys, width)], 1).transpose(0, 1))
         asked = asked.reshape(lanes, tokens // lanes, keys, queries // keys, width)
-        return asked.permute(0, 2, 3, 1, 4).reshape(lanes, keys, -1, width)
+        return asked.permute(0, 2, 3, 1, 4).reshape(lanes, keys, -1, width), gate
 
     return project
 
 
-def combining(queries: int, keys: int, width: int, eps: float) -> Region:
-    def combine(stream: Tensor, attended: Tensor, out: Product) -> Tensor:
+def combining(queries: int, keys: int, width: int, multiplier: float) -> Region:
+    def combine(stream: Tensor, attended: Tensor, out: Product, gate: Tensor | None) -> Tensor:
         tokens, lanes = stream.shape[0], attended.shape[0]
         heads = attended.reshape(lanes, keys, queries // keys, tokens // lanes, width).permute(0, 3, 1, 2, 4)
-        return stream + _times(heads.reshape(tokens, queries * width), out, eps)
+        heads = heads.reshape(tokens, queries * width)
+        return _added(stream, heads if gate is None else heads * torch.sigmoid(gate), out, multiplier)
 
     return combine
 
 
-def feeding_forward(activation: Callable[[Tensor], Tensor], eps: float) -> Region:
+def feeding_forward(activation: Callable[[Tensor], Tensor], multiplier: float) -> Region:
     def feed_forward(stream: Tensor, into: Product, out: Product) -> Tensor:
-        gate, up = _times(stream, into, eps).chunk(2, 1)
-        return stream + _times(activation(gate) * up, out, eps)
+        gate, up = _times(stream, into).chunk(2, 1)
+        return _added(stream, activation(gate) * up, out, multiplier)
 
     return feed_forward
 
 
-def heading(cap: float | None, eps: float) -> Region:
+def heading(divisor: float, softcap: float | None) -> Region:
     def head(stream: Tensor, product: Product) -> Tensor:
-        logits = _times(stream, product, eps).float()
-        return torch.tanh(logits / cap) * cap if cap else logits
+        return finished(_times(stream, product), divisor, softcap)
 
     return head
 
 
-def _times(inputs: Tensor, product: Product, eps: float) -> Tensor:
+def _added(stream: Tensor, inner: Tensor, out: Product, multiplier: float) -> Tensor:
+    update = _times(inner, out)
+    return stream + (update if multiplier == 1.0 else update * multiplier)
+
+
+def _times(inputs: Tensor, product: Product) -> Tensor:
     if product.before is not None:
-        inputs = _normalised(inputs, product.before, eps)
+        inputs = _normalised(inputs, product.before)
     out = F.linear(inputs, product.weight)  # a bias in here would keep the compiler from fusing what is around it
     if product.bias is not None:
         out = out + product.bias
-    return out if product.after is None else _normalised(out, product.after, eps)
+    return out if product.after is None else _normalised(out, product.after)
 
 
-def _normalised(stream: Tensor, scale: Tensor, eps: float) -> Tensor:
+def _normalised(stream: Tensor, norm: Scale) -> Tensor:
     wide = stream.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * scale).to(stream.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight).to(stream.dtype)
 
 
 def _turned(heads: Tensor, turns: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litestage.decoder.lean_mhsa import Heads
+from litestage.decoder.layers import Heads
 from litestage.decoder.native import Few
 from litestage.engine.slots import SHARED
 

@@ -10,8 +10,7 @@ What comes out is recorded as a CUDA graph like any other step.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from logging import getLogger
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litestage.decoder.decoder import Decoder, Step
+from litestage.decoder.layers import Attention, FeedForward, Heads
 from litestage.decoder.lean import LeanDecoder
-from litestage.decoder.lean_mhsa import Heads
+from litestage.decoder.lean_mhsa import interleaving
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.regions import combining, feeding_forward, heading, product, projecting, scale
 from litestage.engine.attention import Pass
@@ -42,30 +42,33 @@ class Regions:
 
     def __init__(self, decoder: Decoder, lean: LeanDecoder) -> None:
         self.failed: str | None = None
-        config, norm = decoder.config, decoder.body.norm
-        self._eps = float(config.rms_norm_eps)
+        self._architecture = architecture = decoder.architecture
         # the compiler times a few makes of each kernel, and products of one row are among those that it may fuse
         tuned = decoder.device.type == "cuda"
         self._options: dict[str, Any] = {"coordinate_descent_tuning": True} if tuned else {}
-        order = lean.interleaving()
-        self._half = order[1]  # the channel that the first one is turned with
-        self._order = torch.tensor(order, device=decoder.device) if lean.fused else None
+        self._orders: dict[str, Tensor] = {}  # by rope, the channels' order in which the fused make keeps keys
+        if lean.fused:
+            for name, rope in architecture.ropes.items():
+                self._orders[name] = torch.tensor(interleaving(lean.heads.width, rope), device=decoder.device)
         self._regions: dict[object, Any] = {}
-        self._head = product([decoder.head], norm)
-        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._head = product([decoder.head], architecture.norm)
         self.sublayers: dict[tuple[str, int], Step] = {}
-        for index, layer in enumerate(decoder.body.layers):
-            heads = replace(lean.heads, layer=index, window=decoder.windows[index])
-            self.sublayers["mhsa", index] = self._mhsa(layer, decoder, heads)
-            self.sublayers["ffn", index] = self._ffn(layer, decoder)
+        for index, layer in enumerate(architecture.layers):
+            self.sublayers["mhsa", index] = self._mhsa(layer.attention)
+            self.sublayers["ffn", index] = self._ffn(layer.feed_forward)
 
-    def turns(self, table: Tensor) -> Tensor:
-        """Cosines and sines [positions, half of what is turned, 2] of the lean sub-layers' table of rotations."""
-        return torch.view_as_real(table)[:, : self._half].contiguous()
+    def turns(self, table: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Cosines and sines [positions, half of what is turned, 2] of the lean sub-layers' tables of rotations."""
+        ropes = self._architecture.ropes
+        return {
+            name: torch.view_as_real(turns)[:, : ropes[name].channels // 2].contiguous()
+            for name, turns in table.items()
+        }
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [tokens, vocabulary], float32."""
-        logits: Tensor = self.region("head", lambda: heading(self._cap, self._eps))(stream, self._head)
+        divisor, softcap = self._architecture.logits_divisor, self._architecture.logits_softcap
+        logits: Tensor = self.region("head", lambda: heading(divisor, softcap))(stream, self._head)
         return logits
 
     def region(self, key: object, make: Callable[[], Callable[..., Any]]) -> Any:
@@ -88,34 +91,27 @@ class Regions:
             getLogger(__name__).warning("decoding goes on without a compiler: %s", self.failed)
         return self.failed is None
 
-    def _mhsa(self, layer: Any, decoder: Decoder, heads: Heads) -> Step:
-        attention, family = layer.self_attn, decoder.family
-        merged = hasattr(attention, "qkv_proj")
-        parts = [attention.qkv_proj] if merged else [attention.q_proj, attention.k_proj, attention.v_proj]
-        into = product(parts, _named(layer, family.mhsa_norm))
-        out = product([attention.o_proj], None, _named(layer, family.mhsa_post_norm))
-        norms = tuple(scale(getattr(attention, name, None)) for name in ("q_norm", "k_norm"))
-        turned = bool(getattr(attention, "use_rope", True))
+    def _mhsa(self, attention: Attention) -> Step:
+        into = product(attention.projections, attention.norm)
+        out = product([attention.output], None, attention.post_norm)
+        norms = scale(attention.query_norm), scale(attention.key_norm)
+        heads, rope = attention.heads, attention.rope
         shape = heads.queries, heads.keys, heads.width
-        project = self.region(("project", turned), lambda: projecting(*shape, turned, self._eps))
-        combine = self.region("combine", lambda: combining(*shape, self._eps))
-        order = self._order
+        project = self.region(("project", rope is None), lambda: projecting(*shape, attention.gated))
+        combine = self.region("combine", lambda: combining(*shape, attention.multiplier))
+        order = self._orders.get(rope or "")
 
         def mhsa(stream: Tensor, attending: Any) -> Tensor:
-            flat = attending.flat(heads, stream.dtype)
-            asked = project(stream, into, norms, attending.rotations, order, attending.slots, flat, attending.lanes)
-            added: Tensor = combine(stream, attending.over(heads, asked), out)
+            flat, rotations = attending.flat(heads, stream.dtype), attending.rotations.get(rope or "")
+            asked, gate = project(stream, into, norms, rotations, order, attending.slots, flat, attending.lanes)
+            added: Tensor = combine(stream, attending.over(heads, asked), out, gate)
             return added
 
         return mhsa
 
-    def _ffn(self, layer: Any, decoder: Decoder) -> Step:
-        mlp, family = layer.mlp, decoder.family
-        parts = [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
-        into = product(parts, _named(layer, family.ffn_norm))
-        out = product([mlp.down_proj], None, _named(layer, family.ffn_post_norm))
-        activation = getattr(mlp, "act_fn", None) or mlp.activation_fn
-        run = self.region("ffn", lambda: feeding_forward(activation, self._eps))
+    def _ffn(self, ffn: FeedForward) -> Step:
+        into, out = product(ffn.projections, ffn.norm), product([ffn.output], None, ffn.post_norm)
+        run = self.region("ffn", lambda: feeding_forward(ffn.activation, ffn.multiplier))
         return lambda stream, attending: run(stream, into, out)
 
 
@@ -125,13 +121,13 @@ class RegionPass(Pass):
     Attributes:
         lanes: how many.
         slots: of the new tokens, [tokens].
-        rotations: cosines and sines [tokens, half of what is turned, 2].
+        rotations: by rope, cosines and sines [tokens, half of what is turned, 2].
     """
 
-    def __init__(self, lanes: Lanes, new: Tensor, seen: int, turns: Tensor) -> None:
+    def __init__(self, lanes: Lanes, new: Tensor, seen: int, turns: Mapping[str, Tensor]) -> None:
         super().__init__(lanes, new, seen, seen)
         self.lanes, self.slots = self._count, self._slots
-        self.rotations = turns.index_select(0, self._positions)
+        self.rotations = {name: table.index_select(0, self._positions) for name, table in turns.items()}
 
     def flat(self, heads: Heads, dtype: torch.dtype) -> Tensor:
         """A layer's keys and values [2 * heads, all lanes' slots, width]."""
@@ -163,7 +159,3 @@ def unable(decoder: Decoder, compiling: str) -> str | None:
     if any(isinstance(module, PackedLinear) for module in (*decoder.body.modules(), decoder.head)):
         return "weights are packed for the CPU"
     return None
-
-
-def _named(layer: Any, name: str | None) -> Any:
-    return None if name is None else getattr(layer, name)

@@ -25,6 +25,7 @@ from litestage.engine.slots import SHARED
 from litestage.engine.static import StaticDecoding
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
+from litestage.plan.stage import CHANGED
 
 ROWS_EACH = 8
 """Rows that are worth a thread of their own, at least."""
@@ -73,12 +74,13 @@ class FastPath:
         """
         skip = plan.skip if skip is None else skip
         skips = plan.phase == "both" or phase == "decode"
-        merged = plan.compensation == "merged" and skips and len(skip) > 0
-        lean = {
-            name: sublayer
-            for name, sublayer in (sublayers or self.lean.sublayers).items()
-            if not (skips and name in skip) and not (merged and f"{name[0]}.{name[1]}" in plan.tensors)
-        }
+        changes = plan.compensation in CHANGED and skips and len(skip) > 0
+        lean = {}
+        for name, sublayer in (sublayers or self.lean.sublayers).items():
+            tensor = plan.tensors.get(f"{name[0]}.{name[1]}") if changes else None
+            made = sublayer if tensor is None else self.lean.changed(plan.compensation, name[1], tensor)
+            if made is not None and not (skips and name in skip):
+                lean[name] = made
         return self.decoder.path(plan, phase, skip, {**lean, **instead})
 
     def run(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from litestage.decoder.layers import Heads
 from litestage.decoder.lean import LeanDecoder
-from litestage.decoder.lean_mhsa import Heads
 from litestage.decoder.native import FEW, Few
 from litestage.engine.attention import Pass
 from litestage.engine.carry import Held

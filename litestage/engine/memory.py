@@ -26,9 +26,8 @@ def rows_that_fit(decoder: Decoder, slots: int, ours: int = 0) -> int | None:
 
 def bytes_per_token(decoder: Decoder) -> int:
     """Bytes of one token's keys and values at full depth."""
-    config = decoder.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * decoder.layers * config.num_key_value_heads * width * decoder.dtype.itemsize)
+    heads = [layer.attention.heads for layer in decoder.architecture.layers]
+    return sum(2 * of_layer.keys * of_layer.width for of_layer in heads) * decoder.dtype.itemsize
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -4,7 +4,7 @@ The ranking is the mean over the stages' prefills; no norm scaling, prefill and 
 paper; both are our reading of its overview figure).
 """
 
-from litestage.methods.setting import Setting
+from litestage.methods.setting import NotThisBudget, Setting
 from litestage.plan import SkipSet, StagePlan
 
 
@@ -13,3 +13,19 @@ def plan(setting: Setting) -> dict[str, StagePlan]:
         return {stage: StagePlan() for stage in setting.stages}
     skip = SkipSet.of(setting.importance.ranking()[: setting.budget])
     return {stage: StagePlan(skip=skip) for stage in setting.stages}
+
+
+def of_one_kind(setting: Setting, method: str, kind: str) -> dict[str, StagePlan]:
+    """The same over the sub-layers of one kind, ``mhsa`` or ``ffn``.
+
+    Raises:
+        NotThisBudget: more sub-layers than the model has of that kind.
+    """
+    if setting.budget > setting.layers:
+        raise NotThisBudget(
+            f"{method} can skip at most {setting.layers} sub-layers, one a layer; the budget is {setting.budget}."
+        )
+    if setting.budget == 0:
+        return {stage: StagePlan() for stage in setting.stages}
+    ranked = [name for name in setting.importance.ranking() if name[0] == kind]
+    return dict.fromkeys(setting.stages, StagePlan(SkipSet.of(ranked[: setting.budget])))

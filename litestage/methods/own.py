@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -85,6 +85,9 @@ class _OfVersion:
 
     def importance(self) -> Importance:
         return self.measurements.importance()
+
+    def prices(self) -> Mapping[str, float]:
+        return self.measurements.prices()
 
     def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
         return self.measurements.of_forced(measure)

@@ -29,6 +29,10 @@ class Measurements(Protocol):
         """Cosines and norm ratios over the stages' prefills."""
         ...
 
+    def prices(self) -> Mapping[str, float]:
+        """Seconds that one sub-layer takes of a generation on this machine, by kind (``mhsa``, ``ffn``)."""
+        ...
+
     def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
         """What ``measure`` finds on all stages' prompts with full depth's outputs; it may change what those keep."""
         ...

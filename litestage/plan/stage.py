@@ -24,6 +24,8 @@ COMPENSATIONS = re.compile(r"none|scale|affine|lowrank:[1-9]\d*|linear")
 """Forms with one tensor for every skipped sub-layer."""
 PER_CUT = ("block", "merged")
 """Forms with one tensor for a whole run of neighbouring skipped sub-layers, a cut."""
+CHANGED = ("merged", "tuned")
+"""Forms whose tensors change the output projections of feed-forwards that stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,8 @@ class StagePlan:
         schedule: skip sets that change as the stage generates (:mod:`litestage.plan.schedule`); None for a fixed set.
         exit: rule that may end the generation early, or None.
         tensors: the compensation's tensors by ``"mhsa.4"`` or ``"ffn.7"``: the skipped sub-layer; with ``block`` the
-            first of each cut, with ``merged`` the kept feed-forward right before each cut.
+            first of each cut, with ``merged`` the kept feed-forward right before each cut, with ``tuned`` any kept
+            feed-forwards, whose output projections [inner, width] they are.
     """
 
     skip: SkipSet = field(default_factory=SkipSet)
@@ -50,15 +53,15 @@ class StagePlan:
     def __post_init__(self) -> None:
         if self.phase not in PHASES:
             raise LiteStageError(f"phase is {self.phase!r}; {did_you_mean(str(self.phase), PHASES)}")
-        if self.compensation not in PER_CUT and not COMPENSATIONS.fullmatch(self.compensation):
+        if self.compensation not in (*PER_CUT, *CHANGED) and not COMPENSATIONS.fullmatch(self.compensation):
             raise LiteStageError(
                 f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear, "
-                "block, merged."
+                "block, merged, tuned."
             )
         if self.schedule is not None:
-            if self.compensation in PER_CUT:
+            if self.compensation in (*PER_CUT, *CHANGED):
                 raise LiteStageError(
-                    f"compensation {self.compensation!r} stands for the cuts of a fixed skip set; "
+                    f"compensation {self.compensation!r} goes with a fixed skip set; "
                     "leave the schedule out, or use scale, affine, lowrank:<rank> or linear."
                 )
             object.__setattr__(self, "schedule", checked(self.schedule, self.skip))
@@ -97,7 +100,7 @@ class StagePlan:
 
     def _compensated(self) -> list[str]:
         """Keys of the tensors that the compensation cannot do without."""
-        if self.compensation == "none":
+        if self.compensation in ("none", "tuned"):
             return []
         if self.compensation == "block":
             names = [cut[0] for cut in self.skip.cuts]

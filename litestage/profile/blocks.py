@@ -19,12 +19,15 @@ def block_influence(forced: TeacherForced) -> list[float]:
 
 
 @torch.inference_mode()
-def nearest_window(forced: TeacherForced, count: int) -> int:
+def nearest_window(forced: TeacherForced, count: int, keep_last: bool = False) -> int:
     """The first of the ``count`` contiguous layers, layer 0 not among them, whose removal turns the stream least.
 
     By the mean over tokens of the cosine distance between the streams before and after the window (2505.02819).
+
+    Args:
+        keep_last: the last layer is not among them either.
     """
-    starts = range(1, len(forced.streams) // 2 - count + 1)
+    starts = range(1, len(forced.streams) // 2 - count + (0 if keep_last else 1))
     return min(starts, key=lambda start: -float(_cosines(forced, 2 * start, 2 * (start + count)).mean()))
 
 

@@ -1,0 +1,30 @@
+"""SPRINT (IJCAI 2025, arXiv 2506.03510; snudm-starlab/SPRINT): sub-layers by harm per second, and tuned for.
+
+As ``sprint-bare``, but the five least harmful are compared after the next feed-forward's down projection has been
+solved for, and the projection of the one that goes is kept (:mod:`litestage.profile.sprint`): no product more, other
+weights. One set and one set of weights for all stages. Differs from the released code as ``sprint-bare`` does, and the
+five are solved for anew in every round. A model with a norm behind its down projections cannot be tuned: it is refused.
+"""
+
+import torch
+
+from litestage.methods.setting import Setting
+from litestage.methods.sprint_bare import left_out, order, prices_of
+from litestage.plan import StagePlan
+from litestage.profile.forced import TeacherForced
+from litestage.profile.sprint import Pruning
+
+
+def plan(setting: Setting) -> dict[str, StagePlan]:
+    if setting.budget == 0:
+        return {stage: StagePlan() for stage in setting.stages}
+    prices = prices_of(setting)
+    places = order(setting, "sprint", prices, tunes=True)
+
+    def tuned(forced: TeacherForced) -> dict[str, torch.Tensor]:
+        pruning = Pruning(forced, prices, tunes=True)
+        pruning.extend(places, len(places))
+        return {f"ffn.{place // 2}": weight for place, weight in pruning.weights.items()}
+
+    tensors = setting.measurements.of_forced(tuned)
+    return dict.fromkeys(setting.stages, StagePlan(left_out(places), compensation="tuned", tensors=tensors))
