@@ -53,6 +53,8 @@ HEAD = "schema: litestage.plan/1\n"
         HEAD + "stages: {}\nmodel: 5",
         HEAD + "stages: {}\nextra: 5",
         HEAD + "stages: {}\nprovenance: [x]",
+        HEAD + "stages: {}\ncertificate: yes",
+        HEAD + "stages: {}\ncertificate: {plan: x}",
         HEAD + "stages: {a: {}, a: {}}",
         HEAD + "stages: {a: {exit: {threshold: true}}}",
     ],
