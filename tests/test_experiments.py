@@ -15,10 +15,12 @@ from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.protocol import RULES, Table, choose
+from litestage.experiment.scale import chain, exponent
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
 from litestage.report import read_run
+from litestage.stages import Question
 
 SMALL = {
     "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
@@ -30,6 +32,10 @@ SMALL = {
     "importance": ["tokens=400"],
     "loops": ["budgets=[12]", "tokens=400"],
     "calibration": ["rankings=[own/outputs,gold/fidelity,plain/perplexity,accuracy]", "budgets=[1]", "tokens=400"],
+    "scale": [
+        *("depths=[1,2,3]", "stages=[1,2,3]", "cost_questions=1", "stage_tokens=2"),
+        *("models=[]", "pipelines=[]", "searches=[greedy]", "search.max_budget=2"),
+    ],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -74,7 +80,7 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
     assert results["config"]["questions"] == 6
     for row in results["rows"] if name not in ("certificate", "noise") else ():
         figures = [name.removesuffix("_ci95") for name in row if name.endswith("_ci95")]
-        assert figures
+        assert figures or row["of"] in ("depth", "stages")  # a search on random weights is counted, not scored
         for figure in figures:
             low, high = row[f"{figure}_ci95"]
             assert low <= row[figure] <= high, figure
@@ -110,6 +116,8 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["calibration", "rankings=[own/outputz]"], ["own/outputz", "'own/outputs'"]),
         (["calibration", "budgets=[25]"], ["25", "24"]),
         (["calibration", "gold=none.jsonl"], ["none.jsonl"]),
+        (["scale", "depths=[3,6]"], ["depths", "three"]),
+        (["scale", "searches=[gready]"], ["gready", "'greedy'"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
         (["noise", "fresh=0"], ["fresh", "0"]),
@@ -287,3 +295,19 @@ def test_a_plan_chosen_on_the_questions_it_is_reported_on_looks_better_than_it_i
     few = Table(lost[:4], passes[:4])
     seen, limit = (choose(few, 100, 0.039, rule, 500)["calibration"]["breaks_bound"] for rule in RULES)
     assert limit < 0.4 < 0.7 < seen
+
+
+def test_an_exponent_is_the_slope_through_the_logarithms():
+    value, (low, high) = exponent([1, 2, 4, 8], [3, 12, 48, 192])
+    assert value == pytest.approx(2)
+    assert (low, high) == pytest.approx((2, 2))
+    value, (low, high) = exponent([1, 2, 4, 8], [3, 14, 45, 200])
+    assert low < value < high
+    assert low < 2 < high
+
+
+def test_a_chain_reads_all_that_was_written_before():
+    (prompt,) = (
+        chain(3, 8).stages[2].prompts(Question("q", "Why?", ("this", "that")), {"step_1": "one.", "step_2": "two."})
+    )
+    assert str(prompt) == "Why?\n(A) this (B) that\nStep 1: one.\nStep 2: two.\nStep 3:"

@@ -15,6 +15,7 @@ from litestage.experiment import (
     loops,
     noise,
     protocol,
+    scale,
     search_cost,
     sensitivity,
     threshold,
@@ -34,6 +35,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "loops": loops.EXPERIMENT,
     "protocol": protocol.EXPERIMENT,
     "calibration": calibration.EXPERIMENT,
+    "scale": scale.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
