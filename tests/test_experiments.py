@@ -2,25 +2,31 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from tiny import random_prompts, tiny_engine
 
 from litestage.cli import main
 from litestage.errors import LiteStageError
+from litestage.engine import Decoding
 from litestage.experiment import EXPERIMENTS
 from litestage.experiment.heuristics import at_its_latency
 from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.protocol import RULES, Table, choose
+from litestage.experiment.refresh import Writer
 from litestage.experiment.scale import chain, exponent
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
 from litestage.report import read_run
+from litestage.plan import SkipSet, StagePlan
 from litestage.stages import Question
+from litestage.store import ResultStore, ReusingEngine
 
 SMALL = {
     "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
@@ -36,6 +42,7 @@ SMALL = {
         *("depths=[1,2,3]", "stages=[1,2,3]", "cost_questions=1", "stage_tokens=2"),
         *("models=[]", "pipelines=[]", "searches=[greedy]", "search.max_budget=2"),
     ],
+    "deep": ["budgets=[4]", "tokens=12", "every=[4]", "below=[0.5]"],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -118,6 +125,9 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["calibration", "gold=none.jsonl"], ["none.jsonl"]),
         (["scale", "depths=[3,6]"], ["depths", "three"]),
         (["scale", "searches=[gready]"], ["gready", "'greedy'"]),
+        (["deep", "stage=analyse"], ["analyse", "'analyze'"]),
+        (["deep", "below=[1.5]"], ["1.5"]),
+        (["deep", "every=[0]"], ["every", "0"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
         (["noise", "fresh=0"], ["fresh", "0"]),
@@ -311,3 +321,19 @@ def test_a_chain_reads_all_that_was_written_before():
         chain(3, 8).stages[2].prompts(Question("q", "Why?", ("this", "that")), {"step_1": "one.", "step_2": "two."})
     )
     assert str(prompt) == "Why?\n(A) this (B) that\nStep 1: one.\nStep 2: two.\nStep 3:"
+
+
+def test_a_text_that_is_refreshed_at_every_token_is_full_depths():
+    engine = tiny_engine("llama")
+    session = SimpleNamespace(reusing=ReusingEngine(engine, "tiny", ResultStore()), batch_size=2)
+    writer, prompts = Writer(session, 12, Decoding()), random_prompts([9, 14, 5])
+    full = [text.tokens for text in writer.write(prompts, StagePlan())]
+    skipping = StagePlan(skip=SkipSet(mhsa=(1, 2), ffn=(2,)))
+    assert [text.tokens for text in writer.write(prompts, skipping)] != full
+    assert [text.tokens for text in writer.write(prompts, skipping, every=1)] == full
+    assert [text.tokens for text in writer.write(prompts, skipping, below=1.0)] == full  # never sure
+    for every, below in ((5, None), (None, 0.3), (5, 0.3)):
+        texts = writer.write(prompts, StagePlan(), every, below)
+        assert [text.tokens for text in texts] == full
+        assert all(text.refreshes[0] == 0 for text in texts)
+    assert [text.refreshes for text in writer.write(prompts[:1], StagePlan(), every=5)] == [(0, 5, 10)]

@@ -10,6 +10,7 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.experiment import (
     calibration,
     certificate,
+    deep,
     heuristics,
     importance,
     loops,
@@ -36,6 +37,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "protocol": protocol.EXPERIMENT,
     "calibration": calibration.EXPERIMENT,
     "scale": scale.EXPERIMENT,
+    "deep": deep.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
