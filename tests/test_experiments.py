@@ -13,6 +13,7 @@ from litestage.cli import main
 from litestage.errors import LiteStageError
 from litestage.engine import Decoding
 from litestage.experiment import EXPERIMENTS
+from litestage.experiment.factorial import effects_of
 from litestage.experiment.heuristics import at_its_latency
 from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
@@ -43,6 +44,7 @@ SMALL = {
         *("models=[]", "pipelines=[]", "searches=[greedy]", "search.max_budget=2"),
     ],
     "deep": ["budgets=[4]", "tokens=12", "every=[4]", "below=[0.5]"],
+    "factorial": ["form=scale", "tokens=400", "search.max_budget=2", "search.max_accuracy_drop=1"],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -128,6 +130,7 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["deep", "stage=analyse"], ["analyse", "'analyze'"]),
         (["deep", "below=[1.5]"], ["1.5"]),
         (["deep", "every=[0]"], ["every", "0"]),
+        (["factorial", "form=blok"], ["blok", "block"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
         (["noise", "fresh=0"], ["fresh", "0"]),
@@ -337,3 +340,30 @@ def test_a_text_that_is_refreshed_at_every_token_is_full_depths():
         assert [text.tokens for text in texts] == full
         assert all(text.refreshes[0] == 0 for text in texts)
     assert [text.refreshes for text in writer.write(prompts[:1], StagePlan(), every=5)] == [(0, 5, 10)]
+
+
+def test_an_effect_is_taken_over_all_levels_of_the_other_factors():
+    speed = {"skip": 2.0, "exit": 1.1, "budgets": 1.2, "compensation": 0.9}
+    loss = {"skip": 0.2, "exit": 0.05, "budgets": -0.1, "compensation": -0.05}
+    correct, seconds = {}, {}
+    for levels in [
+        *(("off", exit, "", "") for exit in ("off", "on")),
+        *(
+            ("on", exit, by, fit)
+            for exit in ("off", "on")
+            for by in ("global", "by stage")
+            for fit in ("none", "fitted")
+        ),
+    ]:
+        on = [name for name, level in zip(speed, levels, strict=True) if level in ("on", "by stage", "fitted")]
+        right = round(1000 * (1 - sum(loss[name] for name in on) - 0.1 * (levels[2] == "global")))
+        correct[levels] = np.arange(1000) < right
+        seconds[levels] = np.full(1000, 1 / np.prod([speed[name] for name in on]))
+    found = {effect["factor"]: effect for effect in effects_of(correct, seconds)}
+    assert found["exit"]["speedup"] == pytest.approx(1.1)
+    assert found["budgets"]["speedup"] == pytest.approx(1.2)
+    assert found["compensation"]["speedup"] == pytest.approx(0.9)
+    assert found["skip"]["speedup"] == pytest.approx(2 * 1.2**0.5)  # budgets by stage in half of the pairs
+    assert found["exit"]["accuracy_gained"] == pytest.approx(-0.05)
+    assert found["exit, where nothing is skipped"]["pairs"] == 1
+    assert found["exit, where sub-layers are skipped"]["pairs"] == 4

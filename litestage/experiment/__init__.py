@@ -11,6 +11,7 @@ from litestage.experiment import (
     calibration,
     certificate,
     deep,
+    factorial,
     heuristics,
     importance,
     loops,
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "calibration": calibration.EXPERIMENT,
     "scale": scale.EXPERIMENT,
     "deep": deep.EXPERIMENT,
+    "factorial": factorial.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""
