@@ -10,8 +10,8 @@ import yaml
 from tiny import random_prompts, tiny_engine
 
 from litestage.cli import main
-from litestage.errors import LiteStageError
 from litestage.engine import Decoding
+from litestage.errors import LiteStageError
 from litestage.experiment import EXPERIMENTS
 from litestage.experiment.factorial import effects_of
 from litestage.experiment.heuristics import at_its_latency
@@ -24,8 +24,8 @@ from litestage.experiment.scale import chain, exponent
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
-from litestage.report import read_run
 from litestage.plan import SkipSet, StagePlan
+from litestage.report import read_run
 from litestage.stages import Question
 from litestage.store import ResultStore, ReusingEngine
 
