@@ -117,7 +117,7 @@ def _costs(bench: Workbench, config: ScaleConfig) -> list[dict[str, Any]]:
 
 
 def _cheap(config: ScaleConfig, name: str) -> SearchConfig:
-    return replace(variant(config, name), calibration=config.cost_questions, finalists=0)
+    return replace(variant(config, name), calibration=config.cost_questions, confirm=0, finalists=0)
 
 
 def _cost(of: str, bench: Workbench, name: str, options: SearchConfig) -> dict[str, Any]:
