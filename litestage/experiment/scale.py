@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import log
 from typing import Any
 
@@ -25,6 +26,7 @@ from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
@@ -74,9 +76,12 @@ def run(bench: Workbench, config: ScaleConfig) -> Findings:
             raise LiteStageError(f"{option} is {sizes}; give three or more, or an exponent has no interval.")
     at_least(1, depths=min(config.depths), stages=min(config.stages), stage_tokens=config.stage_tokens)
     at_least(1, cost_questions=config.cost_questions, projected_layers=config.projected_layers)
-    rows = _costs(bench, config)
+    ours = {name: value for name, value in asdict(config).items() if name not in ("store", "output", "tracking")}
+    kept = Resumed(bench, "scale", ours, [asdict(question) for question in bench.task.questions("calibration")])
+    rows = _costs(bench, config, kept)
     exponents = _exponents(rows, config)
-    rows += _qualities(bench, config)
+    rows += _qualities(bench, config, kept)
+    kept.close()
     projections = _projections(bench, config, rows, exponents)
     trained = [row for row in rows if row["of"] == "quality"]
     return Findings(
@@ -95,7 +100,7 @@ def run(bench: Workbench, config: ScaleConfig) -> Findings:
     )
 
 
-def _costs(bench: Workbench, config: ScaleConfig) -> list[dict[str, Any]]:
+def _costs(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
     """Searches on random weights: every depth through the task's pipeline, every chain at the model's own depth."""
     rows: list[dict[str, Any]] = []
     own = bench.session.engine.decoder.layers
@@ -105,13 +110,15 @@ def _costs(bench: Workbench, config: ScaleConfig) -> list[dict[str, Any]]:
         for layers in config.depths:
             deep = replace(bench, session=random_session(bench, layers))
             for name in config.searches:
-                rows.append(_cost("depth", deep, name, _cheap(config, name)))
+                cost = partial(_cost, "depth", deep, name, _cheap(config, name))
+                rows.append(kept.once(f"{layers} layers, {name}", cost))
                 advance(1)
         shallow = random_session(bench, own)
         for count in config.stages:
             chained = replace(bench, session=shallow, pipeline=chain(count, config.stage_tokens))
             for name in config.searches:
-                rows.append(_cost("stages", chained, name, _cheap(config, name)))
+                cost = partial(_cost, "stages", chained, name, _cheap(config, name))
+                rows.append(kept.once(f"{count} stages, {name}", cost))
             advance(1)
     return rows
 
@@ -180,7 +187,7 @@ def chain(stages: int, tokens: int) -> Pipeline:
     return Pipeline(f"chain of {stages}", tuple(made))
 
 
-def _qualities(bench: Workbench, config: ScaleConfig) -> list[dict[str, Any]]:
+def _qualities(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
     """The configured search on trained models and through real pipelines, from nothing, and its plan on the test split.
 
     The first is the command's own model and pipeline.
@@ -194,21 +201,21 @@ def _qualities(bench: Workbench, config: ScaleConfig) -> list[dict[str, Any]]:
     rows = []
     with bar("searches on trained weights", len(benches)) as advance:
         for of in benches:
-            costed = search_from_nothing(of, config.search)
-            trials = Trials.on_test(of)
-            rows.append(
-                {
-                    "of": "quality",
-                    "model": f"{of.config.model.name}, {of.pipeline.name}",
-                    "stages_of_pipeline": len(of.pipeline.stages),
-                    **_counted(of, config.search.strategy, costed),
-                    "full_accuracy": trials.row(trials.full)["accuracy"],
-                    "options": asdict(config.search),
-                    **trials.row(costed.found.plan),
-                }
-            )
+            rows.append(kept.once(f"{of.config.model.name}, {of.pipeline.name}", partial(_quality, of, config.search)))
             advance(1)
     return rows
+
+
+def _quality(bench: Workbench, options: SearchConfig) -> dict[str, Any]:
+    costed, trials = search_from_nothing(bench, options), Trials.on_test(bench)
+    return {
+        "of": "quality",
+        "model": f"{bench.config.model.name}, {bench.pipeline.name}",
+        "stages_of_pipeline": len(bench.pipeline.stages),
+        **_counted(bench, options.strategy, costed),
+        "full_accuracy": trials.answers(trials.full)["accuracy"],
+        **trials.row(costed.found.plan),
+    }
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, tuple[float, float]]:
