@@ -2,23 +2,32 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from tiny import random_prompts, tiny_engine
 
 from litestage.cli import main
+from litestage.engine import Decoding
 from litestage.errors import LiteStageError
 from litestage.experiment import EXPERIMENTS
+from litestage.experiment.factorial import effects_of
 from litestage.experiment.heuristics import at_its_latency
 from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.protocol import RULES, Table, choose
+from litestage.experiment.refresh import Writer
+from litestage.experiment.scale import chain, exponent
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
+from litestage.plan import SkipSet, StagePlan
 from litestage.report import read_run
+from litestage.stages import Question
+from litestage.store import ResultStore, ReusingEngine
 
 SMALL = {
     "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
@@ -30,6 +39,12 @@ SMALL = {
     "importance": ["tokens=400"],
     "loops": ["budgets=[12]", "tokens=400"],
     "calibration": ["rankings=[own/outputs,gold/fidelity,plain/perplexity,accuracy]", "budgets=[1]", "tokens=400"],
+    "scale": [
+        *("depths=[1,2,3]", "stages=[1,2,3]", "cost_questions=1", "stage_tokens=2"),
+        *("models=[]", "pipelines=[]", "searches=[greedy]", "search.max_budget=2"),
+    ],
+    "deep": ["budgets=[4]", "tokens=12", "every=[4]", "below=[0.5]"],
+    "factorial": ["form=scale", "tokens=400", "search.max_budget=2", "search.max_accuracy_drop=1"],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -74,7 +89,7 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
     assert results["config"]["questions"] == 6
     for row in results["rows"] if name not in ("certificate", "noise") else ():
         figures = [name.removesuffix("_ci95") for name in row if name.endswith("_ci95")]
-        assert figures
+        assert figures or row["of"] in ("depth", "stages")  # a search on random weights is counted, not scored
         for figure in figures:
             low, high = row[f"{figure}_ci95"]
             assert low <= row[figure] <= high, figure
@@ -110,6 +125,12 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["calibration", "rankings=[own/outputz]"], ["own/outputz", "'own/outputs'"]),
         (["calibration", "budgets=[25]"], ["25", "24"]),
         (["calibration", "gold=none.jsonl"], ["none.jsonl"]),
+        (["scale", "depths=[3,6]"], ["depths", "three"]),
+        (["scale", "searches=[gready]"], ["gready", "'greedy'"]),
+        (["deep", "stage=analyse"], ["analyse", "'analyze'"]),
+        (["deep", "below=[1.5]"], ["1.5"]),
+        (["deep", "every=[0]"], ["every", "0"]),
+        (["factorial", "form=blok"], ["blok", "block"]),
         (["noise", "repeats=1"], ["repeats", "1"]),
         (["noise", "search.calibration=512"], ["512"]),
         (["noise", "fresh=0"], ["fresh", "0"]),
@@ -287,3 +308,62 @@ def test_a_plan_chosen_on_the_questions_it_is_reported_on_looks_better_than_it_i
     few = Table(lost[:4], passes[:4])
     seen, limit = (choose(few, 100, 0.039, rule, 500)["calibration"]["breaks_bound"] for rule in RULES)
     assert limit < 0.4 < 0.7 < seen
+
+
+def test_an_exponent_is_the_slope_through_the_logarithms():
+    value, (low, high) = exponent([1, 2, 4, 8], [3, 12, 48, 192])
+    assert value == pytest.approx(2)
+    assert (low, high) == pytest.approx((2, 2))
+    value, (low, high) = exponent([1, 2, 4, 8], [3, 14, 45, 200])
+    assert low < value < high
+    assert low < 2 < high
+
+
+def test_a_chain_reads_all_that_was_written_before():
+    (prompt,) = (
+        chain(3, 8).stages[2].prompts(Question("q", "Why?", ("this", "that")), {"step_1": "one.", "step_2": "two."})
+    )
+    assert str(prompt) == "Why?\n(A) this (B) that\nStep 1: one.\nStep 2: two.\nStep 3:"
+
+
+def test_a_text_that_is_refreshed_at_every_token_is_full_depths():
+    engine = tiny_engine("llama")
+    session = SimpleNamespace(reusing=ReusingEngine(engine, "tiny", ResultStore()), batch_size=2)
+    writer, prompts = Writer(session, 12, Decoding()), random_prompts([9, 14, 5])
+    full = [text.tokens for text in writer.write(prompts, StagePlan())]
+    skipping = StagePlan(skip=SkipSet(mhsa=(1, 2), ffn=(2,)))
+    assert [text.tokens for text in writer.write(prompts, skipping)] != full
+    assert [text.tokens for text in writer.write(prompts, skipping, every=1)] == full
+    assert [text.tokens for text in writer.write(prompts, skipping, below=1.0)] == full  # never sure
+    for every, below in ((5, None), (None, 0.3), (5, 0.3)):
+        texts = writer.write(prompts, StagePlan(), every, below)
+        assert [text.tokens for text in texts] == full
+        assert all(text.refreshes[0] == 0 for text in texts)
+    assert [text.refreshes for text in writer.write(prompts[:1], StagePlan(), every=5)] == [(0, 5, 10)]
+
+
+def test_an_effect_is_taken_over_all_levels_of_the_other_factors():
+    speed = {"skip": 2.0, "exit": 1.1, "budgets": 1.2, "compensation": 0.9}
+    loss = {"skip": 0.2, "exit": 0.05, "budgets": -0.1, "compensation": -0.05}
+    correct, seconds = {}, {}
+    for levels in [
+        *(("off", exit, "", "") for exit in ("off", "on")),
+        *(
+            ("on", exit, by, fit)
+            for exit in ("off", "on")
+            for by in ("global", "by stage")
+            for fit in ("none", "fitted")
+        ),
+    ]:
+        on = [name for name, level in zip(speed, levels, strict=True) if level in ("on", "by stage", "fitted")]
+        right = round(1000 * (1 - sum(loss[name] for name in on) - 0.1 * (levels[2] == "global")))
+        correct[levels] = np.arange(1000) < right
+        seconds[levels] = np.full(1000, 1 / np.prod([speed[name] for name in on]))
+    found = {effect["factor"]: effect for effect in effects_of(correct, seconds)}
+    assert found["exit"]["speedup"] == pytest.approx(1.1)
+    assert found["budgets"]["speedup"] == pytest.approx(1.2)
+    assert found["compensation"]["speedup"] == pytest.approx(0.9)
+    assert found["skip"]["speedup"] == pytest.approx(2 * 1.2**0.5)  # budgets by stage in half of the pairs
+    assert found["exit"]["accuracy_gained"] == pytest.approx(-0.05)
+    assert found["exit, where nothing is skipped"]["pairs"] == 1
+    assert found["exit, where sub-layers are skipped"]["pairs"] == 4

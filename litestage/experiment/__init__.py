@@ -10,11 +10,14 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.experiment import (
     calibration,
     certificate,
+    deep,
+    factorial,
     heuristics,
     importance,
     loops,
     noise,
     protocol,
+    scale,
     search_cost,
     sensitivity,
     threshold,
@@ -34,6 +37,9 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     "loops": loops.EXPERIMENT,
     "protocol": protocol.EXPERIMENT,
     "calibration": calibration.EXPERIMENT,
+    "scale": scale.EXPERIMENT,
+    "deep": deep.EXPERIMENT,
+    "factorial": factorial.EXPERIMENT,
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""

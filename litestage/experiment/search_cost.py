@@ -48,7 +48,7 @@ class Costed:
 
 def run(bench: Workbench, config: SearchCostConfig) -> Findings:
     """Runs every search from nothing, then the plans they found by the clock."""
-    costed = {name: _search(bench, variant(config, name)) for name in config.searches}
+    costed = {name: search_from_nothing(bench, variant(config, name)) for name in config.searches}
     trials = Trials.on_test(bench)
     plans = {"full": trials.full, **{name: search.found.plan for name, search in costed.items()}}
     seconds = _by_the_clock(bench, plans, trials, config.latency_questions)
@@ -97,7 +97,7 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
     )
 
 
-def _search(bench: Workbench, options: SearchConfig) -> Costed:
+def search_from_nothing(bench: Workbench, options: SearchConfig) -> Costed:
     """A search with an empty store of its own, on a model that has been warmed up."""
     session = bench.session
     reusing = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())

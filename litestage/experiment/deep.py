@@ -1,0 +1,297 @@
+"""Long generation: how errors grow with the distance from the prompt where sub-layers are skipped, and what running all
+of them again does about it, every so many tokens or where the model is unsure.
+
+A refresh runs prompt and text so far through all sub-layers, which mends keys and values, and takes the next token from
+there. What was written before stays. All texts are held against those of full depth for the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from litestage.config import RunConfig
+from litestage.engine import Decoding
+from litestage.errors import LiteStageError, did_you_mean
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.refresh import Tokens, Writer, Written, going_on
+from litestage.experiment.shares import share_of_texts
+from litestage.experiment.texts import about, order_on
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import INTERVAL
+from litestage.plan import ExitRule, SkipSet, StagePlan
+from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
+from litestage.progress import bar
+from litestage.ranks import from_rank_zero
+from litestage.session import Session
+from litestage.stages import Question
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+STATIC, PROMPT = "never", "for the prompt only"
+
+
+@dataclass
+class DeepConfig(RunConfig):
+    """Options of ``experiment deep``.
+
+    Attributes:
+        stage: whose texts are written; the one in which full depth writes most unless given. Its prompts are those of
+            full depth; of its options each question has one.
+        budgets: sub-layers skipped, in the stage's greedy order by whole outputs.
+        tokens: most tokens of a text.
+        past_the_end: whether texts go on past their end, for a model that writes short ones.
+        every: refresh every so many tokens.
+        below: refresh where a token's probability is no more than this.
+        bins: tokens of a bin of distance.
+    """
+
+    stage: str | None = None
+    budgets: list[int] = field(default_factory=lambda: [4, 8])
+    tokens: int = 256
+    past_the_end: bool = False
+    every: list[int] = field(default_factory=lambda: [4, 8, 16])
+    below: list[float] = field(default_factory=lambda: [0.5, 0.9])
+    bins: int = 8
+
+
+def run(bench: Workbench, config: DeepConfig) -> Findings:
+    """Writes full depth's long texts on the test split, then those of every policy."""
+    _check(bench, config)
+    session = going_on(bench.session) if config.past_the_end else bench.session
+    stage, prompts = _prompts(bench, config, bench.task.questions("test")[: config.questions])
+    learned = _prompts(bench, config, bench.calibration())[1]
+    stop = next(one.stop for one in bench.pipeline.stages if one.name == stage)
+    writer = Writer(session, config.tokens, Decoding(stop=stop))
+    full = [written.tokens for written in writer.write(prompts, StagePlan())]
+    own = list(zip(learned, (text.tokens for text in writer.write(learned, StagePlan())), strict=True))
+    order = order_on(replace(bench, session=session), about(own, 4000), "outputs", max(config.budgets))
+    texts = list(zip(prompts, full, strict=True))
+    rows: list[dict[str, Any]] = []
+    forced: list[dict[str, Any]] = []
+    policies = _policies(config)
+    with bar("policies on long texts", len(config.budgets) * len(policies)) as advance:
+        for budget in config.budgets:
+            plan = StagePlan(skip=SkipSet.of(order[:budget]))
+            forced += from_rank_zero(partial(_by_distance, session, texts, plan, budget, config))
+            for name, (every, below) in policies.items():
+                written = writer.write(prompts, plan, every, below)
+                rows.append({"budget": budget, "refreshed": name, **_compared(bench, full, written, budget)})
+                advance(1)
+    return Findings(
+        split="test",
+        questions=len(prompts),
+        rows=rows,
+        columns=[
+            *("refreshed", "skipped", "same text, % [95 %]", "tokens until it\ndiffers, % [95 %]"),
+            *("full-depth\ntokens, %", "sub-layer passes\nper token, %"),
+        ],
+        table=[_cells(row) for row in rows],
+        shows=(_accumulates(forced, rows, config), _mends(rows)),
+        figure=_figure(rows, forced, config),
+        more={
+            "stage": stage,
+            "past_the_end": config.past_the_end,
+            "tokens_of_full_depth": fmean(map(len, full)),
+            "by_distance": forced,
+        },
+        latency="not part of it: no figure here depends on a clock",
+    )
+
+
+def _check(bench: Workbench, config: DeepConfig) -> None:
+    most, names = 2 * bench.session.engine.decoder.layers, bench.pipeline.stage_names
+    some(budgets=config.budgets)
+    at_least(1, budgets=min(config.budgets), tokens=config.tokens, bins=config.bins)
+    at_least(1, every=min(config.every, default=1))
+    if max(config.budgets) > most:
+        raise LiteStageError(f"budgets has {max(config.budgets)}, but the model has {most} sub-layers; give less.")
+    for below in config.below:
+        ExitRule(threshold=below)
+    if config.stage is not None and config.stage not in names:
+        raise LiteStageError(f"stage is {config.stage!r}; {did_you_mean(config.stage, names)}")
+
+
+def _policies(config: DeepConfig) -> dict[str, tuple[int | None, float | None]]:
+    """By name: every how many tokens all sub-layers run, and at or below which probability."""
+    return {
+        STATIC: (None, None),
+        PROMPT: (config.tokens, None),
+        **{f"every {every} tokens": (every, None) for every in config.every},
+        **{f"where {below:g} or less": (None, below) for below in config.below},
+    }
+
+
+def _prompts(bench: Workbench, config: DeepConfig, questions: Sequence[Question]) -> tuple[str, list[Tokens]]:
+    """The stage's name, and one of its prompts for every question, as full depth meets it."""
+    trials = Trials(bench, questions)
+    traces = trials.traces(trials.full, progress="full depth's answers")
+    sequences = stage_sequences(bench.session.contestant(bench.pipeline, trials.full), questions, traces)
+    stage = config.stage or max(sequences, key=lambda name: fmean(len(output) for _, output in sequences[name]))
+    prompts, at = [], 0
+    index = bench.pipeline.stage_names.index(stage)
+    for number, trace in enumerate(traces):
+        rows = len(trace.stages[index].texts)
+        prompts.append(tuple(sequences[stage][at + number % rows][0]))
+        at += rows
+    return stage, prompts
+
+
+def _by_distance(
+    session: Session, texts: Sequence[Sequenced], plan: StagePlan, budget: int, config: DeepConfig
+) -> list[dict[str, Any]]:
+    """By distance from the prompt, how often the plan's next token is not full depth's after full depth's own text."""
+    hits: dict[int, list[int]] = {}
+    counts: dict[int, list[int]] = {}
+    size = session.batch_size
+    for at in range(0, len(texts), size):
+        part = texts[at : at + size]
+        forced = TeacherForced(session.engine, part)
+        stream = forced.after(plan.skip)[-1]
+        chosen = forced.decoder.logits(forced.predicting(stream)).argmax(dim=-1).tolist()
+        for _, output in part:
+            wrong = [token != wanted for token, wanted in zip(chosen, output, strict=False)]
+            chosen = chosen[len(output) :]
+            for start in range(0, len(output), config.bins):
+                hits.setdefault(start, []).append(sum(wrong[start : start + config.bins]))
+                counts.setdefault(start, []).append(len(wrong[start : start + config.bins]))
+    rows = []
+    for start in sorted(hits):
+        share, interval = share_of_texts(hits[start], counts[start])
+        found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(hits[start])}
+        rows.append({**found, "differs": share, "differs_ci95": interval})
+    return rows
+
+
+def _compared(bench: Workbench, full: Sequence[Tokens], written: Sequence[Written], budget: int) -> dict[str, Any]:
+    """A policy's texts beside full depth's."""
+    same = [_agree(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
+    identical, interval = share_of_texts(
+        [wanted == text.tokens for wanted, text in zip(full, written, strict=True)], [1] * len(full)
+    )
+    until, its_interval = share_of_texts(same, [len(wanted) for wanted in full])
+    tokens, refreshed = (sum(len(text.tokens) for text in written), sum(len(text.refreshes) for text in written))
+    sublayers = 2 * bench.session.engine.decoder.layers
+    return {
+        "same_text": identical,
+        "same_text_ci95": interval,
+        "until_it_differs": until,
+        "until_it_differs_ci95": its_interval,
+        "full_depth_tokens": refreshed / tokens,
+        "passes_per_token": 1 - (1 - refreshed / tokens) * budget / sublayers,
+        "still_same": [
+            fmean(count > at for count, wanted in zip(same, full, strict=True) if len(wanted) > at)
+            for at in range(max(map(len, full)))
+        ],
+    }
+
+
+def _agree(wanted: Tokens, found: Tokens) -> int:
+    """How many tokens the two have in common before they differ."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found))
+    )
+
+
+def _share(row: Row, name: str) -> str:
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
+
+
+def _said(row: Row, name: str) -> str:
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name]:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row["refreshed"],
+        str(row["budget"]),
+        _share(row, "same_text"),
+        _share(row, "until_it_differs"),
+        f"{row['full_depth_tokens'] * 100:.1f}",
+        f"{row['passes_per_token'] * 100:.1f}",
+    ]
+
+
+def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: DeepConfig) -> str:
+    parts = []
+    for budget in config.budgets:
+        of = [row for row in forced if row["budget"] == budget]
+        first, last = of[0], of[-1]
+        never = next(row for row in rows if (row["budget"], row["refreshed"]) == (budget, STATIC))
+        grows = last["differs_ci95"][0] > first["differs_ci95"][1]
+        falls = last["differs_ci95"][1] < first["differs_ci95"][0]
+        how = "more" if grows else "less" if falls else "no measurably other share"
+        parts.append(
+            f"with {budget} skipped {_said(first, 'differs')} of the next tokens differ over the first {config.bins} "
+            f"and {_said(last, 'differs')} from the {last['from'] + 1}th on, {how}, and left to itself a text is the "
+            f"same for {_said(never, 'until_it_differs')} of full depth's tokens"
+        )
+    return f"After full depth's own text, {'; '.join(parts)}."
+
+
+def _mends(rows: Sequence[Row]) -> str:
+    """What refreshing does at each budget, and whether asking the model when beats a fixed period."""
+    parts = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        of = [row for row in rows if row["budget"] == budget]
+        never, *refreshed = of
+        if not refreshed:
+            continue
+        best = max(refreshed, key=lambda row: (row["until_it_differs"], -row["full_depth_tokens"]))
+        asked = [row for row in refreshed if row["refreshed"].startswith("where ")]
+        fixed = [row for row in refreshed if row["refreshed"].startswith("every ")]
+        beaten = [
+            (one, other)
+            for one in asked
+            for other in fixed
+            if one["full_depth_tokens"] <= other["full_depth_tokens"]
+            and one["until_it_differs_ci95"][0] > other["until_it_differs_ci95"][1]
+        ]
+        trigger = "no trigger measurably beats a period that runs as many tokens at full depth"
+        if beaten:
+            one, other = max(beaten, key=lambda pair: pair[0]["until_it_differs"])
+            trigger = (
+                f"refreshing {one['refreshed']} ({one['full_depth_tokens']:.0%} of tokens) beats {other['refreshed']} "
+                f"({other['full_depth_tokens']:.0%})"
+            )
+        parts.append(
+            f"with {budget} skipped {_said(never, 'same_text')} of the texts are full depth's if never refreshed, at "
+            f"most {_said(best, 'same_text')} if refreshed {best['refreshed']}, which runs "
+            f"{best['full_depth_tokens']:.0%} of the tokens at full depth; {trigger}"
+        )
+    said = f"{'; '.join(parts)}."
+    return said[:1].upper() + said[1:]
+
+
+def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> Any:
+    figure, axes = panels(1 + len(config.budgets), width=3.9, share_y=False)
+    for budget, colour in zip(config.budgets, PALETTE, strict=False):
+        chosen = [row for row in forced if row["budget"] == budget]
+        style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": f"{budget} skipped"}
+        with_intervals(
+            axes[0], [row["from"] + config.bins / 2 for row in chosen], chosen, "differs", scale=100, **style
+        )
+    name_axes(axes[0], title="after full depth's own text", x="distance from the prompt, tokens")
+    name_axes(axes[0], y="next tokens that differ, %")
+    legend(axes[0])
+    for axis, budget in zip(axes[1:], config.budgets, strict=True):
+        for row, colour in zip((row for row in rows if row["budget"] == budget), PALETTE * 2, strict=False):
+            still = [share * 100 for share in row["still_same"]]
+            axis.step(
+                range(1, len(still) + 1), still, where="post", color=colour, label=row["refreshed"], linewidth=1.2
+            )
+        axis.set_ylim(-3, 103)
+        name_axes(axis, title=f"left to itself, {budget} skipped", x="distance from the prompt, tokens")
+    name_axes(axes[1], y="texts the same so far, %")
+    legend(axes[-1], title="refreshed", title_fontsize=8)
+    return figure
+
+
+EXPERIMENT = Experiment(DeepConfig, run)

@@ -1,0 +1,214 @@
+"""Which part of the method brings the speed and which costs the accuracy: skipping, the exit rule, a budget and an
+order of its own for every stage, and compensation, each on and off with all others.
+
+A searched plan says how many sub-layers each stage skips. *By stage* that is what is skipped, in each stage's own
+order; *global* is the mean of it in every stage, in one order for all stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from litestage.config import RunConfig
+from litestage.errors import LiteStageError
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.options import at_least
+from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
+from litestage.experiment.texts import about, order_on, own_texts
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import COLUMNS, INTERVAL, cells
+from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.profile.compensation import fit_compensation
+from litestage.profile.forced import TeacherForced, pooled
+from litestage.progress import bar
+from litestage.ranks import from_rank_zero
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+Levels = tuple[str, ...]
+FACTORS = {
+    "skip": ("off", "on"),
+    "exit": ("off", "on"),
+    "budgets": ("global", "by stage"),
+    "compensation": ("none", "fitted"),
+}
+"""By factor, its two levels. Without skipping the last two are the same plan."""
+RESAMPLES = 2000
+
+
+@dataclass
+class FactorialConfig(RunConfig):
+    """Options of ``experiment factorial``. ``exit`` is the rule that is on or off.
+
+    Attributes:
+        form: of compensation: scale, affine, lowrank:K, linear or block.
+        tokens: on about how many tokens of full depth's own texts orders and compensation are made.
+    """
+
+    form: str = "block"
+    tokens: int = 2500
+
+
+def run(bench: Workbench, config: FactorialConfig) -> Findings:
+    """Searches on the calibration split, then tries every combination on the test split."""
+    at_least(1, tokens=config.tokens)
+    if config.form in ("none", "merged"):
+        raise LiteStageError(f"form is {config.form!r}, which is not fitted to a plan; give scale, linear or block.")
+    StagePlan(compensation=config.form)  # a form that there is not is told before anything runs
+    found = bench.search(replace(config.search, compensation="none", try_exits=False)).plan
+    budgets = {stage: len(found[stage].skip) for stage in bench.pipeline.stage_names}
+    plans, trials = _plans(bench, config, budgets), Trials.on_test(bench)
+    rows = []
+    with bar("combinations on the test split", len(plans)) as advance:
+        for levels, plan in plans.items():
+            rows.append({**dict(zip(FACTORS, levels, strict=True)), **trials.row(plan)})
+            advance(1)
+    correct = {levels: np.array(trials.correct(plan), dtype=float) for levels, plan in plans.items()}
+    seconds = {levels: np.array(trials.seconds(plan)) for levels, plan in plans.items()}
+    effects = effects_of(correct, seconds)
+    return Findings(
+        split="test",
+        questions=len(trials.questions),
+        rows=rows,
+        columns=[*FACTORS, *COLUMNS],
+        table=[[*(str(row[factor]) for factor in FACTORS), *cells(row)] for row in rows],
+        shows=(_speed(effects, rows), _accuracy(effects)),
+        figure=_figure(effects),
+        more={"effects": effects, "budgets": budgets, "form": config.form},
+    )
+
+
+def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]) -> dict[Levels, Plan]:
+    """Every combination of levels that is a plan of its own."""
+    texts, most, mean = own_texts(bench), max(1, *budgets.values()), round(fmean(budgets.values()))
+    every = pooled(texts, min(map(len, texts.values())))
+    shared = order_on(bench, about(every, config.tokens), "outputs", most)
+    skips = {
+        "global": dict.fromkeys(budgets, SkipSet.of(shared[:mean])),
+        "by stage": {
+            stage: SkipSet.of(order_on(bench, about(texts[stage], config.tokens), "outputs", most)[:budget])
+            for stage, budget in budgets.items()
+        },
+    }
+
+    def fitted(stage: str, skip: SkipSet) -> StagePlan:
+        def fit() -> StagePlan:
+            forced = TeacherForced(bench.session.engine, about(texts[stage], config.tokens))
+            tensors, _ = fit_compensation(forced, skip, config.form)
+            return StagePlan(skip=skip, compensation=config.form, tensors=tensors)
+
+        return from_rank_zero(fit) if len(skip) else StagePlan()
+
+    full = Plan.full(bench.pipeline.stage_names)
+    made: dict[Levels, Plan] = {("off", "off", "", ""): full}
+    for which, by_stage in skips.items():
+        made["on", "off", which, "none"] = Plan({stage: StagePlan(skip=skip) for stage, skip in by_stage.items()})
+        made["on", "off", which, "fitted"] = Plan({stage: fitted(stage, skip) for stage, skip in by_stage.items()})
+    with_exit = {(levels[0], "on", *levels[2:]): plan.with_exit(bench.exit_rule) for levels, plan in made.items()}
+    return {**made, **with_exit}
+
+
+def _pairs(known: Mapping[Levels, Any], factor: str) -> Iterator[tuple[Levels, Levels]]:
+    """Combinations that differ in this factor only, off and on. Skipping alone has nothing fitted."""
+    place = list(FACTORS).index(factor)
+    off, on = FACTORS[factor]
+    for levels in known:
+        if factor == "skip":
+            if levels[0] == "on" and levels[3] == "none":
+                yield ("off", levels[1], "", ""), levels
+        elif levels[place] == on:
+            yield (*levels[:place], off, *levels[place + 1 :]), levels
+
+
+def effects_of(
+    correct: Mapping[Levels, np.ndarray], seconds: Mapping[Levels, np.ndarray], seed: int = 0
+) -> list[dict[str, Any]]:
+    """By factor, what its being on does to accuracy and to speed, over all levels of the others, with 95 % intervals.
+
+    Accuracy gained is a mean of differences, the speed-up a geometric mean of ratios; a bootstrap draws questions.
+
+    Args:
+        correct, seconds: by combination, of every question, in the same order.
+    """
+    names = list(correct)
+    right, times = np.array([correct[name] for name in names]), np.array([seconds[name] for name in names])
+    count = right.shape[1]
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = np.vstack([np.ones(count), drawn])  # the first is the questions as they are
+    accuracy, log_time = weights @ right.T / count, np.log(weights @ times.T)
+    wanted: dict[str, Callable[[Levels], bool]] = {factor: lambda on: True for factor in FACTORS}
+    wanted["exit, where nothing is skipped"] = lambda on: on[0] == "off"
+    wanted["exit, where sub-layers are skipped"] = lambda on: on[0] == "on"
+    effects = []
+    for name, counts in wanted.items():
+        pairs = [pair for pair in _pairs(correct, name.partition(",")[0]) if counts(pair[1])]
+        off, on = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
+        gained = (accuracy[:, on] - accuracy[:, off]).mean(axis=1)
+        faster = np.exp((log_time[:, off] - log_time[:, on]).mean(axis=1))
+        effects.append(
+            {
+                "factor": name,
+                "pairs": len(pairs),
+                "accuracy_gained": float(gained[0]),
+                "accuracy_gained_ci95": _interval(gained),
+                "speedup": float(faster[0]),
+                "speedup_ci95": _interval(faster),
+            }
+        )
+    return effects
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return [float(min(low, values[0])), float(max(high, values[0]))]
+
+
+def _times(effect: Row) -> str:
+    low, high = effect["speedup_ci95"]
+    return f"{effect['factor']} {effect['speedup']:.2f} times ({INTERVAL} {low:.2f} to {high:.2f})"
+
+
+def _speed(effects: Sequence[Row], rows: Sequence[Row]) -> str:
+    fastest = max(rows, key=lambda row: row["predicted_speedup"])
+    levels = ", ".join(f"{factor} {fastest[factor]}" for factor in FACTORS if fastest[factor])
+    slower = [effect["factor"] for effect in effects if effect["speedup_ci95"][1] < 1]
+    note = f"; {', '.join(slower)} makes answers slower" if slower else ""
+    return (
+        f"Predicted speed-up by what is on, over all other levels: {'; '.join(map(_times, effects))}{note}. The "
+        f"fastest combination ({levels}) is predicted {fastest['predicted_speedup']:.2f} times as fast as full depth."
+    )
+
+
+def _accuracy(effects: Sequence[Row]) -> str:
+    parts = []
+    for effect in effects:
+        low, high = effect["accuracy_gained_ci95"]
+        tells = "" if not low <= 0 <= high else ", which may be chance"
+        gained = (
+            f"{effect['accuracy_gained'] * 100:+.1f} points ({INTERVAL} {low * 100:+.1f} to {high * 100:+.1f}{tells})"
+        )
+        parts.append(f"{effect['factor']} {gained}")
+    return f"Accuracy by what is on: {'; '.join(parts)}."
+
+
+def _figure(effects: Sequence[Row]) -> Any:
+    figure, (accuracy, speed) = panels(2, width=4.4, share_y=False)
+    places = range(len(effects))
+    style: dict[str, Any] = {"fmt": "o", "color": PALETTE[1]}
+    with_intervals(accuracy, places, effects, "accuracy_gained", scale=100, **style)
+    with_intervals(speed, places, effects, "speedup", **style)
+    for axis, level in ((accuracy, 0), (speed, 1)):
+        axis.axhline(level, color=PALETTE[-1], linewidth=0.8)
+        axis.set_xticks(list(places), [effect["factor"].replace(", ", ",\n") for effect in effects], fontsize=7)
+        axis.tick_params(axis="x", labelrotation=30)
+    name_axes(accuracy, title="accuracy gained by it", y="points")
+    name_axes(speed, title="speed-up by it", y="predicted, times")
+    return figure
+
+
+EXPERIMENT = Experiment(FactorialConfig, run)

@@ -1,0 +1,359 @@
+"""What a search costs, and what it finds, against depth and number of stages.
+
+*Cost*: models of the same width in several depths with random weights, and chains of one to five stages on random
+weights of the model's own depth, searched from nothing. Random weights are never scored. The cost's exponent is the
+slope of a straight line through the logarithms. *Quality*: trained models and pipelines, searched on the calibration
+split and tried on the test split. *Projection*: what that makes of a model nobody ran here, and labelled so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from math import log
+from typing import Any
+
+import torch
+from scipy.stats import linregress
+from scipy.stats import t as student
+
+from litestage.config import ModelConfig, RunConfig, SearchConfig, variant
+from litestage.decoder.load import LoadedModel, fingerprint
+from litestage.engine import Engine
+from litestage.errors import LiteStageError
+from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.options import at_least, some
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.resumed import Resumed
+from litestage.experiment.search_cost import Costed, search_from_nothing
+from litestage.experiment.trials import Trials
+from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.progress import bar
+from litestage.session import Session
+from litestage.stages import Pipeline, Stage
+from litestage.store import ResultStore, ReusingEngine
+from litestage.workbench import Workbench
+
+Row = Mapping[str, Any]
+COSTS = {"sublayer_tokens": "sub-layer passes of a token", "decode_steps": "decode steps", "seconds": "seconds"}
+WEIGHT_STD = 0.25
+"""Of random weights: large enough that a skipped sub-layer changes what is written."""
+
+
+@dataclass
+class ScaleConfig(RunConfig):
+    """Options of ``experiment scale``. ``variants`` are the searches whose cost is measured.
+
+    Attributes:
+        searches: which of them.
+        depths: layers of the models with random weights.
+        stages: lengths of the chains.
+        stage_tokens: most tokens of a stage of a chain.
+        cost_questions: how many calibration questions these searches have.
+        models: trained models beside the command's own, by name or folder, for the plans' quality.
+        pipelines: pipelines beside the task's own, for the same.
+        projected_layers, projected_weights: of the model that is projected; weights without embeddings.
+    """
+
+    searches: list[str] = field(default_factory=lambda: ["greedy, no reuse", "greedy"])
+    depths: list[int] = field(default_factory=lambda: [3, 6, 12, 24])
+    stages: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    stage_tokens: int = 16
+    cost_questions: int = 4
+    models: list[str] = field(default_factory=list)
+    pipelines: list[str] = field(default_factory=list)
+    projected_layers: int = 28
+    projected_weights: float = 6.53e9
+
+
+def run(bench: Workbench, config: ScaleConfig) -> Findings:
+    """Costs first, on random weights; then quality, on trained ones."""
+    some(config.variants, searches=config.searches)
+    for option, sizes in (("depths", config.depths), ("stages", config.stages)):
+        if len(set(sizes)) < 3:
+            raise LiteStageError(f"{option} is {sizes}; give three or more, or an exponent has no interval.")
+    at_least(1, depths=min(config.depths), stages=min(config.stages), stage_tokens=config.stage_tokens)
+    at_least(1, cost_questions=config.cost_questions, projected_layers=config.projected_layers)
+    ours = {name: value for name, value in asdict(config).items() if name not in ("store", "output", "tracking")}
+    kept = Resumed(bench, "scale", ours, [asdict(question) for question in bench.task.questions("calibration")])
+    rows = _costs(bench, config, kept)
+    exponents = _exponents(rows, config)
+    rows += _qualities(bench, config, kept)
+    kept.close()
+    projections = _projections(bench, config, rows, exponents)
+    trained = [row for row in rows if row["of"] == "quality"]
+    return Findings(
+        split="test",
+        questions=len(bench.task.questions("test")[: config.questions]),
+        rows=rows,
+        columns=[
+            *("model, pipeline", "layers", "stages", "search", "s", "M sub-layer\npasses", "decode\nsteps"),
+            *("plans", "drop, points [95 %]", "predicted\nspeed-up [95 %]"),
+        ],
+        table=[_cells(row) for row in rows],
+        shows=(_grows(exponents), _finds(trained, projections)),
+        figure=_figure(rows, config.searches),
+        more={"exponents": exponents, "projections": projections},
+        latency="seconds of searches by the clock; latencies of plans predicted: token counts times step costs",
+    )
+
+
+def _costs(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
+    """Searches on random weights: every depth through the task's pipeline, every chain at the model's own depth."""
+    rows: list[dict[str, Any]] = []
+    own = bench.session.engine.decoder.layers
+    with bar(
+        "searches on random weights", len(config.searches) * len({*config.depths}) + len(config.stages)
+    ) as advance:
+        for layers in config.depths:
+            deep = replace(bench, session=random_session(bench, layers))
+            for name in config.searches:
+                cost = partial(_cost, "depth", deep, name, _cheap(config, name))
+                rows.append(kept.once(f"{layers} layers, {name}", cost))
+                advance(1)
+        shallow = random_session(bench, own)
+        for count in config.stages:
+            chained = replace(bench, session=shallow, pipeline=chain(count, config.stage_tokens))
+            for name in config.searches:
+                cost = partial(_cost, "stages", chained, name, _cheap(config, name))
+                rows.append(kept.once(f"{count} stages, {name}", cost))
+            advance(1)
+    return rows
+
+
+def _cheap(config: ScaleConfig, name: str) -> SearchConfig:
+    return replace(variant(config, name), calibration=config.cost_questions, confirm=0, finalists=0)
+
+
+def _cost(of: str, bench: Workbench, name: str, options: SearchConfig) -> dict[str, Any]:
+    """One search's cost; on random weights nothing else of it is kept."""
+    asked = replace(bench, config=replace(bench.config, search=options))
+    return {
+        "of": of,
+        "model": f"random weights, {bench.pipeline.name}",
+        "stages_of_pipeline": len(bench.pipeline.stages),
+        **_counted(bench, name, search_from_nothing(asked, options)),
+    }
+
+
+def _counted(bench: Workbench, name: str, costed: Costed) -> dict[str, Any]:
+    layers = bench.session.engine.decoder.layers
+    return {
+        "layers": layers,
+        "search": name,
+        "seconds": costed.seconds,
+        "sublayer_tokens": costed.tokens * 2 * layers,
+        "decode_steps": costed.steps,
+        "candidates": len(costed.found.candidates),
+    }
+
+
+def random_session(bench: Workbench, layers: int) -> Session:
+    """A session whose model is the command's in width and kind, with so many layers and random weights."""
+    from transformers import AutoModelForCausalLM
+
+    loaded = bench.session.loaded
+    config = deepcopy(loaded.model.config)
+    was = config.num_hidden_layers
+    for key, value in list(config.to_dict().items()):
+        if isinstance(value, list) and len(value) == was:  # what is said of every layer
+            setattr(config, key, [value[at % was] for at in range(layers)])
+    config.num_hidden_layers = layers
+    decoder = bench.session.engine.decoder
+    with torch.random.fork_rng():
+        torch.manual_seed(bench.config.seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=decoder.dtype).eval().requires_grad_(False)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, WEIGHT_STD)
+    model.generation_config = loaded.model.generation_config
+    model = model.to(decoder.device)
+    known = LoadedModel(model, loaded.tokenizer, f"random, {layers} layers", None, fingerprint(model))
+    engine = Engine(model, loaded.tokenizer, bench.config.engine.path, bench.config.engine.compile)
+    reusing = ReusingEngine(engine, known.fingerprint, ResultStore())
+    return replace(bench.session, loaded=known, engine=engine, reusing=reusing)
+
+
+def chain(stages: int, tokens: int) -> Pipeline:
+    """A pipeline of so many stages, each of which reads the question and all that was written before."""
+    asked = '{{ question }}\n{% for o in options %}({{ o.label }}) {{ o.text }}{{ " " if not loop.last }}{% endfor %}\n'
+    made = []
+    for stage in range(1, stages + 1):
+        before = "".join(f"Step {at}: {{{{ step_{at} }}}}\n" for at in range(1, stage))
+        made.append(Stage(name=f"step_{stage}", prompt=f"{asked}{before}Step {stage}:", max_new_tokens=tokens))
+    return Pipeline(f"chain of {stages}", tuple(made))
+
+
+def _qualities(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
+    """The configured search on trained models and through real pipelines, from nothing, and its plan on the test split.
+
+    The first is the command's own model and pipeline.
+    """
+    benches = [bench]
+    for name in config.models:
+        benches.append(Workbench.open(replace(config, model=ModelConfig(name=name, pretrained=name))))
+    for pipeline in config.pipelines:
+        through = bench.task.through(pipeline, config.analyze, config.model.chat_template)
+        benches.append(replace(bench, pipeline=through))
+    rows = []
+    with bar("searches on trained weights", len(benches)) as advance:
+        for of in benches:
+            rows.append(kept.once(f"{of.config.model.name}, {of.pipeline.name}", partial(_quality, of, config.search)))
+            advance(1)
+    return rows
+
+
+def _quality(bench: Workbench, options: SearchConfig) -> dict[str, Any]:
+    costed, trials = search_from_nothing(bench, options), Trials.on_test(bench)
+    return {
+        "of": "quality",
+        "model": f"{bench.config.model.name}, {bench.pipeline.name}",
+        "stages_of_pipeline": len(bench.pipeline.stages),
+        **_counted(bench, options.strategy, costed),
+        "full_accuracy": trials.answers(trials.full)["accuracy"],
+        **trials.row(costed.found.plan),
+    }
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """How a cost grows with a size: the slope through the logarithms, and its 95 % interval by Student's t."""
+    fit = linregress([log(size) for size in sizes], [log(max(cost, 1e-9)) for cost in costs])
+    margin = float(student.ppf(0.975, len(sizes) - 2)) * float(fit.stderr)
+    return float(fit.slope), (float(fit.slope) - margin, float(fit.slope) + margin)
+
+
+def _exponents(rows: Sequence[Row], config: ScaleConfig) -> list[dict[str, Any]]:
+    found = []
+    for of, size in (("depth", "layers"), ("stages", "stages_of_pipeline")):
+        for search in config.searches:
+            chosen = [row for row in rows if (row["of"], row["search"]) == (of, search)]
+            for cost in COSTS:
+                value, interval = exponent([row[size] for row in chosen], [row[cost] for row in chosen])
+                found.append(
+                    {"over": of, "search": search, "cost": cost, "exponent": value, "exponent_ci95": list(interval)}
+                )
+    return found
+
+
+def _projections(
+    bench: Workbench, config: ScaleConfig, rows: Sequence[Row], exponents: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """Seconds of each search on a larger model, from its cost nearest the own depth, the exponent of its sub-layer
+    passes, and a sub-layer's time in proportion to its weights, as where reading them is what takes the time.
+    """
+    model, own = bench.session.loaded.model, bench.session.engine.decoder.layers
+    weights = model.num_parameters() - model.get_input_embeddings().weight.numel()
+    heavier = (config.projected_weights / config.projected_layers) / (weights / own)
+    found = []
+    for search in config.searches:
+        measured = [row for row in rows if (row["of"], row["search"]) == ("depth", search)]
+        nearest = min(measured, key=lambda row: abs(log(row["layers"] / own)))
+        growth = next(row for row in exponents if _key(row) == ("depth", search, "sublayer_tokens"))
+        deeper = config.projected_layers / nearest["layers"]
+
+        def seconds(power: float, nearest: Row = nearest, deeper: float = deeper) -> float:
+            return float(nearest["seconds"] * deeper**power * heavier)
+
+        found.append(
+            {
+                "search": search,
+                "layers": config.projected_layers,
+                "weights": config.projected_weights,
+                "questions": config.cost_questions,
+                "seconds": seconds(growth["exponent"]),
+                "seconds_ci95": sorted(map(seconds, growth["exponent_ci95"])),
+            }
+        )
+    return found
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row["over"], row["search"], row["cost"]
+
+
+def _cells(row: Row) -> list[str]:
+    head = [
+        row["model"],
+        str(row["layers"]),
+        str(row["stages_of_pipeline"]),
+        row["search"],
+        f"{row['seconds']:.1f}",
+        f"{row['sublayer_tokens'] / 1e6:.2f}",
+        f"{row['decode_steps']:,}",
+        str(row["candidates"]),
+    ]
+    if row["of"] != "quality":
+        return [*head, "not scored", "not scored"]
+    (low, high), (slow, fast) = row["accuracy_drop_ci95"], row["predicted_speedup_ci95"]
+    return [
+        *head,
+        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        f"{row['predicted_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
+    ]
+
+
+def _grows(exponents: Sequence[Row]) -> str:
+    """The exponents of sub-layer passes, which no other program on the machine can change."""
+    parts = []
+    for over, size in (("depth", "layers"), ("stages", "number of stages")):
+        of = [row for row in exponents if (row["over"], row["cost"]) == (over, "sublayer_tokens")]
+        said = ", ".join(
+            "{exponent:.2f} with {search} ({exponent_ci95[0]:.2f} to {exponent_ci95[1]:.2f})".format_map(row)
+            for row in of
+        )
+        parts.append(f"with the {size} to the power of {said}")
+    return (
+        f"On random weights, which are not scored, the sub-layer passes of a search grow {' and '.join(parts)}; "
+        f"in brackets {INTERVAL}s."
+    )
+
+
+def _finds(trained: Sequence[Row], projections: Sequence[Row]) -> str:
+    parts = [
+        f"{row['model']} ({row['layers']} layers, {row['stages_of_pipeline']} stages, {row['full_accuracy']:.0%} right "
+        f"at full depth) loses {drop_of(row)} at {row['predicted_speedup']:.2f} times the predicted speed"
+        for row in trained
+    ]
+    projected = [
+        f"{row['seconds'] / 3600:.1f} hours with {row['search']} ({row['seconds_ci95'][0] / 3600:.1f} to "
+        f"{row['seconds_ci95'][1] / 3600:.1f} by the exponent alone)"
+        for row in projections
+    ]
+    first = projections[0]
+    return (
+        f"Searched on trained weights, {'; '.join(parts)}. Projected, not measured: a model of {first['layers']} "
+        f"layers and {first['weights'] / 1e9:.2f} billion weights would take {' and '.join(projected)} for "
+        f"{first['questions']} questions on this machine."
+    )
+
+
+def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
+    figure, (depth, stages, quality) = panels(3, width=3.8, share_y=False)
+    for axis, of, size in ((depth, "depth", "layers"), (stages, "stages", "stages_of_pipeline")):
+        for search, colour in zip(searches, PALETTE, strict=False):
+            chosen = sorted(
+                (row for row in rows if (row["of"], row["search"]) == (of, search)), key=lambda row: float(row[size])
+            )
+            x, y = [row[size] for row in chosen], [row["sublayer_tokens"] / 1e6 for row in chosen]
+            axis.plot(x, y, "o-", color=colour, markersize=4, linewidth=1.2, label=search)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        ticks = sorted({row[size] for row in rows if row["of"] == of})
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        name_axes(axis, title="random weights", x={"depth": "layers", "stages": "stages of a chain"}[of])
+    name_axes(depth, y="sub-layer passes of a token, millions")
+    legend(depth)
+    for row, colour in zip((row for row in rows if row["of"] == "quality"), PALETTE, strict=False):
+        label = f"{row['model']}, {row['layers']} layers"
+        style = {"fmt": "o", "color": colour, "label": label}
+        with_intervals(quality, [row["predicted_speedup"]], [row], "accuracy_drop", scale=100, **style)
+    name_axes(quality, title="trained weights", x="predicted speed-up", y="accuracy lost, points")
+    legend(quality)
+    return figure
+
+
+EXPERIMENT = Experiment(ScaleConfig, run)
