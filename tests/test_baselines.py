@@ -279,9 +279,6 @@ class OfFactors:
     def step(self, index, stream):
         return stream * self.factors[index]
 
-    def keep(self, streams, start=0):
-        self.streams[start:] = streams
-
 
 @pytest.mark.parametrize(
     ("price", "order"),

@@ -199,6 +199,20 @@ def test_skipping_takes_its_share_off_each_phase():
     assert decode < full_decode
 
 
+def test_a_kinds_price_is_what_a_quarter_of_it_saves_over_a_generation():
+    costs = StepCosts(8, PREFILL, DECODE, 0.0)
+    long, short = costs.generation_prices(4096), costs.generation_prices(300)
+    steps, tokens = 511, 1024
+    mean_context = tokens + (1 + 512) / 2
+    assert long["mhsa"] == pytest.approx(
+        (4e-4 + 1e-6 * tokens + 2e-9 * tokens**2) + steps * (2e-4 + 2e-6 + 4e-9 * mean_context), rel=1e-6
+    )
+    assert long["ffn"] == pytest.approx((3e-4 + 3e-6 * tokens) + steps * (1e-4 + 5e-6), rel=1e-6)
+    assert short["ffn"] == pytest.approx((3e-4 + 3e-6 * 200) + 99 * (1e-4 + 5e-6), rel=1e-6)  # 200 and 100 tokens
+    free = StepCosts(8, (*PREFILL[:2], 0, 0, 0, *PREFILL[5:]), (*DECODE[:2], 0, 0, 0, *DECODE[5:]), 0.0)
+    assert free.generation_prices(4096)["mhsa"] == pytest.approx(long["ffn"] / 100)
+
+
 def test_a_stand_in_costs_its_own():
     costs = replace(COSTS, stand_ins={"block": StandInCosts((1e-3, 1e-5), (1e-4, 1e-6))})
     trace, skip = stage("recall", (40,), (11,)), SkipSet(mhsa=(1, 2), ffn=(1,))  # mhsa 1, ffn 1, mhsa 2: one cut

@@ -93,10 +93,7 @@ class Pruning:
         if tuning is not None and tuning.weight is not None:
             self.weights[tuning.place] = tuning.weight
         self.weights.pop(place, None)
-        streams = [self._forced.streams[place]]
-        for index in range(place, len(self._forced.decoder.sublayers)):
-            streams.append(streams[-1] if index in self.gone else self._run(index, streams[-1]))
-        self._forced.keep(streams, place)
+        del self._forced.streams[place + 1 :]
         self._harms = {at: harm for at, harm in self._harms.items() if self._seen_at(at) < place}
 
     def _price(self, place: int) -> float:
@@ -133,16 +130,24 @@ class Pruning:
             return Tuning(self._distance(whole, self._run(tuned, residual)), tuned, None)
         return Tuning(self._distance(whole, residual + self._update(tuned, inner, weight)), tuned, weight)
 
+    def _stream(self, place: int) -> Tensor:
+        """The stream before a sub-layer, without what had been left out."""
+        streams = self._forced.streams
+        while len(streams) <= place:
+            index = len(streams) - 1
+            streams.append(streams[-1] if index in self.gone else self._run(index, streams[-1]))
+        return streams[place]
+
     def _whole(self, place: int, last: int) -> Tensor:
         """The stream after sub-layer ``last`` with everything from ``place`` on in it, also what had been left out."""
-        stream = self._forced.streams[place]
+        stream = self._stream(place)
         for index in range(place, last + 1):
             stream = self._run(index, stream)
         return stream
 
     def _without(self, place: int, last: int) -> Tensor:
         """The stream after sub-layer ``last`` without ``place`` and what had been left out."""
-        stream = self._forced.streams[place]
+        stream = self._stream(place)
         for index in range(place + 1, last + 1):
             stream = stream if index in self.gone else self._run(index, stream)
         return stream
