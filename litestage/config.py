@@ -44,9 +44,9 @@ class ModelConfig:
 class EngineConfig:
     """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured.
 
-    ``path`` is ``fast``; ``plain``, the slower, simpler one that the fast one is tested against; or ``static``, the
-    steps that ``fast`` takes on CUDA (:mod:`litestage.engine.static`). ``compile`` says whether those are compiled:
-    ``auto`` (on CUDA), ``on`` or ``off``.
+    ``path`` is ``host``, which writes out every decode step; ``static``, which repeats recorded ones
+    (:mod:`litestage.engine.graph_runner`); or ``fast``: static on CUDA, host elsewhere. ``compile`` says whether static
+    steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
     """
 
     device: str = "auto"

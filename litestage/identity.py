@@ -11,8 +11,9 @@ from typing import Any
 
 from litestage.environment import DECIDES_TOKENS, environment
 
-VERSION = 2
-"""Of what is written down and of how it is found; 1 left out what ends a text, the tokenizer and the kernels."""
+VERSION = 3
+"""Of what is written down and of how it is found. 1 left out what ends a text, the tokenizer and the kernels; 2 ran
+longrope, schedules of many questions and what importance measures in another way."""
 
 
 def identity(engine: Any, fingerprint: str, tokenizer: str) -> dict[str, Any]:

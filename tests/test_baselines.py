@@ -9,8 +9,6 @@ from tiny import FAMILIES, PIPELINE, Characters, random_model, random_prompts, s
 
 from litestage.config import load_config
 from litestage.engine import Engine
-from litestage.engine.cache import KVCache
-from litestage.engine.prefix import padded
 from litestage.errors import LiteStageError
 from litestage.methods import METHODS, finercut, linearpatch, sleb, unifiedskip, unifiedskip_port
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
@@ -398,15 +396,13 @@ def test_a_map_brings_the_stream_nearer_to_full_depths(method):
     plan = stage_of(f"{method}:4", 6, measurements)
     assert len(plan.skip) == 4
     forced, engine = forced_on(model), Engine(model, Characters())
-    rows = [[*prompt, *output[:-1]] for prompt, output in sequences_on(model)]
-    ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
+    sequences = engine.sequences([[*prompt, *output[:-1]] for prompt, output in sequences_on(model)])
     last = max(*plan.skip.mhsa, *plan.skip.ffn, *(int(key[4:]) for key in plan.tensors if key.startswith("ffn")))
 
     def error(stage_plan):
-        stream, attending = engine.plain.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
-        path = engine.decoder.path(stage_plan, "prefill")
+        stream, path = sequences.stream, engine.runner.path(stage_plan, "prefill")
         for step in path[: len(path) - 2 * (5 - last)]:
-            stream = step(stream, attending)
+            stream = sequences.after(step, stream)
         return float((stream - forced.streams[2 * last + 2])[forced.valid].square().mean())
 
     with torch.inference_mode():

@@ -117,7 +117,7 @@ def test_a_gpus_first_words_are_whether_its_steps_write_the_right_tokens(small, 
     said, _, table = capsys.readouterr().out.partition("\n")
     found = json.loads(said)
     assert found["same_rows"] == found["rows"] == 3 * (1 + 4 + 16)
-    assert (found["stepwise_because"], found["graphs_recorded"]) == (None, 0)
+    assert (found["why_not_static"], found["graphs_recorded"]) == (None, 0)
     assert "CPU total" in table
 
 

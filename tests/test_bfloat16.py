@@ -63,7 +63,7 @@ def test_every_token_is_float32s_best_but_for_rounding(family):
             logits = reference_logits(exact, prompt, row.tokens, skip)
             short = logits.max(dim=1).values - logits.gather(1, torch.tensor(row.tokens)[:, None])[:, 0]
             assert short.max() < 0.1 * logits.std(), (family, prompt)
-    assert engine._fast.lean.counts
+    assert engine.lean.counts
 
 
 def test_without_a_compiler_there_are_no_panels(monkeypatch):

@@ -9,7 +9,7 @@ from tiny_model import save_tiny_model
 
 from litestage.data import load_task
 from litestage.data.task import FEWSHOT
-from litestage.engine.prefix import common_prefix
+from litestage.engine import common_prefix
 from litestage.errors import LiteStageError
 from litestage.plan import Plan, load_plan
 from litestage.stages import Pipeline, Prompt, Question, Stage, load_pipeline
@@ -66,7 +66,7 @@ def test_a_stages_examples_are_asked_as_the_question_is(chat):
 
 def test_options_share_all_but_the_end_of_their_prompts(session, chat):
     prompts = [session.encode(prompt) for prompt in chat.stages[1].prompts(QUESTION, OUTPUTS)]
-    (shared,), _ = common_prefix(prompts, [0] * len(prompts))
+    shared = common_prefix(prompts)
     assert "<assistant>For option" in session.loaded.tokenizer.decode(shared[-40:])
 
 

@@ -62,7 +62,7 @@ def most_likely_by_transformers(model, encode, question: Question, trace: Trace,
 
 
 @pytest.mark.parametrize("plan", [StagePlan(), SKIPPING], ids=["full", "skipping"])
-@pytest.mark.parametrize("path", ["fast", "plain", "static"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_the_letter_is_the_one_that_transformers_holds_the_most_likely(session, plan: StagePlan, path: str):
     engine = Engine(session.loaded.model, session.loaded.tokenizer, path)
     anew = ReusingEngine(engine, session.loaded.fingerprint, ResultStore())

@@ -13,7 +13,7 @@ from litestage.stages import Pipeline, Stage
 from litestage.store import ResultStore, ReusingEngine
 
 RENDER, TOKENISE, SET_UP, PER_TOKEN, STEP, PARSE = 7.0, 3.0, 11.0, 0.01, 1.0, 5.0
-PATHS = ("fast", "static", "plain")
+PATHS = ("host", "static")
 
 
 class Clock:
@@ -46,7 +46,7 @@ def clock(monkeypatch):
     return made
 
 
-def timed_contestant(clock, monkeypatch, path="fast", plan=None, **changes):
+def timed_contestant(clock, monkeypatch, path="host", plan=None, **changes):
     """A contestant whose engine's passes, set-up and tokeniser take known seconds; stages of at least 2 tokens."""
     loaded = staged_model()
     engine = Engine(loaded.model, loaded.tokenizer, path)
@@ -76,11 +76,8 @@ def test_a_questions_seconds_are_where_they_were_spent(path, clock, monkeypatch)
         rows, limit = len(stage.tokens), max(stage.tokens)
         assert set(stage.tokens) == {limit}
         prompt = stage.shared_tokens + sum(length - stage.shared_tokens for length in stage.prompt_tokens)
-        passes = 2 if path == "plain" and stage.shared_tokens else 1
-        if path == "plain":
-            prompt = stage.shared_tokens + rows * (max(stage.prompt_tokens) - stage.shared_tokens)
         set_up = SET_UP * (1 if path == "static" else 2)  # paths of prefill and decode; a static step is made once
-        prefill_s = RENDER + rows * TOKENISE + set_up + passes * STEP + PER_TOKEN * prompt
+        prefill_s = RENDER + rows * TOKENISE + set_up + STEP + PER_TOKEN * prompt
         assert stage.prefill_s == pytest.approx(prefill_s)
         assert stage.decode_s == pytest.approx((limit - 1) * (STEP + PER_TOKEN * rows))
         assert stage.ttft_s == stage.prefill_s

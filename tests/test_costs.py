@@ -34,10 +34,10 @@ def seconds_of(coefficients, rows, queries, context, mhsa, ffn):
 class MadeUpEngine:
     """An engine whose passes take what the formula says, times a factor of its mask and of how often it was asked.
 
-    It forwards what the fast path does: a question's options share a lane, and those that have ended cost nothing.
+    It forwards what the host's steps do: a question's options share a lane, and those that have ended cost nothing.
 
     Attributes:
-        leaves: whether they do; else they go on costing, as on the plain path for a while.
+        leaves: whether they do; else they go on costing, as in static steps.
         price: seconds of a stand-in in a pass.
     """
 
@@ -79,7 +79,7 @@ class MadeUpEngine:
         return Batch([], (prefill + stand_ins) * factor, (decode + (steps - 1) * stand_ins) * factor)
 
     def runs_on(self, plan):
-        return "fast"
+        return "host"
 
 
 def test_the_fit_recovers_the_coefficients():
@@ -131,20 +131,15 @@ def test_one_row_is_a_prefill_and_a_step_for_every_token_but_the_first():
     assert COSTS.stage_seconds(StagePlan(), stage("recall", (40,), (1,)))[1] == 0
 
 
-@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_a_shared_prefix_is_counted_once(path):
-    """One pass over the prompts' tree, or, on the plain path, one over what is shared and one over the padded rests."""
+    """One pass over the prompts' tree."""
     costs = replace(COSTS, path=path)
     prefill, _ = costs.stage_seconds(StagePlan(), stage("analyze", (40, 38, 40), (1, 1, 1), shared=36))
-    expected = seconds_of(PREFILL, 1, 46, 46, LAYERS, LAYERS)
-    if path == "plain":
-        expected = seconds_of(PREFILL, 1, 36, 36, LAYERS, LAYERS) + seconds_of(PREFILL, 3, 4, 40, LAYERS, LAYERS)
-    assert prefill == pytest.approx(expected)
+    assert prefill == pytest.approx(seconds_of(PREFILL, 1, 46, 46, LAYERS, LAYERS))
 
 
-@pytest.mark.parametrize(
-    ("path", "running"), [("fast", [4, 3, 2, 1]), ("static", [4, 4, 4, 4]), ("plain", [4, 4, 2, 1])]
-)
+@pytest.mark.parametrize(("path", "running"), [("host", [4, 3, 2, 1]), ("static", [4, 4, 4, 4])])
 def test_rows_that_end_stop_costing_where_the_path_lets_them_go(path, running):
     """Four rows of 5, 9, 15 and 21 tokens: each path forwards, step by step, what it does of those that have ended."""
     ends = (5, 9, 15, 21)
@@ -152,13 +147,12 @@ def test_rows_that_end_stop_costing_where_the_path_lets_them_go(path, running):
     expected = 0.0
     for rows, first, last in zip(running, (1, *ends), ends, strict=False):
         for step in range(first, last):
-            slots = 40 if path == "plain" else 36 + 4 * 4  # the padded row's, or the lane's
-            slots += step if path == "plain" else sum(min(end, step) for end in ends)
+            slots = 36 + 4 * 4 + sum(min(end, step) for end in ends)
             expected += seconds_of(DECODE, rows, 1, slots, LAYERS, LAYERS)
     assert decode == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_each_path_forwards_as_many_tokens_as_it_is_priced_for(path):
     """A question's options in the engine itself; a cost model in which nothing costs but a token, one second each."""
     engine = Engine(tiny_model("llama"), Characters(), path)

@@ -11,8 +11,7 @@ from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, OPTConfig,
 
 from litestage.decoder import Decoder
 from litestage.decoder.load import fingerprint, load_model
-from litestage.engine import Decoding, Engine, Request
-from litestage.engine.prefix import common_prefix
+from litestage.engine import Decoding, Engine, Request, common_prefix
 from litestage.errors import LiteStageError
 from litestage.plan import SkipSet, StagePlan
 
@@ -53,10 +52,10 @@ def test_no_requests_and_empty_prompts():
 
 
 def test_the_common_prefix_leaves_every_row_a_token_of_its_own():
-    assert common_prefix([(1, 2, 3), (1, 2, 4)], [0, 0]) == ([(1, 2)], [0, 0])
-    assert common_prefix([(1, 2), (1, 2, 3)], [0, 0]) == ([(1,)], [0, 0])  # one prompt is the other's beginning
-    assert common_prefix([(1, 2), (5, 6, 7), (1, 3), (5, 6, 8)], [9, 4, 9, 4]) == ([(1,), (5, 6)], [0, 1, 0, 1])
-    assert common_prefix([(1, 2), (3, 4)], [0, 0]) == ([], [])  # nothing in common
+    assert common_prefix([(1, 2, 3), (1, 2, 4)]) == (1, 2)
+    assert common_prefix([(1, 2), (1, 2, 3)]) == (1,)  # one prompt is the other's beginning
+    assert common_prefix([(5, 6, 7), (5, 6, 8, 9), (5, 1, 8)]) == (5,)
+    assert common_prefix([(1, 2), (3, 4)]) == ()  # nothing in common
 
 
 # --- verification (more in test_verify): a draft saves steps and changes nothing ---
@@ -87,16 +86,6 @@ def test_whatever_the_draft_the_text_is_the_plans_own(family):
         assert outcome(verified) == outcome(plain)
         for one, two in zip(verified, plain, strict=True):
             assert one.confidences == pytest.approx(two.confidences, abs=1e-5)
-
-
-def test_a_half_right_draft_leaves_only_its_rest_to_be_decoded(monkeypatch):
-    engine = tiny_engine("llama", "plain")
-    tokens = run(engine, ragged(PROMPTS[:1]))[0].tokens
-    passes = []
-    embed = engine.decoder.embed
-    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(ids.shape[1]) or embed(ids))
-    assert run(engine, [Request(PROMPTS[0], 16, draft=(*tokens[:8], *tokens[:8]))])[0].tokens == tokens
-    assert passes == [5, 15, *[1] * 7]  # the prompt, the draft, what is left
 
 
 # --- the decoder ---

@@ -9,20 +9,18 @@ from types import EllipsisType
 
 import pytest
 import torch
-from test_fast import QUICK
-from tiny import FAMILIES
+from tiny import FAMILIES, LONGROPES
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
 from litestage.decoder.decoder import Decoder
-from litestage.engine import Decoding, static
+from litestage.engine import Decoding
 from litestage.engine.compiled import Regions
-from litestage.engine.fast import FastPath
-from litestage.engine.rows import Sampler
-from litestage.engine.static import StaticLanes
-from litestage.engine.step import Ends, StaticStep
+from litestage.engine.decode_step import DecodeStep, Ends
+from litestage.engine.graph_runner import GraphRunner, StaticKVCache
+from litestage.engine.sampler import Sampler
 from litestage.plan import SkipSet, StagePlan
 
 
@@ -88,28 +86,28 @@ def moved(model):
 
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("make", ["lean", "regions"])
-@pytest.mark.parametrize("family", QUICK)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in LONGROPES])
 def test_a_whole_step(family, make, rows, cuda, monkeypatch):
     """Greedy with the confidence rule and without, and drawn; one row alone in its lane, and four in two."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     decoder = Decoder(cuda)
-    path, plan = FastPath(decoder, static=True), StagePlan(SkipSet(mhsa=(1,), ffn=(2,)))
-    regions = Regions(decoder, path.lean) if make == "regions" else None
-    functions = path.path(plan, "decode", sublayers=regions.sublayers if regions else None)
-    lanes = StaticLanes(path.lean, -(-rows // 2), 100, decoder.device)
+    runner, plan = GraphRunner(decoder), StagePlan(SkipSet(mhsa=(1,), ffn=(2,)))
+    regions = Regions(decoder, runner.lean) if make == "regions" else None
+    path = runner.path(plan, "decode", sublayers=regions.sublayers if regions else None)
+    cache = StaticKVCache(runner.lean, -(-rows // 2), 100, decoder.device)
     for decoding, ends in (
         (Decoding(), Ends((2,), 3, True)),
         (Decoding(), Ends((2, 5), 0, False)),
         (Decoding(temperature=0.7, top_k=5, top_p=0.9), Ends((2,), 0, True)),
     ):
         sampler = Sampler(decoding)
-        step = StaticStep(decoder, path.lean, lanes, rows, 128, plan, functions, sampler, ends, static.MOST, regions)
+        step = DecodeStep(decoder, cache, rows, 128, plan, path, sampler, ends, regions)
         for _ in range(2):
             step.run()
         assert {tensor.device.type for tensor in step.tensors()} == {"cuda"}
         assert step._stream().dtype == torch.bfloat16
-    assert {held.whole.dtype for held in lanes._held.values()} == {torch.bfloat16}
-    assert len(lanes._held) == decoder.layers - 1  # nothing is kept for an attention that is skipped
+    assert {layer.whole.dtype for layer in cache._layers.values()} == {torch.bfloat16}
+    assert len(cache._layers) == decoder.layers - 1  # nothing is kept for an attention that is skipped
 
 
 def test_what_would_wait_for_the_device_or_mix_devices_is_seen(cuda):

@@ -1,4 +1,4 @@
-"""The fast path writes what the plain path writes, in fewer operations, and says what it leaves to the plain path."""
+"""The engine writes what its oracle writes, for any plan over many questions, in fewer operations."""
 
 import copy
 import random
@@ -7,20 +7,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from oracle import Oracle, tiny_oracle
 from test_parity import PROMPTS, families, ragged, run
 from test_skip_parity import compensated
-from tiny import FAMILIES, LAYERS, LONGROPES, Characters, random_model, random_prompts, tiny_engine, tiny_model
+from tiny import FAMILIES, LAYERS, Characters, random_model, random_prompts, tiny_engine, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litestage.decoder import lean, native
-from litestage.engine import Decoding, Engine, Request, batching
-from litestage.engine.attention import Pass
-from litestage.engine.lanes import Lanes
-from litestage.engine.types import Detokenise
+from litestage.engine import Decoding, Detokenise, Engine, Request, scheduler
+from litestage.engine.attention import ForwardContext
+from litestage.engine.cache import KVCache
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.session import Session
 
-QUICK = [family for family in FAMILIES if family not in LONGROPES]
 SUBLAYERS = [(kind, layer) for layer in range(LAYERS) for kind in ("mhsa", "ffn")]
 
 
@@ -39,18 +38,17 @@ def outcome(generations):
     return [(row.tokens, row.text, row.stop) for row in generations]
 
 
-@pytest.mark.parametrize("family", QUICK)
+@families
 def test_random_plans_over_many_questions(family, monkeypatch):
     """More rows than are decoded together: lanes are refilled, rows leave at different steps."""
-    monkeypatch.setattr(batching, "IN_FLIGHT", 12)
-    fast, plain, rng = tiny_engine(family), tiny_engine(family, "plain"), random.Random(family)
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 12)
+    engine, oracle, rng = tiny_engine(family), tiny_oracle(family), random.Random(family)
     requests = fans(14)
     for phase in ("both", "decode"):
         skip = SkipSet.of(rng.sample(SUBLAYERS, rng.randrange(1, 5)))
         plan = StagePlan(skip, phase=phase, exit=ExitRule(threshold=0.6, window=3))
-        assert fast.plain_because(plan) is None
-        ours = fast.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
-        theirs = plain.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
+        ours = engine.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
+        theirs = oracle.generate(requests, plan, Decoding(stop=("k",)), confidences=True).generations
         assert outcome(ours) == outcome(theirs)
         assert len({row.stop for row in ours}) > 1
         for one, two in zip(ours, theirs, strict=True):
@@ -63,7 +61,7 @@ def test_both_makes_of_a_sublayer_write_the_same(family, fused_bytes, monkeypatc
     monkeypatch.setattr(lean, "FUSED_BYTES", fused_bytes)
     plan = StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
     ours = run(Engine(tiny_model(family), Characters()), ragged(PROMPTS), plan)
-    assert outcome(ours) == outcome(run(tiny_engine(family, "plain"), ragged(PROMPTS), plan))
+    assert outcome(ours) == outcome(run(tiny_oracle(family), ragged(PROMPTS), plan))
 
 
 @families
@@ -72,12 +70,12 @@ def test_weights_side_by_side_as_on_a_gpu_are_held_once_and_write_the_same(famil
     monkeypatch.setattr(lean.LeanDecoder, "joins", property(lambda self: True, lambda self, value: None), raising=False)
     model, plan = copy.deepcopy(tiny_model(family)), StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
     before = sum(parameter.nbytes for parameter in model.parameters())
-    theirs = run(tiny_engine(family, "plain"), ragged(PROMPTS), plan)
+    theirs = run(tiny_oracle(family), ragged(PROMPTS), plan)
     assert outcome(run(Engine(model, Characters()), ragged(PROMPTS), plan)) == outcome(theirs)
     storages = {parameter.untyped_storage().data_ptr(): parameter.untyped_storage() for parameter in model.parameters()}
     assert sum(storage.nbytes() for storage in storages.values()) == before
-    # the plain path goes on with the same weights
-    assert outcome(run(Engine(model, Characters(), "plain"), ragged(PROMPTS), plan)) == outcome(theirs)
+    # the model's own modules go on with the same weights
+    assert outcome(run(Oracle(model, Characters()), ragged(PROMPTS), plan)) == outcome(theirs)
 
 
 @pytest.mark.parametrize("form", ["affine", "linear"])
@@ -85,14 +83,14 @@ def test_compensated_rows_that_share_a_lane(form):
     skip, tensors, _ = compensated(form)
     plan = StagePlan(skip, compensation=form, tensors=tensors)
     requests = fans(5)
-    ours, theirs = run(tiny_engine("qwen2"), requests, plan), run(tiny_engine("qwen2", "plain"), requests, plan)
+    ours, theirs = run(tiny_engine("qwen2"), requests, plan), run(tiny_oracle("qwen2"), requests, plan)
     assert outcome(ours) == outcome(theirs)
 
 
 def test_drafts_of_rows_that_share_a_lane():
     """Right, half right and wrong drafts side by side: verified, forgotten where they were wrong, and decoded on."""
     engine, requests = tiny_engine("mistral"), fans(6)
-    plain = tiny_engine("mistral", "plain").generate(requests, StagePlan(), Decoding()).generations
+    plain = run(tiny_oracle("mistral"), requests)
     noise = random_prompts((20,) * len(requests), seed=3)
     drafts = [(row.tokens, (*row.tokens[:3], *noise[i]), noise[i], ())[i % 4] for i, row in enumerate(plain)]
     drafted = [replace(request, draft=draft) for request, draft in zip(requests, drafts, strict=True)]
@@ -112,8 +110,8 @@ def test_a_half_right_draft_leaves_only_its_rest_to_be_decoded(monkeypatch):
 def test_sampling_draws_from_each_rows_own_stream():
     requests = [replace(request, stream=str(row)) for row, request in enumerate(fans(4))]
     drawn = [
-        tiny_engine("llama", path).generate(requests, StagePlan(), Decoding(temperature=0.8, seed=5)).generations
-        for path in ("fast", "plain")
+        one.generate(requests, StagePlan(), Decoding(temperature=0.8, seed=5)).generations
+        for one in (tiny_engine("llama"), tiny_oracle("llama"))
     ]
     assert outcome(drawn[0]) == outcome(drawn[1])
 
@@ -126,9 +124,9 @@ def test_without_a_compiler_pytorch_runs_the_same_sublayers(family, monkeypatch)
     requests, plan = [Request(PROMPTS[1] + (9 + row,), 12) for row in range(3)], StagePlan(SkipSet(mhsa=(1,), ffn=(0,)))
     in_c, few = Engine(tiny_model(family), Characters()), []
     with monkeypatch.context() as patch:
-        patch.setattr(Lanes, "_few", lambda *asked, made=Lanes._few: few.append(1) or made(*asked))
+        patch.setattr(KVCache, "_few", lambda *asked, made=KVCache._few: few.append(1) or made(*asked))
         ours = in_c.generate(requests, plan, Decoding(), confidences=True).generations
-    assert bool(few) == (in_c.plain_because(plan) is None)
+    assert few
     monkeypatch.setattr(native, "library", lambda: None)
     theirs = Engine(tiny_model(family), Characters()).generate(requests, plan, Decoding(), confidences=True).generations
     assert outcome(ours) == outcome(theirs)
@@ -163,9 +161,9 @@ def counting(step, name, lengths):
 def test_behind_the_last_attention_only_what_is_read_goes_on(skip):
     """Of a prompt, the tokens from which each row's first one is chosen; a fan's rows share the others."""
     engine, lengths = Engine(tiny_model("llama"), Characters()), {}
-    for name, step in engine._fast.lean.sublayers.items():
+    for name, step in engine.lean.sublayers.items():
         if name[0] == "ffn":
-            engine._fast.lean.sublayers[name] = counting(step, name[1], lengths)
+            engine.lean.sublayers[name] = counting(step, name[1], lengths)
     run(engine, [Request((*PROMPTS[1], 9), 1), Request((*PROMPTS[1], 8), 1)], StagePlan(skip))
     behind = 3 if skip == SkipSet() else 2
     everything = len(PROMPTS[1]) + 2
@@ -188,15 +186,6 @@ def test_most_tokens_cannot_end_a_stop_string_and_are_not_decoded_again():
     assert len(calls) < len(tokens) / 3
 
 
-# --- what is left to the plain path, and why ---
-
-
-def test_what_is_left_to_the_plain_path_is_said():
-    assert "longrope" in tiny_engine("phi3_longrope").plain_because(StagePlan())
-    assert tiny_engine("llama", "plain").plain_because(StagePlan()) == "engine.path is plain"
-    assert [tiny_engine(family).plain_because(StagePlan()) for family in QUICK] == [None] * len(QUICK)
-
-
 # --- packed weights ---
 
 
@@ -211,15 +200,15 @@ def big_enough_to_pack(dtype):
 def test_packed_weights_replace_the_usual_ones_and_write_the_same(dtype, monkeypatch):
     monkeypatch.setattr(lean, "FUSED_BYTES", 0)
     model = big_enough_to_pack(dtype)
-    plain = run(Engine(big_enough_to_pack(dtype), Characters(), "plain"), ragged(PROMPTS))
+    plain = run(Oracle(big_enough_to_pack(dtype), Characters()), ragged(PROMPTS))
     ours = run(Engine(model, Characters()), ragged(PROMPTS))
     same = [a == b for one, two in zip(ours, plain, strict=True) for a, b in zip(one.tokens, two.tokens, strict=True)]
     assert all(same) if dtype == torch.float32 else sum(same) > 0.3 * len(same)  # a bfloat16 tie moves all that follows
     packed = {type(model.model.layers[0].mlp.up_proj).__name__, type(model.model.layers[1].mlp.down_proj).__name__}
     assert packed == {"PackedLinear"}
     assert all(parameter.numel() < 2**17 for parameter in model.model.layers.parameters())  # nothing is held twice
-    # the plain path goes on with the packed weights
-    again = run(Engine(model, Characters(), "plain"), ragged(PROMPTS[:2]))
+    # the model's own modules go on with the packed weights
+    again = run(Oracle(model, Characters()), ragged(PROMPTS[:2]))
     assert again[0].tokens[:4] == plain[0].tokens[:4]
 
 
@@ -263,7 +252,7 @@ def test_a_decode_step_is_few_operations(rows, in_c, monkeypatch):
     engine = Engine(tiny_model("llama"), Characters())
     work, _ = per_token(engine, rows)
     skipped, _ = per_token(engine, rows, StagePlan(SkipSet(mhsa=(0, 1), ffn=(2, 3))))
-    plain, _ = per_token(tiny_engine("llama", "plain"), rows)
+    plain, _ = per_token(tiny_oracle("llama"), 1)
     mhsa, ffn = (2, 2) if in_c else (8, 7)  # in C: room to work in, and the result
     assert work <= (mhsa + ffn) * LAYERS + (17 if rows == 1 else 25)
     assert work - skipped == 2 * mhsa + 2 * ffn  # what is skipped costs nothing
@@ -271,29 +260,29 @@ def test_a_decode_step_is_few_operations(rows, in_c, monkeypatch):
 
 
 def test_a_decode_steps_memory_does_not_grow(monkeypatch):
-    """One buffer per layer, allocated once, however many steps; reads and writes go to it."""
-    buffers, buffer = set(), Lanes.buffer
+    """One tensor per layer, allocated once, however many steps; reads and writes go to it."""
+    places, layer = set(), KVCache.layer
 
     def spy(self, heads, dtype):
-        held = buffer(self, heads, dtype)
-        buffers.add((heads.layer, held.whole.data_ptr(), held.whole.nbytes))
-        return held
+        kept = layer(self, heads, dtype)
+        places.add((heads.layer, kept.whole.data_ptr(), kept.whole.nbytes))
+        return kept
 
-    monkeypatch.setattr(Lanes, "buffer", spy)
+    monkeypatch.setattr(KVCache, "layer", spy)
     run(tiny_engine("llama"), [Request(PROMPTS[1] + (9 + row,), 50) for row in range(3)])
-    assert len(buffers) == LAYERS
+    assert len(places) == LAYERS
 
 
 def test_a_long_prompt_needs_no_mask_of_its_square(monkeypatch):
     """Grouped queries over thousands of tokens: causality alone, or one mask for all heads of a tree."""
-    largest, masked = [0], Pass._mask
+    largest, masked = [0], ForwardContext._mask
 
     def spy(self, *asked):
         mask = masked(self, *asked)
         largest[0] = max(largest[0], mask.numel())
         return mask
 
-    monkeypatch.setattr(Pass, "_mask", spy)
+    monkeypatch.setattr(ForwardContext, "_mask", spy)
     engine, (prompt,) = tiny_engine("llama"), random_prompts((240,))
     run(engine, [Request(prompt, 1)])
     assert largest == [0]

@@ -11,8 +11,6 @@ from tiny import LAYERS, random_prompts, tiny_engine
 
 from litestage.data import load_task
 from litestage.engine import Decoding, Request
-from litestage.engine.cache import KVCache
-from litestage.engine.prefix import padded
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
 from litestage.profile.compensation import fit_compensation
@@ -214,12 +212,10 @@ def test_compensation_brings_the_stream_closer_to_full_depth_on_unseen_prompts(f
     with torch.inference_mode():
         without = unseen.after(skip)[-1]
         _, under = fit_compensation(unseen, SkipSet(), form)  # nothing skipped: full depth
-        run = unseen.streams[0]
-        rows = [[*prompt, 5] for prompt in many[30:]]
-        ids, positions, valid = padded(rows, [0] * len(rows), engine.decoder.device)
-        _, attending = engine.plain.enter(ids, positions, KVCache(len(rows), engine.decoder.device), valid)
-        for replace in engine.decoder.path(StagePlan(skip=skip, compensation=form, tensors=tensors), "prefill"):
-            run = replace(run, attending)
+        sequences = engine.sequences([[*prompt, 5] for prompt in many[30:]])
+        run = sequences.stream
+        for step in engine.runner.path(StagePlan(skip=skip, compensation=form, tensors=tensors), "prefill"):
+            run = sequences.after(step, run)
     assert torch.allclose(under, unseen.streams[-1], atol=1e-5)
     assert (run - under)[unseen.valid].norm() < (without - under)[unseen.valid].norm()
 

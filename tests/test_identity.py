@@ -75,7 +75,7 @@ def test_the_tokenizer_is_in_the_key(store):
 
 
 def test_the_path_the_kernels_and_the_machine_are_in_the_key(store, monkeypatch):
-    assert found(store, path="plain") == 0
+    assert found(store, path="static") == 0
     if native_runs():
         with monkeypatch.context() as machine:
             machine.setattr(native, "library", lambda: None)
@@ -170,13 +170,11 @@ def test_a_digest_changes_with_what_a_tokenizer_does_and_not_with_how_it_was_cal
 
 
 def test_the_environment_names_what_runs(monkeypatch):
-    fast, plain = tiny_engine("llama"), tiny_engine("llama", "plain")
-    assert (environment(fast)["engine"], environment(fast)["c_kernels"]) == (
-        ("fast/2+c", True) if native_runs() else ("fast/2", False)
-    )
-    assert (environment(plain)["engine"], environment(plain)["c_kernels"]) == ("plain/2", False)
-    longrope = tiny_engine("phi3_longrope")  # the fast path refuses it
-    assert (environment(longrope)["engine"], environment(longrope)["c_kernels"]) == ("plain/2", False)
+    for engine in (tiny_engine("llama"), tiny_engine("phi3_longrope")):
+        assert (environment(engine)["engine"], environment(engine)["c_kernels"]) == (
+            ("fast/2+c", True) if native_runs() else ("fast/2", False)
+        )
+    assert environment(tiny_engine("llama", "static"))["engine"].startswith("static/3")
     monkeypatch.setattr(lean, "FUSED_BYTES", 0)  # as for a large model: float32 runs in PyTorch
     large = Engine(random_model(staged_model().model.config), Characters())
     assert (environment(large)["engine"], environment(large)["c_kernels"]) == ("fast/2", False)

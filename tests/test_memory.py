@@ -10,10 +10,11 @@ from test_fast import fans, outcome
 from test_parity import PROMPTS, ragged, run
 from tiny import Characters, random_prompts, tiny_engine, tiny_model
 
-from litestage.engine import Decoding, Engine, Request, fast, static
-from litestage.engine.fast import FastPath
+from litestage.engine import Decoding, Engine, Request, graph_runner, scheduler
+from litestage.engine.cache import KVCache
+from litestage.engine.graph_runner import GraphRunner
 from litestage.engine.memory import available_host_bytes, bytes_per_token, out_of_memory
-from litestage.engine.plain import PlainPath
+from litestage.engine.runner import HostRunner
 from litestage.errors import LiteStageError
 from litestage.plan import SkipSet, StagePlan
 
@@ -89,9 +90,8 @@ def test_what_an_allocator_says_is_known_from_other_errors(error, is_one):
 def test_a_tokens_keys_and_values_are_as_large_as_the_cache_makes_them():
     for family in ("llama", "gemma2", "phi3"):
         one = tiny_engine(family)
-        lanes = one._fast.lanes(3, 10)
-        one._fast.logits(lanes.enter([0], [[(5, 0, -1)]], fresh=True), one._fast.path(StagePlan(), "prefill"), [0])
-        assert sum(held.whole.nbytes for held in lanes._held.values()) == 3 * 11 * bytes_per_token(one.decoder)
+        cache, _ = one.runner.prefix(range(3, 13), StagePlan())
+        assert cache.nbytes == 11 * bytes_per_token(one.decoder)
 
 
 # --- rows in flight ---
@@ -101,8 +101,8 @@ def test_a_tokens_keys_and_values_are_as_large_as_the_cache_makes_them():
 def lanes_made(monkeypatch):
     """How many lanes each generation had."""
     made = []
-    real = FastPath.lanes
-    monkeypatch.setattr(FastPath, "lanes", lambda self, count, slots: made.append(count) or real(self, count, slots))
+    real = HostRunner._cache
+    monkeypatch.setattr(HostRunner, "_cache", lambda self, lanes, slots: made.append(lanes) or real(self, lanes, slots))
     return made
 
 
@@ -117,49 +117,28 @@ def test_as_many_rows_are_in_flight_as_memory_holds(fit, lanes_made, monkeypatch
     assert lanes_made == [min(fit, 12)]
 
 
-def test_the_plain_path_too_runs_no_more_rows_than_memory_holds(monkeypatch):
-    requests, one, together = fans(9), tiny_engine("llama", "plain"), []
-    expected = run(one, requests)
-    longest = max(len(request.prompt) + request.limit for request in requests)
-    monkeypatch.setattr(
-        "litestage.engine.memory.available_bytes", lambda device: 2 * 5 * longest * bytes_per_token(one.decoder)
-    )
-    real = PlainPath.run
-    monkeypatch.setattr(
-        PlainPath, "run", lambda self, rows, *rest: together.append(len(rows)) or real(self, rows, *rest)
-    )
-    assert outcome(run(one, requests)) == outcome(expected)
-    assert max(together) == 5
-
-
 # --- out of memory ---
 
 
 def running_out(monkeypatch, most):
-    """Forward passes of more than ``most`` lanes, or rows, find no memory."""
-    enter, forward, take = fast.Lanes.enter, PlainPath.forward, static.StaticDecoding._take_off
+    """Forward passes of more than ``most`` lanes find no memory."""
+    enter, take = KVCache.enter, GraphRunner._take_off
 
     def entered(self, lanes, tokens, *, fresh=False):
         if len(self.used) > most:
             raise RuntimeError(NO_MEMORY)
         return enter(self, lanes, tokens, fresh=fresh)
 
-    def forwarded(self, ids, *rest):
-        if len(ids) > most:
+    def taken_off(self, batch, cache):
+        if len(cache.used) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB.")
-        return forward(self, ids, *rest)
+        return take(self, batch, cache)
 
-    def taken_off(self, held, lanes, *rest):
-        if len(lanes.used) > most:
-            raise RuntimeError(NO_MEMORY)
-        return take(self, held, lanes, *rest)
-
-    monkeypatch.setattr(fast.Lanes, "enter", entered)
-    monkeypatch.setattr(PlainPath, "forward", forwarded)
-    monkeypatch.setattr(static.StaticDecoding, "_take_off", taken_off)
+    monkeypatch.setattr(KVCache, "enter", entered)
+    monkeypatch.setattr(GraphRunner, "_take_off", taken_off)
 
 
-@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+@pytest.mark.parametrize("path", ["host", "static"])
 @pytest.mark.parametrize("plan", [StagePlan(), StagePlan(SkipSet(mhsa=(1,), ffn=(2,)), phase="decode")])
 def test_out_of_memory_halves_the_rows_in_flight_and_goes_on_said_once(path, plan, monkeypatch, caplog):
     requests = [
@@ -182,16 +161,16 @@ def test_out_of_memory_halves_the_rows_in_flight_and_goes_on_said_once(path, pla
 
 def test_a_questions_options_come_apart_where_they_do_not_fit_together(monkeypatch):
     expected, asked = run(tiny_engine("llama"), fans(3)), []
-    real = fast.bundles
+    real = scheduler.prompt_trees
 
-    def bundled(rows, most):
-        made = real(rows, most)
-        asked.append(max(len(bundle.rows) for bundle in made))
+    def trees(rows, most, limit):
+        made = real(rows, most, limit)
+        asked.append(max(len(tree.rows) for tree in made))
         if asked[-1] > 1:
             raise MemoryError
         return made
 
-    monkeypatch.setattr(fast, "bundles", bundled)
+    monkeypatch.setattr(scheduler, "prompt_trees", trees)
     assert outcome(run(Engine(tiny_model("llama"), Characters()), fans(3))) == outcome(expected)
     assert asked[-1] == 1
 
@@ -208,7 +187,7 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(FastPath, "logits", fails)
+    monkeypatch.setattr(HostRunner, "_logits", fails)
     with pytest.raises(RuntimeError, match="mat1"):
         run(Engine(tiny_model("llama"), Characters()), ragged(PROMPTS[:3]))
 
@@ -223,20 +202,20 @@ def test_log_likelihoods_go_on_in_halves(monkeypatch, caplog):
     assert len(caplog.records) == 1
 
 
-def test_static_lanes_are_not_kept_for_ever(monkeypatch):
+def test_static_caches_are_not_kept_for_ever(monkeypatch):
     """Every number of rows leaves its lanes for later; the longest unused go when memory is short."""
     one = Engine(tiny_model("llama"), Characters(), "static")
     memory = 2 * 44 * 129 * bytes_per_token(one.decoder)  # half of it holds 44 lanes of a bucket
-    monkeypatch.setattr(static, "available_bytes", lambda device: memory - held())
+    monkeypatch.setattr(graph_runner, "available_bytes", lambda device: memory - held())
 
     def held():
-        return one._fast.static.nbytes
+        return one.runner.nbytes
 
     for count in (1, 2, 4, 8, 16, 32, 3, 17, 5, 30):
         requests = ragged(random_prompts((9,) * count), 6)
         assert outcome(run(one, requests)) == outcome(run(tiny_engine("llama"), requests))
         assert held() <= memory / 2
-    assert len(one._fast.static._lanes) > 1
+    assert len(one.runner._caches) > 1
 
 
 STARVED = """
@@ -268,7 +247,7 @@ print(engine.most_rows, {len(row.tokens) for row in rows})
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="counts pages as Linux does")
-@pytest.mark.parametrize("path", ["fast", "plain"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_a_process_whose_memory_is_limited_goes_on_with_fewer_rows(path):
     """The allocator's own error, in a process of its own."""
     ran = subprocess.run(

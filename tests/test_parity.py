@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from oracle import Oracle
 from tiny import (
     FAMILIES,
     LONGROPE_SWITCH,
@@ -18,7 +19,7 @@ from tiny import (
 
 from litestage.decoder import families as known
 from litestage.engine import Decoding, Engine, Request
-from litestage.engine.rows import Sampler
+from litestage.engine.sampler import Sampler
 from litestage.plan import StagePlan
 
 NEW = 16
@@ -75,11 +76,10 @@ def test_tokens_and_logits_equal_transformers(family, chosen_from):
 
 @families
 def test_prefill_gives_the_next_tokens_logits(family):
-    logits, _ = tiny_engine(family).plain.prefill(PROMPTS, range(len(PROMPTS)), StagePlan())
-    model = tiny_model(family)
-    for row, prompt in enumerate(PROMPTS):
+    model, engine = tiny_model(family), tiny_engine(family)
+    for prompt in PROMPTS:
         reference = model(torch.tensor([prompt])).logits[0, -1]
-        torch.testing.assert_close(logits[row], reference, atol=1e-4, rtol=0)
+        torch.testing.assert_close(engine.next_token_logits(prompt, StagePlan()), reference, atol=1e-4, rtol=0)
 
 
 @families
@@ -112,8 +112,8 @@ def test_a_family_is_its_entry_alone(family, monkeypatch):
     model = copy.deepcopy(tiny_model(family))
     monkeypatch.setitem(known.FAMILIES, "another", known.FAMILIES[model.config.model_type])
     model.config.model_type = "another"
-    for path in ("fast", "static", "plain"):
-        ours = run(Engine(model, Characters(), path), ragged(PROMPTS[:3]))
+    for engine in (*(Engine(model, Characters(), path) for path in ("host", "static")), Oracle(model, Characters())):
+        ours = run(engine, ragged(PROMPTS[:3]))
         assert [row.tokens for row in ours] == [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS[:3]))]
 
 
@@ -121,10 +121,10 @@ def test_a_shared_prefix_is_run_once(monkeypatch):
     engine = tiny_engine("llama")
     passes = []
     embed = engine.decoder.embed
-    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(tuple(ids.shape)) or embed(ids))
+    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(len(ids)) or embed(ids))
     head = PROMPTS[4]
-    engine.plain.prefill([(*head, 5), (*head, 6, 7), (*head, 8)], [0, 0, 0], StagePlan())
-    assert passes == [(1, len(head)), (3, 2)]
+    run(engine, [Request((*head, *tail), 1) for tail in ((5,), (6, 7), (8,))])
+    assert passes == [len(head) + 1 + 2 + 1]
 
 
 @families

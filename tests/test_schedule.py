@@ -4,12 +4,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from oracle import tiny_oracle
+from test_fast import fans, outcome
 from test_parity import NEW, PROMPTS, ragged, run
 from tiny import FAMILIES, LONGROPES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
 
 from litestage.decoder.decoder import _times
 from litestage.decoder.packed import PackedLinear
-from litestage.engine import Request
+from litestage.engine import Request, scheduler
+from litestage.engine.runner import HostRunner
 from litestage.plan import SkipSet, StagePlan
 
 LAYERS = 4
@@ -47,8 +50,8 @@ def test_steps(family, phase):
     for prompt, row in zip(PROMPTS, rows, strict=True):
         chosen = scores_by_hooks(family, prompt, row.tokens, phase).argmax(dim=-1).tolist()
         assert chosen == list(row.tokens), (family, phase, len(prompt))
-    for path in ("fast", "plain"):  # one question is the fast path's, many are the plain path's
-        assert run(tiny_engine(family, path), ragged(PROMPTS[2:3]), plan)[0].tokens == rows[2].tokens
+    assert run(tiny_engine(family), ragged(PROMPTS[2:3]), plan)[0].tokens == rows[2].tokens
+    assert [row.tokens for row in run(tiny_oracle(family), ragged(PROMPTS), plan)] == [row.tokens for row in rows]
     fixed = run(tiny_engine(family), ragged(PROMPTS), StagePlan(SETS[0], phase=phase))
     for row, without in zip(rows, fixed, strict=True):  # the same up to the fourth token, which is run otherwise
         assert row.tokens[:4] == without.tokens[:4]
@@ -65,8 +68,7 @@ def test_steps_with_longrope_do_not_depend_on_the_batch():
 def test_a_scheduled_plan_runs_no_drafts(monkeypatch):
     plan = StagePlan(SETS[0], schedule=STEPS)
     expected = run(tiny_engine("llama"), ragged(PROMPTS[:1]), plan)[0].tokens
-    for verify in ("plain.verify", "batching.ContinuousBatch._verify"):
-        monkeypatch.setattr(f"litestage.engine.{verify}", lambda *_: pytest.fail("a draft was verified"))
+    monkeypatch.setattr(HostRunner, "verify", lambda *_: pytest.fail("a draft was verified"))
     drafted = [Request(PROMPTS[0], NEW, draft=expected)]
     assert run(tiny_engine("llama"), drafted, plan)[0].tokens == expected
 
@@ -148,9 +150,20 @@ def test_options_of_one_question_keep_their_steps(phase):
     plan = StagePlan(SETS[0], phase=phase, schedule=STEPS)
     tails = zip(PROMPTS[3:], (1, 4, 9, 2), strict=False)
     options = [Request(PROMPTS[1] + tail[:length], NEW) for tail, length in tails]
-    together = [run(tiny_engine("qwen2", path), options, plan) for path in ("fast", "plain")]
     alone = [run(tiny_engine("qwen2"), [option], plan)[0].tokens for option in options]
-    assert [[row.tokens for row in rows] for rows in together] == [alone, alone]
+    for engine in (tiny_engine("qwen2"), tiny_engine("qwen2", "static"), tiny_oracle("qwen2")):
+        assert [row.tokens for row in run(engine, options, plan)] == alone
+
+
+@phases
+@pytest.mark.parametrize("schedule", [STEPS, {"online": {"observe": OBSERVE, "threshold": 0.8}}])
+def test_many_questions_of_several_options(schedule, phase, monkeypatch):
+    """Lanes of one to five rows are refilled while others go on: rows at any token, some of a lane on one path."""
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 12)
+    plan, requests = StagePlan(SETS[0], phase=phase, schedule=schedule), fans(9)
+    expected = outcome(run(tiny_oracle("qwen2"), requests, plan))
+    for path in ("host", "static"):
+        assert outcome(run(tiny_engine("qwen2", path), requests, plan)) == expected
 
 
 def test_a_threshold_that_nothing_reaches_changes_nothing():

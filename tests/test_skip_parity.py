@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from oracle import Oracle
 from test_parity import NEW, PROMPTS, families, ragged, run
 from tiny import (
     FAMILIES,
@@ -129,11 +130,12 @@ def test_tuned_projections_are_the_models_with_those_weights(family):
     for key, weight in tensors.items():
         changed.model.layers[int(key[4:])].mlp.down_proj.weight.copy_(weight.T)
     own = [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip))]
-    for path in ("fast", "static", "plain"):
-        rows = run(Engine(tiny_model(family), Characters(), path), ragged(PROMPTS), plan)
+    engines = [Engine(tiny_model(family), Characters(), path) for path in ("host", "static")]
+    for engine in (*engines, Oracle(tiny_model(family), Characters())):
+        rows = run(engine, ragged(PROMPTS), plan)
         for prompt, row in zip(PROMPTS, rows, strict=True):
             logits = reference_logits(changed, prompt, row.tokens, skip)
-            assert logits.argmax(dim=-1).tolist() == list(row.tokens), (family, path)
+            assert logits.argmax(dim=-1).tolist() == list(row.tokens), (family, type(engine))
         assert [row.tokens for row in rows] != own
     assert [row.tokens for row in run(tiny_engine(family), ragged(PROMPTS), StagePlan(skip))] == own
 
@@ -174,8 +176,8 @@ def test_positions_are_right_without_layer_0s_attention():
     """Read off layer 0's keys, the length stays 0 for ever: every step is then taken for position 0."""
     engine, plan = tiny_engine("qwen2"), StagePlan(SkipSet(mhsa=(0,)))
     prompt = PROMPTS[3]
-    _, cache = engine.plain.prefill([prompt], [0], plan)
-    assert cache.positions.tolist() == [list(range(len(prompt)))]
+    cache, _ = engine.runner.prefix(prompt, plan)
+    assert cache.positions[:, : len(prompt)].tolist() == [list(range(len(prompt)))]
     tokens = run(engine, ragged([prompt]), plan)[0].tokens
     assert_is_the_references_own("qwen2", prompt, tokens, plan)
     taken_for_0 = wrong_positions("qwen2", prompt, tokens, plan.skip)
@@ -213,58 +215,59 @@ def test_a_layer_skipped_in_one_stage_is_whole_in_the_next():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts passes through each sub-layer's module, and the layers that store keys and values."""
-    counted = {"mhsa": [0] * LAYERS, "ffn": [0] * LAYERS, "kv": [0] * LAYERS}
-    handles = []
+    """Counts passes through each feed-forward, and through each attention: it asks where its keys and values are."""
+    counted, layer = {"mhsa": [0] * LAYERS, "ffn": [0] * LAYERS}, KVCache.layer
 
-    def watch(family):
-        for index, layer in enumerate(tiny_model(family).model.layers):
-            for kind, module in (("mhsa", layer.self_attn), ("ffn", layer.mlp)):
+    def watched(family):
+        engine = Engine(tiny_model(family), Characters())
+        for name, step in engine.lean.sublayers.items():
+            if name[0] == "ffn":
+                engine.lean.sublayers[name] = counting(step, name[1])
+        return engine, counted
 
-                def count(*_, kind=kind, index=index):
-                    counted[kind][index] += 1
+    def counting(step, index):
+        def run(stream, context):
+            counted["ffn"][index] += 1
+            return step(stream, context)
 
-                handles.append(module.register_forward_hook(count))
-        return counted
+        return run
 
-    update = KVCache.update
+    def spy(self, heads, dtype):
+        counted["mhsa"][heads.layer] += 1
+        return layer(self, heads, dtype)
 
-    def spy(self, keys, values, layer):
-        counted["kv"][layer] += 1
-        return update(self, keys, values, layer)
-
-    monkeypatch.setattr(KVCache, "update", spy)
-    yield watch
-    for handle in handles:
-        handle.remove()
+    monkeypatch.setattr(KVCache, "layer", spy)
+    return watched
 
 
 @families
 def test_a_skipped_sublayer_is_not_called_and_stores_nothing(family, calls):
-    counted = calls(family)
-    run(tiny_engine(family, "plain"), ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0, 3), ffn=(1,))))
+    engine, counted = calls(family)
+    run(engine, ragged(PROMPTS[:1], limit=4), StagePlan(SkipSet(mhsa=(0, 3), ffn=(1,))))
     passes = 4  # one prefill, whose logits give the first token, and three steps
-    assert counted["mhsa"] == counted["kv"] == [0, passes, passes, 0]
+    assert counted["mhsa"] == [0, passes, passes, 0]
     assert counted["ffn"] == [passes, 0, passes, passes]
 
 
 def test_in_decode_only_a_skipped_sublayer_runs_once_for_the_prompt(calls):
-    counted = calls("llama")
+    engine, counted = calls("llama")
     plan = StagePlan(SkipSet(mhsa=(0,), ffn=(1,)), phase="decode")
-    run(tiny_engine("llama", "plain"), ragged(PROMPTS[:1], limit=4), plan)
-    assert counted["mhsa"] == counted["kv"] == [1, 4, 4, 4]
+    run(engine, ragged(PROMPTS[:1], limit=4), plan)
+    assert counted["mhsa"] == [1, 4, 4, 4]
     assert counted["ffn"] == [4, 1, 4, 4]
 
 
 def test_a_skipped_attention_holds_no_memory():
-    _, cache = tiny_engine("llama").plain.prefill(PROMPTS, range(len(PROMPTS)), StagePlan(SkipSet(mhsa=(0, 2))))
-    assert sorted(cache._keys) == sorted(cache._values) == [1, 3]
+    full, skipping = (
+        tiny_engine("llama").runner.prefix(PROMPTS[0], StagePlan(skip))[0] for skip in (SkipSet(), SkipSet(mhsa=(0, 2)))
+    )
+    assert skipping.nbytes == full.nbytes / 2 > 0
 
 
 # --- what stands in is made once ---
 
 
-@pytest.mark.parametrize("path", ["fast", "static", "plain"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_a_plans_stand_ins_are_made_once_and_go_with_it(path, monkeypatch):
     """Not in every generation, which the clock would count; plans of the same tensors share them."""
     made = []

@@ -1,4 +1,4 @@
-"""Static steps write what the plain path writes, are made once, and are the same operations every time.
+"""Static steps write what the oracle writes, are made once, and are the same operations every time.
 
 There is no CUDA graph on a CPU. What stands in for one here is a tape: it records the operations of one step and then
 only repeats those, with the same tensors in the same places, as a graph does.
@@ -10,18 +10,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_carry import stages
-from test_fast import QUICK, SUBLAYERS, fans, outcome
-from test_parity import PROMPTS, ragged, run
+from oracle import tiny_oracle
+from test_fast import SUBLAYERS, fans, outcome
+from test_parity import PROMPTS, families, ragged, run
+from test_prefix_cache import stages
 from test_skip_parity import compensated
 from tiny import LAYERS, Characters, tiny_engine, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from litestage.decoder.regions import Product
-from litestage.engine import Decoding, Engine, Request, batching, static
-from litestage.engine.carry import Carry
-from litestage.engine.lookahead import POLL
+from litestage.engine import Decoding, Engine, PrefixCache, Request, graph_runner, scheduler
+from litestage.engine.decode_step import Column
+from litestage.engine.graph_runner import GraphRunner, StaticKVCache
+from litestage.engine.readback import POLL
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
 
@@ -58,27 +60,27 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch):
-    monkeypatch.setattr(static, "SMALLEST", 32)
+    monkeypatch.setattr(graph_runner, "SMALLEST_BUCKET", 32)
 
 
 def static_engine(family="llama", taped=True):
     engine = Engine(tiny_model(family), Characters(), "static")
     if taped:  # as on CUDA: recorded, and ahead of the host
-        engine._fast.static.graphs.capture, engine._fast.static.ahead = Tape, 1
+        engine.runner.graphs.capture, engine.runner.ahead = Tape, 1
     return engine
 
 
 def both(engine, family, requests, plan, decoding):
     ours = engine.generate(requests, plan, decoding, confidences=plan.exit is not None).generations
-    theirs = tiny_engine(family, "plain").generate(requests, plan, decoding, confidences=plan.exit is not None)
+    theirs = tiny_oracle(family).generate(requests, plan, decoding, confidences=plan.exit is not None)
     assert outcome(ours) == outcome(theirs.generations)
     for one, two in zip(ours, theirs.generations, strict=True):
         assert one.confidences == pytest.approx(two.confidences, abs=1e-4)
     return ours
 
 
-@pytest.mark.parametrize("family", QUICK)
-def test_random_plans_write_what_the_plain_path_writes(family):
+@families
+def test_random_plans_write_what_the_oracle_writes(family):
     """One row and many; rows end by all that may end them; lanes are refilled, moved and used again."""
     engine, rng, stops = static_engine(family), random.Random(family), set()
     for requests in (fans(14), ragged(PROMPTS[:1]), fans(3, seed=4)):
@@ -86,7 +88,7 @@ def test_random_plans_write_what_the_plain_path_writes(family):
             skip = SkipSet.of(rng.sample(SUBLAYERS, rng.randrange(5)))
             rule = rng.choice([None, ExitRule(threshold=rng.uniform(0.3, 0.7), window=rng.randrange(1, 4))])
             plan = StagePlan(skip, phase=phase, exit=rule)
-            assert engine.stepwise_because(plan) is None
+            assert engine.why_not_static(plan) is None
             stops |= {row.stop for row in both(engine, family, requests, plan, Decoding(stop=("k", "Zq")))}
     assert "length" in stops
     assert len(stops) > 1
@@ -99,9 +101,9 @@ def test_compensated_plans(form):
 
 
 def test_drafts_are_verified_before_static_steps_go_on():
-    plain = run(tiny_engine("llama", "plain"), ragged(PROMPTS))
+    plain = run(tiny_oracle("llama"), ragged(PROMPTS))
     drafted = [Request(prompt, 16, draft=row.tokens[:5] * 2) for prompt, row in zip(PROMPTS, plain, strict=True)]
-    assert outcome(run(static_engine(), drafted)) == outcome(run(tiny_engine("llama", "plain"), drafted))
+    assert outcome(run(static_engine(), drafted)) == outcome(run(tiny_oracle("llama"), drafted))
 
 
 def test_sampled_tokens_are_drawn_from_each_rows_own_stream():
@@ -113,17 +115,18 @@ def test_sampled_tokens_are_drawn_from_each_rows_own_stream():
 
 def test_the_device_ends_rows_where_the_host_does(monkeypatch):
     """Every look finds no tokens left in exactly the columns whose rows end by what the device can see."""
-    advance, checked = static.StaticDecoding.advance, []
+    decode, checked = GraphRunner.decode, []
 
-    def advanced(self, held, lanes, *args):
-        advance(self, held, lanes, *args)
-        for column, row in lanes.running.rows.items() if lanes.running else ():
-            left = lanes.running.step.kept.state[6, column]
+    def decoded(self, batch):
+        decode(self, batch)
+        running = batch.cache.running
+        for column, row in running.rows.items() if running else ():
+            left = Column(*running.step.kept.state[:, column]).left
             checked.append(row.stop)
             assert (left == 0) == (row.stop is not None)
             assert left in (0, row.limit - len(row.tokens))
 
-    monkeypatch.setattr(static.StaticDecoding, "advance", advanced)
+    monkeypatch.setattr(GraphRunner, "decode", decoded)
     requests = [replace(request, limit=2 * request.limit) for request in fans(9)]
     for threshold in (0.0, 0.3, 0.5):
         for family in ("llama", "qwen2", "gemma2"):
@@ -137,12 +140,12 @@ def test_the_device_ends_rows_where_the_host_does(monkeypatch):
 
 def test_the_device_runs_ahead_of_the_host_and_what_is_beyond_a_rows_end_is_dropped_but_counted():
     """One row that a stop string ends, which the device cannot see: it goes on for as long as the host is behind."""
-    plain, plan = run(tiny_engine("llama", "plain"), ragged(PROMPTS[:1]))[0], StagePlan()
+    plain, plan = run(tiny_oracle("llama"), ragged(PROMPTS[:1]))[0], StagePlan()
     stop, steps = Decoding(stop=(plain.text[4],)), []
     at = plain.text.index(plain.text[4])  # the token that ends it: the first is the prefill's, the others a step each
     for ahead in (0, 1, 3):
         engine = static_engine()
-        engine._fast.static.ahead = ahead
+        engine.runner.ahead = ahead
         before = replace(engine.decoder.work)
         row = engine.generate([Request(PROMPTS[0], 16)], plan, stop).generations[0]
         assert (row.stop, row.text) == ("stop_string", plain.text[:at])
@@ -155,23 +158,23 @@ def test_the_device_runs_ahead_of_the_host_and_what_is_beyond_a_rows_end_is_drop
 
 def test_what_was_decoded_ahead_is_given_to_the_rows_before_their_lanes_are_refilled_or_moved(monkeypatch):
     requests, settled = fans(24), []
-    settle = static.StaticLanes.settle
+    settle = StaticKVCache.settle
     monkeypatch.setattr(
-        static.StaticLanes, "settle", lambda self: (settled.append(self.running and self.running.ahead), settle(self))
+        StaticKVCache, "settle", lambda self: (settled.append(self.running and self.running.ahead), settle(self))
     )
     engine = static_engine()
-    engine._fast.static.ahead = 2
+    engine.runner.ahead = 2
     both(engine, "llama", requests, StagePlan(), Decoding(stop=("k", "Zq")))
     assert {1, 2} & set(settled)
 
 
 def test_what_a_stage_leaves_is_carried_over_while_the_device_runs_ahead(monkeypatch):
     """Shared beginnings and earlier stages are filled into lanes whose steps are recorded, as on a CPU's own path."""
-    monkeypatch.setattr(batching, "IN_FLIGHT", 6)
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 6)
     plans, engine = [StagePlan(SkipSet(mhsa=(1,), ffn=(2,)))] * 3, static_engine("qwen2")
-    engine._fast.static.ahead = 2
+    engine.runner.ahead = 2
     afresh, all_tokens = stages(tiny_engine("qwen2"), plans, None)
-    carried, fewer = stages(engine, plans, Carry())
+    carried, fewer = stages(engine, plans, PrefixCache())
     assert outcome(carried) == outcome(afresh)
     assert fewer < 0.9 * all_tokens  # what the device writes beyond a row's end counts
 
@@ -189,22 +192,22 @@ def compiles(monkeypatch):
     return counters["stats"]
 
 
-@pytest.mark.parametrize("family", QUICK)
-def test_the_regions_that_are_compiled_write_what_the_plain_path_writes(family, monkeypatch):
+@families
+def test_the_regions_that_are_compiled_write_what_the_oracle_writes(family, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     engine = Engine(tiny_model(family), Characters(), "static", "on")
     for requests in (fans(2, seed=4), ragged(PROMPTS[:1])):
         plan = StagePlan(SkipSet(mhsa=(0,), ffn=(2,)), exit=ExitRule(threshold=0.4, window=2))
         both(engine, family, requests, plan, Decoding())
-    assert engine._fast.static._regions
-    assert engine._fast.static.uncompiled_because is None
+    assert engine.runner._regions
+    assert engine.runner.why_not_compiled is None
 
 
 def test_a_region_is_compiled_once_and_serves_every_layer_and_mask(compiles):
     engine, requests, made = Engine(tiny_model("llama"), Characters(), "static", "on"), ragged(PROMPTS[:1]), []
     for skip in (SkipSet(), SkipSet(mhsa=(1,)), SkipSet(mhsa=(0, 3), ffn=(1, 2))):
         both(engine, "llama", requests, StagePlan(skip), Decoding())
-        made.append(engine._fast.static.made)
+        made.append(engine.runner.made)
         # before and after the attention, feed-forward, head, and the move to the next token
         assert compiles["unique_graphs"] == 5
     assert made[0] < made[1] < made[2]
@@ -233,7 +236,7 @@ def test_the_compiler_writes_code_that_keeps_keys_and_values_where_they_are(monk
     monkeypatch.setattr(torch, "compile", one)
     engine = Engine(tiny_model("qwen2"), Characters(), "static", "on")
     both(engine, "qwen2", [Request(PROMPTS[0], 9)], StagePlan(SkipSet(ffn=(1,))), Decoding())
-    assert engine._fast.static.uncompiled_because is None
+    assert engine.runner.why_not_compiled is None
     assert len(written) == 1
 
 
@@ -249,7 +252,7 @@ def test_compiled_regions_hold_no_weights_of_their_own(monkeypatch):
 
 def _matrices(engine):
     """All matrices of the model and of what its regions were given."""
-    regions = engine._fast.static._regions
+    regions = engine.runner._regions
     given = [cell.cell_contents for step in regions.sublayers.values() for cell in step.__closure__ or ()]
     products = [part for part in (*given, regions._head) if isinstance(part, Product)]
     assert len(products) == 4 * LAYERS + 1
@@ -267,12 +270,12 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     engine = Engine(tiny_model("llama"), Characters(), "static", "on")
     both(engine, "llama", fans(2, seed=4), StagePlan(), Decoding())
-    assert engine._fast.static.uncompiled_because == "sub-layers could not be compiled: a compiler raised: no headers"
+    assert engine.runner.why_not_compiled == "sub-layers could not be compiled: a compiler raised: no headers"
 
 
 def test_what_is_compiled_is_said():
     reasons = {choice: Engine(tiny_model("llama"), Characters(), "static", choice) for choice in ("auto", "on", "off")}
-    said = {choice: engine._fast.static.uncompiled_because for choice, engine in reasons.items()}
+    said = {choice: engine.runner.why_not_compiled for choice, engine in reasons.items()}
     assert said == {"auto": "engine.compile is auto: on CUDA only", "on": None, "off": "engine.compile is off"}
     with pytest.raises(LiteStageError, match=r"engine\.compile is 'yes'; known: auto, off, on"):
         Engine(tiny_model("llama"), Characters(), "static", "yes")
@@ -293,12 +296,12 @@ def test_static_steps_have_one_thread_however_many_pytorch_has():
 def test_a_step_is_made_once_for_a_skip_set_and_stays_where_it_is():
     """Other questions, limits, stop strings and thresholds are entered; only another path or shape is made anew."""
     engine, requests = static_engine(), ragged(PROMPTS[:3])
-    decoding, rule = engine._fast.static, ExitRule(threshold=0.5, window=3)
+    decoding, rule = engine.runner, ExitRule(threshold=0.5, window=3)
     skipping = StagePlan(SkipSet(mhsa=(1,)), exit=rule)
 
     def places():
-        lanes = decoding._lanes[4]
-        kept = [lanes.positions, lanes.branches, *(held.whole for held in lanes._held.values())]
+        lanes = decoding._caches[4]
+        kept = [lanes.positions, lanes.branches, *(layer.whole for layer in lanes._layers.values())]
         kept += [tensor for step in lanes.steps.values() for tensor in step.tensors()]
         return {tensor.data_ptr() for tensor in kept}
 
@@ -321,13 +324,13 @@ def test_a_step_is_the_same_operations_every_time_and_what_it_keeps_lies_still()
     """What it writes for later lies in the tensors made with it; all others it makes are gone when it ends."""
     engine = static_engine(taped=False)
     engine.generate(ragged(PROMPTS[:2]), StagePlan(), Decoding())
-    (step,) = engine._fast.static._lanes[2].steps.values()
+    (step,) = engine.runner._caches[2].steps.values()
     step.kept.at.zero_()  # as after every entry
-    lanes, (first, second) = step._lanes, (Tape(step.run).calls for _ in range(2))
+    lanes, (first, second) = step._cache, (Tape(step.run).calls for _ in range(2))
     assert [(str(call[0]), tree_map(_shape, call[1])) for call in first] == [
         (str(call[0]), tree_map(_shape, call[1])) for call in second
     ]
-    kept = [*step.tensors(), lanes.positions, lanes.branches, *(held.whole for held in lanes._held.values())]
+    kept = [*step.tensors(), lanes.positions, lanes.branches, *(layer.whole for layer in lanes._layers.values())]
     still = {tensor.untyped_storage().data_ptr() for tensor in kept}
     written = [
         {args[0].untyped_storage().data_ptr() for func, args, *_ in calls if func._schema.is_mutable}
@@ -352,7 +355,7 @@ def test_longer_questions_move_the_lanes_and_shorter_ones_go_on_reading_few_slot
     both(engine, "llama", [Request(PROMPTS[0], 60)], StagePlan(), Decoding())
     both(engine, "llama", long, StagePlan(), Decoding())
     both(engine, "llama", [Request(PROMPTS[0], 8)], StagePlan(), Decoding())
-    seen = sorted(step.seen for step in engine._fast.static._lanes[1].steps.values())
+    seen = sorted(step.seen for step in engine.runner._caches[1].steps.values())
     assert all(slots % 32 == 0 for slots in seen)  # what the attention's kernels want of a mask
     assert seen[0] == 32
     assert seen[-1] >= len(long[0].prompt) + 60
@@ -364,22 +367,21 @@ def test_longer_questions_move_the_lanes_and_shorter_ones_go_on_reading_few_slot
 def test_what_is_left_to_the_hosts_steps_is_said():
     schedule = StagePlan(SkipSet(ffn=(1,)), schedule={"online": {"observe": 2, "threshold": 0.9}})
     engine = static_engine()
-    assert "schedule" in engine.stepwise_because(schedule)
+    assert "schedule" in engine.why_not_static(schedule)
     assert outcome(run(engine, ragged(PROMPTS[:2]), schedule)) == outcome(
-        run(tiny_engine("llama", "plain"), ragged(PROMPTS[:2]), schedule)
+        run(tiny_oracle("llama"), ragged(PROMPTS[:2]), schedule)
     )
-    assert tiny_engine("llama").stepwise_because(StagePlan()) == "engine.path is not static"
-    assert "longrope" in static_engine("phi3_longrope", taped=False).plain_because(StagePlan())
+    assert tiny_engine("llama").why_not_static(StagePlan()) == "engine.path is not static"
 
 
 def test_where_no_graph_can_be_recorded_decoding_goes_on_step_by_step(monkeypatch):
     engine = static_engine(taped=False)
-    graphs = engine._fast.static.graphs
+    graphs = engine.runner.graphs
     graphs._memory = object()  # as on a GPU
     monkeypatch.setattr(graphs, "_graph", lambda function: (_ for _ in ()).throw(RuntimeError("out of memory\nhere")))
     made = []
     for _ in range(2):
-        assert outcome(run(engine, ragged(PROMPTS))) == outcome(run(tiny_engine("llama", "plain"), ragged(PROMPTS)))
-        made.append(engine._fast.static.made)
-    assert engine.stepwise_because(StagePlan()) == "a CUDA graph could not be captured: out of memory"
+        assert outcome(run(engine, ragged(PROMPTS))) == outcome(run(tiny_oracle("llama"), ragged(PROMPTS)))
+        made.append(engine.runner.made)
+    assert engine.why_not_static(StagePlan()) == "a CUDA graph could not be captured: out of memory"
     assert made[0] == made[1]

@@ -38,11 +38,10 @@ def test_a_wrong_draft_of_any_length_is_harmless(draft):
 
 
 def test_a_right_draft_takes_one_pass(monkeypatch):
-    engine = tiny_engine("llama", "plain")
+    engine = tiny_engine("llama")
     tokens = engine.generate(REQUESTS[:1], StagePlan(), Decoding()).generations[0].tokens
-    passes = []
-    real = type(engine.plain).forward
-    monkeypatch.setattr(type(engine.plain), "forward", lambda self, *a, **k: passes.append(1) or real(self, *a, **k))
+    passes, embed = [], engine.decoder.embed
+    monkeypatch.setattr(engine.decoder, "embed", lambda ids: passes.append(1) or embed(ids))
     engine.generate([replace(REQUESTS[0], draft=tokens)], StagePlan(), Decoding())
     verified = len(passes)
     passes.clear()

@@ -125,30 +125,31 @@ def _new_mask(shape: Shape) -> Row:
 
 
 def check(device: str) -> dict[str, Any]:
-    """Whether static steps, as they run here, write the plain path's tokens in float32, and how they run."""
+    """Whether static steps, as they run here, write the tokens of the host's steps in float32, and how they run."""
     from litestage.engine import Decoding, Engine, Request
+    from litestage.engine.graph_runner import GraphRunner
 
     shape = Shape.made(2, torch.float32, device)
     engine = Engine(copy.deepcopy(shape.rival), shape.engine.tokenizer, "static")
-    plain = Engine(copy.deepcopy(shape.rival), shape.engine.tokenizer, "plain")
+    host = Engine(copy.deepcopy(shape.rival), shape.engine.tokenizer, "host")
     asked = [Request(prompt, 12, group=row // 4) for row, prompt in enumerate(prompts(40, 20, 16))]
     same = rows = 0
     for skip in (SkipSet(), SkipSet(mhsa=(1,)), SkipSet(ffn=(0,))):
         plan = StagePlan(skip, exit=ExitRule(threshold=1e-5, window=3))
         for requests in (asked[:1], asked[:4], asked):
-            ours, theirs = (one.generate(requests, plan, Decoding()).generations for one in (engine, plain))
+            ours, theirs = (one.generate(requests, plan, Decoding()).generations for one in (engine, host))
             same += sum(one.tokens == two.tokens for one, two in zip(ours, theirs, strict=True))
             rows += len(requests)
-    static = engine._fast.static
-    assert static is not None
+    runner = engine.runner
+    assert isinstance(runner, GraphRunner)
     return {
-        "check": "tokens of static steps and of the plain path, float32",
+        "check": "tokens of static steps and of the host's, float32",
         "same_rows": same,
         "rows": rows,
-        "stepwise_because": engine.stepwise_because(StagePlan()),
-        "uncompiled_because": static.uncompiled_because,
-        "steps_made": static.made,
-        "graphs_recorded": static.graphs.captured,
+        "why_not_static": engine.why_not_static(StagePlan()),
+        "why_not_compiled": runner.why_not_compiled,
+        "steps_made": runner.made,
+        "graphs_recorded": runner.graphs.captured,
     }
 
 

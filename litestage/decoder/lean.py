@@ -67,7 +67,7 @@ class LeanDecoder:
             if packs(decoder.head.weight):
                 decoder.head = PackedLinear(decoder.head.weight, decoder.head.bias)
         self.joins = not self.fused and decoder.device.type == "cuda"
-        self.device = decoder.device
+        self.device, self.longrope_limit = decoder.device, decoder.longrope_limit
         self._decoder, self._architecture = decoder, decoder.architecture
         self._table: dict[str, Tensor] = {}
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
@@ -100,28 +100,49 @@ class LeanDecoder:
         """Next-token logits [tokens, vocabulary], float32."""
         return self._architecture.finished(self._head(self._norm(stream)))
 
-    def turns(self, positions: Tensor, most: int) -> dict[str, Tensor]:
+    def turns(self, positions: Tensor, most: int, long: Tensor | None = None) -> dict[str, Tensor]:
         """By rope, complex rotations of positions [tokens], none above ``most``; the table behind them is made when
-        needed."""
-        return {name: self._turns(table, positions) for name, table in self.table(most).items()}
+        needed.
 
-    def _turns(self, table: Tensor, positions: Tensor) -> Tensor:
-        turns = table.index_select(0, positions)[:, None]
+        Args:
+            long: [tokens], true for tokens of prompts that are longer than longrope's limit: all of such a prompt is
+                turned by the long factors.
+        """
+        turns = {name: table.index_select(0, positions) for name, table in self.table(most).items()}
+        if long is not None:
+            for name, of_long in self._rotations(positions[long]).items():
+                turns[name][long] = of_long
+        return {name: self._expanded(of_rope) for name, of_rope in turns.items()}
+
+    def _expanded(self, turns: Tensor) -> Tensor:
+        """Rotations [tokens, half the head width] as the attention takes them."""
+        turns, tokens = turns[:, None], len(turns)
         if not self.fused:
             return turns
-        tokens, half, turned = len(positions), self.heads.width // 2, self.heads.queries + self.heads.keys
+        half, turned = self.heads.width // 2, self.heads.queries + self.heads.keys
         return torch.cat([turns.expand(tokens, turned, half), self._one.expand(tokens, self.heads.keys, half)], 1).view(
             tokens, -1
         )
 
     def table(self, most: int) -> dict[str, Tensor]:
-        """By rope, complex rotations of all positions up to ``most`` and more, [positions, half the head width]."""
+        """By rope, complex rotations of all positions up to ``most`` and more, [positions, half the head width].
+
+        With longrope, a position's are those that a generated token gets there: the short factors up to its limit.
+        """
         table = self._table  # other threads may put another in its place
         if any(most >= len(turns) for turns in table.values()) or not table:
-            everything = torch.arange(1 << (most + 1).bit_length(), device=self.device)[None]
-            rotations = self._decoder.rotary(torch.zeros(1, device=self.device), everything)
-            table = self._table = {name: self._complex(*rotation) for name, rotation in rotations.items()}
+            everything = torch.arange(1 << (most + 1).bit_length(), device=self.device)
+            table, limit = self._rotations(everything), self.longrope_limit
+            if limit is not None and len(everything) > limit:
+                short = self._rotations(everything[:limit])
+                table = {name: torch.cat([short[name], turns[limit:]]) for name, turns in table.items()}
+            self._table = table
         return table
+
+    def _rotations(self, positions: Tensor) -> dict[str, Tensor]:
+        """By rope, complex rotations of one row's positions [tokens]: [tokens, half the head width]."""
+        rotations = self._decoder.rotary(torch.zeros(1, device=self.device), positions[None])
+        return {name: self._complex(*rotation) for name, rotation in rotations.items()}
 
     def _complex(self, cos: Tensor, sin: Tensor) -> Tensor:
         half = cos.shape[-1] // 2

@@ -1,6 +1,23 @@
 """Runs a decoder over prompts under a plan: cache, batching, stopping. Knows token ids, not questions."""
 
 from litestage.engine.engine import Batch, Engine
-from litestage.engine.types import Decoding, Generation, Request
+from litestage.engine.prefix_cache import PrefixCache, common_prefix
+from litestage.engine.prompt_tree import share_a_lane
+from litestage.engine.requests import Decoding, Generation, Request
+from litestage.engine.rows import Detokenise
+from litestage.engine.sampler import DRAWING
+from litestage.engine.sequences import TokenSequences
 
-__all__ = ["Batch", "Decoding", "Engine", "Generation", "Request"]
+__all__ = [
+    "DRAWING",
+    "Batch",
+    "Decoding",
+    "Detokenise",
+    "Engine",
+    "Generation",
+    "PrefixCache",
+    "Request",
+    "TokenSequences",
+    "common_prefix",
+    "share_a_lane",
+]

@@ -1,4 +1,4 @@
-"""One forward pass through the lanes: what its attentions share, and how they see the slots."""
+"""One forward pass over the KV cache: what its attentions share, and which slots their queries see."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from torch.nn import functional as F
 
 from litestage.decoder.layers import Heads
 from litestage.decoder.native import Few
-from litestage.engine.slots import SHARED
 
 if TYPE_CHECKING:
-    from litestage.engine.lanes import Lanes
+    from litestage.engine.cache import KVCache
+
+FREE = 1 << 40
+"""Position of a slot that holds nothing: later than any query, so never seen."""
+SHARED = -1
+"""Branch of a slot that all of its lane's rows see."""
 
 
-class Pass:
+class ForwardContext:
     """One forward pass of new tokens, as many for each lane: what its attentions share.
 
     Args:
@@ -27,33 +31,35 @@ class Pass:
         most: the largest position, or more.
         fresh: the tokens see only each other.
         which: the lanes whose tokens they are; None: all.
+        long: [tokens], whose rotary factors are longrope's long ones whatever their position; None: nobody's.
     """
 
     def __init__(
         self,
-        lanes: Lanes,
+        cache: KVCache,
         new: Tensor,
         seen: int,
         most: int,
         fresh: bool = False,
         which: Sequence[int] | None = None,
+        long: Tensor | None = None,
     ) -> None:
         self.ids, self._positions, self._branches, self._slots, self._kept = new.unbind(0)
-        self._lanes, self._seen, self._fresh = lanes, seen, fresh
-        self._count = len(lanes.used if which is None else which)
+        self._cache, self._seen, self._fresh = cache, seen, fresh
+        self._count = len(cache.used if which is None else which)
         self._queries = len(self.ids) // self._count
-        self._which = None if which is None else _selection(which, lanes.device)
-        lanes.positions.view(-1).index_copy_(0, self._slots, self._kept)
-        if not lanes.alone:
-            lanes.branches.view(-1).index_copy_(0, self._slots, self._branches)
+        self._which = None if which is None else _selection(which, cache.device)
+        cache.positions.view(-1).index_copy_(0, self._slots, self._kept)
+        if not cache.alone:
+            cache.branches.view(-1).index_copy_(0, self._slots, self._branches)
         self._new = new  # the addresses in few are of its rows
         self.few: Few | None = None
         self._masks: dict[int | None, Tensor] = {}
-        self.turns = lanes.lean.turns(self._positions, most)
+        self.turns = cache.lean.turns(self._positions, most, long)
 
     def place(self, heads: Heads, dtype: torch.dtype) -> int:
         """Where in memory a layer's keys and values begin."""
-        return self._lanes.buffer(heads, dtype).whole.data_ptr()
+        return self._cache.layer(heads, dtype).whole.data_ptr()
 
     def attend(self, heads: Heads, made: Tensor) -> Tensor:
         """Attention of the queries in ``made`` over their lanes' slots: [tokens, query heads * width].
@@ -64,7 +70,7 @@ class Pass:
         lanes, each, rep, width = self._count, self._queries, heads.queries // heads.keys, heads.width
         row, tokens = made.shape[1], made.shape[0]
         first, second = heads.queries * width, (heads.queries + heads.keys) * width  # where keys and values begin
-        held = self._lanes.buffer(heads, made.dtype)
+        held = self._cache.layer(heads, made.dtype)
         held.flat.index_copy_(1, self._slots, made.as_strided((2 * heads.keys, tokens, width), (width, row, 1), first))
         if self._fresh:
             shape, strides = (lanes, heads.keys, each, width), (each * row, width, row, 1)
@@ -73,7 +79,7 @@ class Pass:
             keys, values = held.views(self._seen)
             if self._which is not None:
                 keys, values = keys[self._which], values[self._which]
-        causal = self._fresh and self._lanes.alone and heads.window is None
+        causal = self._fresh and self._cache.alone and heads.window is None
         if lanes == 1 and each > 1 and heads.softcap is None and (causal or rep > 1):
             # key heads in the place of the batch: long prompts need no mask, or one for all heads
             asked = made.as_strided((heads.keys, rep, each, width), (rep * width, width, row, 1), 0)
@@ -110,12 +116,12 @@ class Pass:
         """0 for slots that a query sees, else minus infinity: [lanes, 1, rep * queries, slots]."""
         own = (self._count, self._queries, 1)
         position = self._positions.view(own)
-        hidden = self._of_slots(self._kept, self._lanes.positions) > position
-        if not self._lanes.alone:
-            of = self._of_slots(self._branches, self._lanes.branches)
+        hidden = self._of_slots(self._kept, self._cache.positions) > position
+        if not self._cache.alone:
+            of = self._of_slots(self._branches, self._cache.branches)
             hidden |= (of != self._branches.view(own)) & (of != SHARED)
         if window is not None:
-            hidden |= self._of_slots(self._kept, self._lanes.positions) <= position - window
+            hidden |= self._of_slots(self._kept, self._cache.positions) <= position - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
         return mask[:, None] if rep == 1 else mask.repeat(1, rep, 1)[:, None]
 

@@ -24,8 +24,8 @@ from litestage.decoder.lean import LeanDecoder
 from litestage.decoder.lean_mhsa import interleaving
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.regions import combining, feeding_forward, heading, product, projecting, scale
-from litestage.engine.attention import Pass
-from litestage.engine.lanes import Lanes
+from litestage.engine.attention import ForwardContext
+from litestage.engine.cache import KVCache
 
 MOST = 8
 """Tokens of a step that is compiled at most: each number is compiled anew, and the more there are the less it gains."""
@@ -115,7 +115,7 @@ class Regions:
         return lambda stream, attending: run(stream, into, out)
 
 
-class RegionPass(Pass):
+class RegionPass(ForwardContext):
     """One decode step's pass, as the compiled sub-layers see it.
 
     Attributes:
@@ -124,20 +124,20 @@ class RegionPass(Pass):
         rotations: by rope, cosines and sines [tokens, half of what is turned, 2].
     """
 
-    def __init__(self, lanes: Lanes, new: Tensor, seen: int, turns: Mapping[str, Tensor]) -> None:
-        super().__init__(lanes, new, seen, seen)
+    def __init__(self, cache: KVCache, new: Tensor, seen: int, turns: Mapping[str, Tensor]) -> None:
+        super().__init__(cache, new, seen, seen)
         self.lanes, self.slots = self._count, self._slots
         self.rotations = {name: table.index_select(0, self._positions) for name, table in turns.items()}
 
     def flat(self, heads: Heads, dtype: torch.dtype) -> Tensor:
         """A layer's keys and values [2 * heads, all lanes' slots, width]."""
-        flat = self._lanes.buffer(heads, dtype).flat
+        flat = self._cache.layer(heads, dtype).flat
         torch._dynamo.mark_dynamic(flat, 1)
         return flat
 
     def over(self, heads: Heads, asked: Tensor) -> Tensor:
         """Attention of queries [lanes, key heads, queries, width] over their lanes' slots; as many come out."""
-        keys, values = self._lanes.buffer(heads, asked.dtype).views(self._seen)
+        keys, values = self._cache.layer(heads, asked.dtype).views(self._seen)
         mask = self._mask_of(heads.window, heads.queries // heads.keys, asked.dtype)
         if heads.softcap is None:
             return F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)

@@ -1,4 +1,4 @@
-"""The engine: requests in, generations out, by the fast path or the plain one."""
+"""The engine: requests in, generations out, with as many rows in flight as memory holds."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from torch import Tensor
 
 from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
-from litestage.engine.batching import IN_FLIGHT
-from litestage.engine.carry import Carry
+from litestage.engine import scheduler, sequences
 from litestage.engine.compiled import COMPILING
-from litestage.engine.fast import FastPath
-from litestage.engine.memory import out_of_memory, rows_that_fit
-from litestage.engine.plain import PlainPath
-from litestage.engine.rows import Row, Sampler
-from litestage.engine.score import Pair, loglikelihood, most_likely
-from litestage.engine.types import ENGINES, Decoding, Detokenise, Generation, Request
+from litestage.engine.graph_runner import GraphRunner
+from litestage.engine.memory import out_of_memory
+from litestage.engine.prefix_cache import PrefixCache
+from litestage.engine.requests import Decoding, Generation, Request
+from litestage.engine.rows import Detokenise, Row
+from litestage.engine.runner import HostRunner
+from litestage.engine.sampler import Sampler
+from litestage.engine.sequences import Pair, TokenSequences
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan import StagePlan
+
+PATHS = ("fast", "host", "static")
+ENGINES = {"host": "fast/2", "static": "static/3"}
+"""Who decodes, with name and version: part of every stored result's key."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +58,24 @@ class Engine:
     Args:
         model: a Hugging Face causal LM of a supported family, in evaluation mode.
         tokenizer: its tokenizer.
-        path: ``fast``, which leaves to the plain path what it cannot run (:meth:`plain_because`), ``plain``, or
-            ``static``: ``fast`` as it is on CUDA, in static steps where they can (:meth:`stepwise_because`).
+        path: ``host``, which writes out every decode step; ``static``, which repeats steps of fixed place and shape
+            where it can (:meth:`why_not_static`), recorded on CUDA; or ``fast``: whichever the device is quicker with.
         compiling: whether static steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
 
     Attributes:
+        path: ``host`` or ``static``.
         most_rows: rows that may be in flight at a time; halved when memory has run out.
     """
 
     def __init__(self, model: Any, tokenizer: Any, path: str = "fast", compiling: str = "auto") -> None:
         self.decoder = Decoder(model)
-        self.plain = PlainPath(self.decoder)
-        if path not in ENGINES:
-            raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, ENGINES)}")
+        if path not in PATHS:
+            raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, PATHS)}")
         if compiling not in COMPILING:
             raise LiteStageError(f"engine.compile is {compiling!r}; {did_you_mean(compiling, COMPILING)}")
         self._compiling = compiling
-        self.path = "static" if path == "fast" and self.decoder.device.type == "cuda" else path
+        fastest = "static" if self.decoder.device.type == "cuda" else "host"
+        self.path = fastest if path == "fast" else path
         self.generation_settings = _settings(model)
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
@@ -84,13 +90,13 @@ class Engine:
         decoding: Decoding,
         *,
         confidences: bool = False,
-        carry: Carry | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Batch:
         """Generates every request's continuation.
 
         Args:
             confidences: keep each step's largest softmax probability.
-            carry: what an earlier stage left of the same groups is used, and what this one leaves goes there.
+            prefixes: what an earlier stage left of the same groups is used, and what this one leaves goes there.
 
         Raises:
             LiteStageError: an empty prompt, or a row that memory does not hold even alone.
@@ -100,25 +106,25 @@ class Engine:
         rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
         room = self.decoder.context_length
         for row in rows:
-            row.fit(room)
+            row.fit(room, self.decoder.rerun_length)
         sampler = Sampler(decoding)
         waiting = [row for row in rows if row.stop is None]
         prefill_s = self.clock() - started
         if waiting:
-            prefill_s += self._run(waiting, plan, sampler, carry)
+            prefill_s += self._run(waiting, plan, sampler, prefixes)
         while waiting := [row for row in waiting if row.stop is None]:
-            self._run(waiting, plan, sampler, carry)  # anew: their rotary factors changed under way (Phi-3 longrope)
+            self._run(waiting, plan, sampler, prefixes)  # anew: their rotary factors changed under way (Phi-3 longrope)
         generations = [row.generation() for row in rows]
         return Batch(generations, prefill_s, self.clock() - started - prefill_s)
 
     @torch.inference_mode()
     def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
-        """Scores continuations; see :func:`litestage.engine.score.loglikelihood`."""
+        """Scores continuations; see :func:`litestage.engine.sequences.loglikelihood`."""
         scores: list[tuple[float, bool]] = []
         while len(scores) < len(pairs):
             part = pairs[len(scores) :][: self.most_rows]
             try:
-                scores += loglikelihood(self, part, plan)
+                scores += sequences.loglikelihood(self.runner, part, plan)
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
@@ -127,61 +133,56 @@ class Engine:
         return scores
 
     @torch.inference_mode()
-    def choose(self, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
-        """The most probable of several token sequences, by index: :func:`litestage.engine.score.most_likely`."""
-        return most_likely(self, sequences, plan)
+    def choose(self, candidates: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
+        """The most probable of several token sequences, by index: :func:`litestage.engine.sequences.most_likely`."""
+        return sequences.most_likely(self, candidates, plan)
 
     def next_token_logits(self, prompt: Sequence[int], plan: StagePlan) -> Tensor:
         """Logits [vocabulary] after a prompt, which runs as a prompt does under the plan."""
-        if self.plain_because(plan) is None:
-            return self._fast.next_token_logits(prompt, plan)
-        return self.plain.prefill([prompt], [0], plan)[0][0]
+        return self.runner.prefix(prompt, plan)[1]
+
+    @torch.inference_mode()
+    def sequences(self, tokens: Sequence[Sequence[int]]) -> TokenSequences:
+        """Token sequences side by side, to be run whole, sub-layer by sub-layer."""
+        return TokenSequences(self.runner, tokens)
 
     @cached_property
-    def _fast(self) -> FastPath:
-        return FastPath(self.decoder, static=self.path == "static", compiling=self._compiling)
+    def runner(self) -> HostRunner:
+        """Runs the forward passes."""
+        return GraphRunner(self.decoder, self._compiling) if self.path == "static" else HostRunner(self.decoder)
 
     @property
-    def lean(self) -> LeanDecoder | None:
-        """The sub-layers in lean form, or None where the plain path runs them."""
-        return None if self.plain_because(StagePlan()) else self._fast.lean
+    def lean(self) -> LeanDecoder:
+        """The sub-layers as they run."""
+        return self.runner.lean
 
     def runs_on(self, plan: StagePlan) -> str:
-        """Which path decodes one question's rows under this plan: ``fast``, ``static`` or ``plain``."""
-        if self.plain_because(plan) is not None:
-            return "plain"
-        return "fast" if self.stepwise_because(plan) else "static"
+        """Who decodes one question's rows under this plan: ``host`` or ``static``."""
+        return "host" if self.why_not_static(plan) else "static"
 
     @property
     def kernels(self) -> dict[str, str]:
         """Our own kernels among this model's sub-layers, each with a digest of what was compiled."""
-        return {} if self.lean is None else self.lean.kernels
+        return self.lean.kernels
 
     @property
     def name(self) -> str:
         """What runs: the path with its version, and the kernels: ``fast/2+c``, ``static/3+compiled``."""
-        if self.lean is None:
-            return ENGINES["plain"]
-        compiles = self._fast.static is not None and self._fast.static.uncompiled_because is None
+        compiles = isinstance(self.runner, GraphRunner) and self.runner.why_not_compiled is None
         return "+".join([ENGINES[self.path], *["compiled"] * compiles, *sorted(self.kernels)])
 
-    def plain_because(self, plan: StagePlan) -> str | None:
-        """Why the plain path runs this plan, or None where the fast path does."""
-        return "engine.path is plain" if self.path == "plain" else FastPath.refuses(self.decoder, plan)
-
-    def stepwise_because(self, plan: StagePlan) -> str | None:
+    def why_not_static(self, plan: StagePlan) -> str | None:
         """Why the host writes out this plan's decode steps, or None where they are static (CUDA graphs on CUDA)."""
-        static = None if self.plain_because(plan) else self._fast.static
-        return "engine.path is not static" if static is None else static.refuses(plan)
+        return self.runner.why_not_static(plan)
 
-    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, carry: Carry | None) -> float:
+    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, prefixes: PrefixCache | None) -> float:
         """Decodes rows to their ends; returns the seconds until they had their first tokens.
 
         When memory runs out, what has not ended begins anew with half as many rows in flight.
         """
         while True:
             try:
-                return self._run_with(rows, plan, sampler, carry)
+                return scheduler.run(self.runner, rows, plan, sampler, self.clock, self.most_rows, prefixes)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -191,7 +192,7 @@ class Engine:
                 return 0.0
             for row in rows:
                 row.restart()
-            self._halve(min(len(rows), IN_FLIGHT), max(row.length + row.limit for row in rows))
+            self._halve(min(len(rows), scheduler.MAX_ROWS), max(row.length + row.limit for row in rows))
 
     def _halve(self, rows: int, tokens: int) -> None:
         """Allows half as many rows in flight as memory has just run out with; says so the first time."""
@@ -209,22 +210,9 @@ class Engine:
                 rows // 2,
             )
         self.most_rows = rows // 2
-        if self.path == "static" and self.plain_because(StagePlan()) is None and self._fast.static is not None:
-            self._fast.static.release()
+        self.runner.release()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _run_with(self, rows: Sequence[Row], plan: StagePlan, sampler: Sampler, carry: Carry | None) -> float:
-        # a schedule's rows keep step within a question only: many questions are quicker in the plain path's batches
-        apart = plan.schedule is not None and len({row.request.group for row in rows}) > 1
-        if self.plain_because(plan) is None and not apart:
-            return self._fast.run(rows, plan, sampler, self.clock, self.most_rows, carry)
-        most = self.most_rows
-        if len(rows) > 1:
-            fit = rows_that_fit(self.decoder, max(len(row.request.prompt) + row.limit for row in rows))
-            most = most if fit is None else max(1, min(most, fit))
-        parts = [rows[at : at + most] for at in range(0, len(rows), most)]
-        return sum(self.plain.run(list(part), plan, sampler, self.clock) for part in parts)
 
     def clock(self) -> float:
         """Seconds of a clock that only goes forward, once the device has done all that it was given."""

@@ -1,22 +1,13 @@
-"""One row's state while it is decoded, and how its next token is chosen."""
+"""One row's state while it is decoded, and the text that its tokens are."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from litestage.engine.exit import stops
-from litestage.engine.types import Decoding, Detokenise, Generation, Request
+from litestage.engine.requests import Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
-
-DRAWING = 3
-"""Version of how tokens are drawn; part of the key of results that were."""
+from litestage.plan.exit import stops
 
 NON_FINITE = -1
 """In the place of a token: the largest logit is no finite number, so none can be chosen."""
@@ -43,6 +34,7 @@ class Row:
         self.measures_confidence = confidences or exit_rule is not None
         self._keeps_confidences = confidences
         self.exit, self.eos, self._detokenise = exit_rule, eos, detokenise
+        self.rerun_length: int | None = None
 
     @property
     def sequence(self) -> list[int]:
@@ -56,8 +48,34 @@ class Row:
     def length(self) -> int:
         return len(self.request.prompt) + len(self.tokens)
 
-    def fit(self, context_length: int) -> None:
-        """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``."""
+    @property
+    def going(self) -> bool:
+        """Whether its last token can be run: neither ended nor at the length at which its text is run anew."""
+        return self.stop is None and self.length != self.rerun_length
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still be given before it ends, or before its text is run anew."""
+        left = self.limit - len(self.tokens)
+        until = left if self.rerun_length is None else self.rerun_length - self.length
+        return min(left, until) if until > 0 else left
+
+    @property
+    def drafted(self) -> list[int]:
+        """Its last token and those that its draft says to follow, as long as the draft agrees with it so far.
+
+        The draft's own last token is left out: it need not be run to be verified.
+        """
+        written, draft = len(self.tokens), self.request.draft
+        agrees = len(draft) > written and list(draft[:written]) == self.tokens
+        return list(draft[written - 1 : -1]) if agrees else [self.last]
+
+    def fit(self, context_length: int, rerun_length: int | None) -> None:
+        """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``.
+
+        ``rerun_length`` is :func:`litestage.decoder.families.rerun_length`.
+        """
+        self.rerun_length = rerun_length
         self.limit = min(self.limit, context_length - len(self.request.prompt))
         if self.limit < 1:
             self.stop = "too_long"
@@ -95,73 +113,53 @@ class Row:
         )
 
 
-class Sampler:
-    """Chooses every row's next token from its logits: the largest, or drawn from the row's own random stream."""
+class Detokenise:
+    """Turns token ids into text: special tokens left out, cut before the first stop string.
 
-    def __init__(self, decoding: Decoding) -> None:
-        self._decoding = decoding
-        self._streams: dict[str, tuple[torch.Generator, list[float]]] = {}
-        self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
+    A stop string is looked for in the text with its special tokens, as ``generate(stop_strings=...)`` does: it may be
+    one, or hold one.
 
-    @property
-    def greedy(self) -> bool:
-        return not self._warpers
+    Args:
+        alone: texts of single tokens, kept by who makes many of these for one tokenizer.
+    """
 
-    def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
-        """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
-        likeliest = logits.argmax(dim=-1)  # of a row with a NaN, the NaN
-        top = logits.gather(-1, likeliest[:, None])[:, 0]
-        tokens = self._draw(rows, logits) if self._warpers else likeliest
-        confidences: list[float | None] = [None] * len(rows)
-        if any(row.measures_confidence for row in rows):
-            confidences = (top - logits.logsumexp(dim=-1)).exp().tolist()
-        for row, token, largest, confidence in zip(rows, tokens.tolist(), top.tolist(), confidences, strict=True):
-            if row.stop is None:
-                row.push(token if math.isfinite(largest) else NON_FINITE, confidence)
+    def __init__(self, tokenizer: object, stop: tuple[str, ...] = (), alone: dict[int, str] | None = None) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+        self._alone = {} if alone is None else alone
 
-    @property
-    def key(self) -> Hashable:
-        """Equal where tokens are chosen alike, whatever is drawn."""
-        return replace(self._decoding, stop=(), seed=0, repeat=0)
+    def __call__(self, tokens: tuple[int, ...] | list[int]) -> str:
+        text = self._decode(tokens)
+        whole = self._decode(tokens, special=True) if self._stop else text
+        cut = min((at for stop in self._stop if (at := whole.find(stop)) >= 0), default=None)
+        if cut is None:
+            return text
+        return self._without_special(whole[:cut], tokens) if whole != text else text[:cut]
 
-    def choose(self, logits: Tensor, chances: Tensor) -> Tensor:
-        """Tokens [rows] drawn from logits [rows, vocabulary] with :meth:`chances`: where their share of the probability
-        falls, the tokens side by side. Nothing waits for the device."""
-        heaped = self._probabilities(logits).double().cumsum(dim=-1)
-        return (heaped <= chances[:, None] * heaped[:, -1:]).sum(dim=-1)
+    def found(self, tokens: list[int]) -> bool:
+        """Whether the newest token completed a stop string. Only the tail is decoded: a token has at least a byte."""
+        if not any(self._may_end(stop, tokens[-1]) for stop in self._stop):
+            return False
+        text = self._decode(tokens[-(max(len(stop.encode()) for stop in self._stop) + 4) :], special=True)
+        return any(stop in text for stop in self._stop)
 
-    def chances(self, row: Row, count: int) -> list[float]:
-        """Numbers in [0, 1) for a row's next tokens, one each, from its own stream: whatever runs beside it."""
-        generator, drawn = self._stream(row.request.stream)
-        first = len(row.tokens)
-        while len(drawn) < first + count:
-            drawn += torch.rand(64, generator=generator, dtype=torch.float64).tolist()
-        return drawn[first : first + count]
+    def _may_end(self, stop: str, token: int) -> bool:
+        """Whether a text that ends with this token may end with the string's last character.
 
-    def _draw(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
-        chances = [self.chances(row, 1)[0] for row in rows]
-        return self.choose(logits, torch.tensor(chances, dtype=torch.float64, device=logits.device))
+        Decoding takes as long as a sub-layer, so each token is decoded once. Alone it may lose a leading space, or be
+        a piece of a character or nothing at all.
+        """
+        text = self._alone.get(token)
+        if text is None:
+            text = self._alone[token] = self._decode([token], special=True)
+        return not text or stop.endswith(" ") or stop[-1:] in text or "\ufffd" in text
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        for warper in self._warpers:
-            logits = warper(None, logits)
-        return logits.softmax(dim=-1)
+    def _without_special(self, text: str, tokens: Sequence[int]) -> str:
+        """The text without those of the tokens that are special."""
+        for token in set(tokens):
+            if not self._decode([token]) and (special := self._decode([token], special=True)):
+                text = text.replace(special, "")
+        return text
 
-    def _stream(self, name: str) -> tuple[torch.Generator, list[float]]:
-        """A stream's generator, and what it has drawn so far."""
-        if name not in self._streams:
-            digest = hashlib.sha256(f"{self._decoding.seed}/{self._decoding.repeat}/{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            self._streams[name] = generator, []
-        return self._streams[name]
-
-
-def _warpers(decoding: Decoding) -> list:  # type: ignore[type-arg]
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-    chain: list = [TemperatureLogitsWarper(decoding.temperature)]  # type: ignore[type-arg]
-    if decoding.top_k:
-        chain.append(TopKLogitsWarper(decoding.top_k))
-    if decoding.top_p < 1:
-        chain.append(TopPLogitsWarper(decoding.top_p))
-    return chain
+    def _decode(self, tokens: Sequence[int], special: bool = False) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=not special)  # type: ignore[attr-defined]
+        return text

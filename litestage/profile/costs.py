@@ -5,11 +5,10 @@ costs ``f0 + f1 rq + (a0 + a1 rq + a2 rqc) A + (m0 + m1 rq) F`` seconds, one set
 for decode (they run different kernels). Coefficients are not negative and minimise the relative error. What stands in
 for skipped sub-layers costs ``s0 + s1 rq`` seconds each, measured by form where a plan has some.
 
-What a stage forwards depends on the engine's path. *fast*: its rows share a lane, prompts are one pass over what they
-share and each row's rest, and a step forwards the rows that are going. *static* (CUDA): the same prompts, but a step
-forwards all the rows it was made for, until the last has ended. *plain*: what is shared and the rests, padded, are two
-passes, and rows that have ended leave the batch some at a time. All seconds are the engine's: what it takes to render
-and tokenise prompts is in a measured latency and not in a predicted one.
+A stage's rows share a lane: their prompts are one pass over what they share and each row's rest. Where the host writes
+out the decode steps, a step forwards the rows that are going; a *static* one (CUDA) all the rows it was made for, until
+the last has ended. All seconds are the engine's: what it takes to render and tokenise prompts is in a measured latency
+and not in a predicted one.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from litestage.engine.bundle import share_a_lane
-from litestage.engine.plain import COMPACT
+from litestage.engine import share_a_lane
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
 from litestage.trace import StageTrace
@@ -67,7 +65,7 @@ class StepCosts:
         held_out_error: median relative error of whole-generation times on held-out masks: of rows of equal length, or
             of unequal ones that share a prompt's beginning, whichever is larger.
         stand_ins: by form of compensation, what one stand-in costs.
-        path: of the engine: ``fast``, ``static`` or ``plain``.
+        path: who decodes: ``host`` or ``static``.
     """
 
     layers: int
@@ -75,7 +73,7 @@ class StepCosts:
     decode: tuple[float, ...]
     held_out_error: float
     stand_ins: Mapping[str, StandInCosts] = field(default_factory=dict)
-    path: str = "fast"
+    path: str = "host"
 
     def stage_seconds(self, plan: StagePlan, trace: StageTrace) -> tuple[float, float]:
         """Predicted prefill and decode seconds of one question's stage, run alone, from its token counts."""
@@ -112,17 +110,12 @@ class StepCosts:
             return 0.0, 0.0
         longest, ends = max(prompt for prompt, _ in rows), sorted(count for _, count in rows)
         tree = shared + sum(prompt - shared for prompt, _ in rows)
-        one_lane = self.path != "plain" and share_a_lane(tree + sum(ends), longest + ends[-1])
-        if self.path == "plain":
-            prefill = self._pass(plan, 0, 1, shared, shared) if shared else 0.0
-            prefill += self._pass(plan, 0, len(rows), longest - shared, longest)
-        elif one_lane:
-            prefill = self._pass(plan, 0, 1, tree, tree)
-        else:
-            prefill = self._pass(plan, 0, len(rows), longest, longest)
-        decode, running, done = 0.0, len(rows), 1  # the first token comes out of the prefill
+        one_lane = share_a_lane(tree + sum(ends), longest + ends[-1])
+        prefill = self._pass(plan, 0, 1, tree, tree) if one_lane else self._pass(plan, 0, len(rows), longest, longest)
+        decode, done = 0.0, 1  # the first token comes out of the prefill
+        static = self.path == "static" and plan.schedule is None
         for index, end in enumerate(ends):
-            running = self._running(plan, len(rows) - index, running)
+            running = len(rows) if static else len(rows) - index
             for first, last in _unchanging(plan, done, end):
                 length = (first + last) / 2  # of every row that is going
                 slots = longest + length
@@ -131,12 +124,6 @@ class StepCosts:
                 decode += (last - first) * self._pass(plan, first, running, 1, slots)
             done = max(done, end)
         return prefill, decode
-
-    def _running(self, plan: StagePlan, going: int, before: int) -> int:
-        """Rows that a step forwards when so many are still going; ``before``, it forwarded that many."""
-        if self.path == "static" and plan.schedule is None:
-            return before
-        return going if self.path != "plain" or going <= COMPACT * before else before
 
     def _pass(self, plan: StagePlan, token: int, rows: int, queries: int, context: float) -> float:
         """Seconds of one pass: of the prompt (``token`` 0) or of the ``token``-th generated token."""

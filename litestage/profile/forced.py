@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from litestage.decoder.decoder import Attending, Step, SubLayer
 from litestage.engine import Engine
-from litestage.engine.attention import Pass
-from litestage.engine.cache import KVCache
-from litestage.engine.lanes import Lanes
-from litestage.engine.prefix import padded
-from litestage.engine.slots import SHARED
 
 if TYPE_CHECKING:
     from litestage.plan import SkipSet
@@ -39,23 +32,23 @@ class TeacherForced:
     @torch.inference_mode()
     def __init__(self, engine: Engine, sequences: Sequence[Sequenced]) -> None:
         decoder = self.decoder = engine.decoder
-        rows = [[*prompt, *output[:-1]] for prompt, output in sequences]
-        ids, positions, self.valid = padded(rows, [0] * len(rows), decoder.device)
-        self._steps, stream = _sublayers(engine, rows, ids, positions, self.valid)
+        self._sequences = engine.sequences([[*prompt, *output[:-1]] for prompt, output in sequences])
+        self._steps = [engine.lean.sublayers[sublayer.name] for sublayer in decoder.sublayers]
+        self.valid = self._sequences.valid
         predicts = torch.zeros_like(self.valid)
         for row, (prompt, output) in enumerate(sequences):
             predicts[row, len(prompt) - 1 : len(prompt) - 1 + len(output)] = True
         self._predicts = predicts
         self._sequence = predicts.nonzero()[:, 0]  # of every prediction
         self._targets = torch.tensor([token for _, output in sequences for token in output], device=decoder.device)
-        self.streams = [stream]
+        self.streams = [self._sequences.stream]
         for index in range(len(decoder.sublayers)):
             self.streams.append(self.step(index, self.streams[-1]))
 
     def step(self, index: int, stream: Tensor) -> Tensor:
         """The stream after sub-layer ``index``, which runs."""
         self.decoder.work.forwarded(self.valid.numel(), 1 / len(self._steps))
-        return self._steps[index](stream)
+        return self._sequences.after(self._steps[index], stream)
 
     def predicting(self, stream: Tensor) -> Tensor:
         """The part of the last stream [rows, tokens, width] that predicts the outputs: [output tokens, width]."""
@@ -111,34 +104,6 @@ class TeacherForced:
     def keep(self, streams: Sequence[Tensor], start: int = 0) -> None:
         """Makes these the kept streams from ``start`` on."""
         self.streams[start:] = streams
-
-
-def _sublayers(
-    engine: Engine, rows: Sequence[Sequence[int]], ids: Tensor, positions: Tensor, valid: Tensor
-) -> tuple[list[Callable[[Tensor], Tensor]], Tensor]:
-    """Every sub-layer as a function from stream to stream [rows, tokens, width], and the stream before the first.
-
-    Nothing is kept from one call to the next, so sub-layers can be run again and again.
-    """
-    decoder = engine.decoder
-    lean = engine.lean
-    if lean is None:
-        stream, attending = engine.plain.enter(ids, positions, KVCache(len(rows), decoder.device), valid)
-        attending = replace(attending, cache=None)
-        return [_plain(sublayer, attending) for sublayer in decoder.sublayers], stream
-    longest = ids.shape[1]
-    lanes = Lanes(lean, len(rows), longest, decoder.device)
-    tokens = [[(token, position, SHARED) for position, token in enumerate(row)] for row in rows]
-    attending_lanes = lanes.enter(range(len(rows)), tokens, fresh=True)
-    return [_lean(lean.sublayers[sublayer.name], attending_lanes) for sublayer in decoder.sublayers], decoder.embed(ids)
-
-
-def _plain(sublayer: SubLayer, attending: Attending) -> Callable[[Tensor], Tensor]:
-    return lambda stream: stream + sublayer.update(stream, attending)
-
-
-def _lean(sublayer: Step, attending: Pass) -> Callable[[Tensor], Tensor]:
-    return lambda stream: sublayer(stream.reshape(-1, stream.shape[-1]), attending).view(stream.shape)  # type: ignore[arg-type]
 
 
 def stage_sequences(

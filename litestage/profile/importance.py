@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from litestage.engine import Engine
-from litestage.engine.cache import KVCache
-from litestage.engine.prefix import padded
 from litestage.errors import LiteStageError
 from litestage.runner import Contestant
 from litestage.stages import Question
@@ -99,12 +97,11 @@ def measure_importance(
 @torch.inference_mode()
 def _observe(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Cosines and norm ratios [2, sub-layers], summed over the prompts, of one full-depth prefill."""
-    decoder = engine.decoder
-    ids, positions, valid = padded(prompts, [0] * len(prompts), decoder.device)
-    stream, attending = engine.plain.enter(ids, positions, KVCache(len(prompts), decoder.device), valid)
+    sequences = engine.sequences(prompts)
+    stream, valid = sequences.stream, sequences.valid
     counts, rows = valid.sum(dim=1), []
-    for sublayer in decoder.sublayers:
-        after = stream + sublayer.update(stream, attending)
+    for sublayer in engine.decoder.sublayers:
+        after = sequences.after(engine.lean.sublayers[sublayer.name], stream)
         x, y = stream.float(), after.float()
         cosine = (torch.cosine_similarity(x, y, dim=-1) * valid).sum(dim=1) / counts
         weight = valid[..., None]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from litestage.engine import Decoding, Generation, Request
-from litestage.engine.carry import Carry
-from litestage.engine.prefix import common_prefix
+from litestage.engine import Decoding, Generation, PrefixCache, Request, common_prefix
 from litestage.plan import Plan
 from litestage.stages import Pipeline, Question, Stage
 from litestage.store import ReusingEngine
@@ -99,15 +97,15 @@ class Contestant:
         outputs: list[dict[str, str | list[str]]] = [{} for _ in questions]
         traces: list[list[StageTrace]] = [[] for _ in questions]
         broken: set[int] = set()
-        carry, following = Carry(), [*self.pipeline.stage_names[1:], None]
+        prefixes, following = PrefixCache(), [*self.pipeline.stage_names[1:], None]
         for stage, name in zip(self.pipeline.stages, following, strict=True):
-            carry.following = None if name is None else self.plan[name]
+            prefixes.following = None if name is None else self.plan[name]
             requests = [
                 self._requests(stage, index, question, outputs[index]) for index, question in enumerate(questions)
             ]
             going = [request for index, rows in enumerate(requests) if index not in broken for request in rows]
             neighbours = [neighbour[stage.name] for neighbour in self.neighbours]
-            flat = self.engine.generate(going, self.plan[stage.name], self._decoding(stage), neighbours, carry)
+            flat = self.engine.generate(going, self.plan[stage.name], self._decoding(stage), neighbours, prefixes)
             rest = iter(flat)
             for index, asked in enumerate(requests):
                 rows = _nothing(asked) if index in broken else [next(rest) for _ in asked]
@@ -193,11 +191,11 @@ def _stage_trace(
     stage: Stage, requests: list[Request], rows: list[Generation], seconds: Mapping[str, float | None]
 ) -> StageTrace:
     confidences = tuple(row.confidences for row in rows) if any(row.confidences for row in rows) else None
-    prefixes, _ = common_prefix([request.prompt for request in requests], [0] * len(requests))
+    shared = common_prefix([request.prompt for request in requests]) if len(rows) > 1 and not _one_by_one(stage) else ()
     return StageTrace(
         name=stage.name,
         prompt_tokens=tuple(row.prompt_tokens for row in rows),
-        shared_tokens=len(prefixes[0]) if prefixes and len(rows) > 1 and not _one_by_one(stage) else 0,
+        shared_tokens=len(shared),
         tokens=tuple(len(row.tokens) for row in rows),
         texts=tuple(row.text.strip() for row in rows),
         stops=tuple(row.stop for row in rows),

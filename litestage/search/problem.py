@@ -10,8 +10,8 @@ from logging import getLogger
 from statistics import fmean
 from typing import Any
 
-from litestage.engine.exit import exit_step
 from litestage.plan import Certificate, ExitRule, Plan
+from litestage.plan.exit import exit_step
 from litestage.profile import StepCosts
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Ladder

@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 
-from litestage.engine import Decoding, Engine, Generation, Request
-from litestage.engine.carry import Carry
-from litestage.engine.rows import DRAWING
-from litestage.engine.types import Detokenise
+from litestage.engine import DRAWING, Decoding, Detokenise, Engine, Generation, PrefixCache, Request
 from litestage.identity import identity, tokenizer_digest
 from litestage.plan import StagePlan
 from litestage.store.store import ResultStore
@@ -53,12 +50,12 @@ class ReusingEngine:
         plan: StagePlan,
         decoding: Decoding,
         neighbours: Sequence[StagePlan] = (),
-        carry: Carry | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> list[Generation]:
-        """One generation per request, in order; ``carry`` is the engine's.
+        """One generation per request, in order; ``prefixes`` is the engine's.
 
         What a neighbour is known to have written for the same prompt, the first that is known, is verified in one pass
-        instead of decoded token by token; the result is the same (:mod:`litestage.engine.verify`).
+        instead of decoded token by token; the result is the same (:meth:`litestage.engine.runner.HostRunner.verify`).
         """
         exact = self.engine.decoder.dtype == torch.float32 and decoding.temperature == 0
         run_plan = _without_exit(plan) if exact else plan
@@ -72,7 +69,8 @@ class ReusingEngine:
             todo = [requests[index] for index in missing]
             if exact and self.reuse:
                 todo = self._with_drafts(todo, neighbours, decoding)
-            batch = self.engine.generate(todo, run_plan, decoding, confidences=True, carry=carry if exact else None)
+            prefixes = prefixes if exact else None
+            batch = self.engine.generate(todo, run_plan, decoding, confidences=True, prefixes=prefixes)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
             if self.reuse:
                 kept = {key: record for key, record in new.items() if record["stop"] != "non_finite"}

@@ -4,46 +4,46 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_fast import QUICK, outcome
-from tiny import contestant, random_prompts, some_questions, tiny_engine
+from oracle import tiny_oracle
+from test_fast import outcome
+from tiny import FAMILIES, LONGROPES, contestant, random_prompts, some_questions, tiny_engine
 
 from litestage.config import load_config
-from litestage.engine import Decoding, Engine, Request, batching
-from litestage.engine.carry import Carry
-from litestage.engine.fast import FastPath
+from litestage.engine import Decoding, Engine, PrefixCache, Request, scheduler
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.store import ResultStore, ReusingEngine
 from litestage.workbench import Workbench
 
 SEVERAL = SkipSet(mhsa=(1,), ffn=(2,))
+REUSING = [family for family in FAMILIES if family not in LONGROPES]  # its rotary factors change under way
 
 
-def stages(engine, plans, carry, questions=5, rows=3):
+def stages(engine, plans, prefixes, questions=5, rows=3):
     """Every question through a stage, a stage of several rows and a last one, each prompt going on where the one before
     ended: all generations, and the tokens that were forwarded."""
     prompts = {question: random_prompts((12 + question,), seed=question)[0] for question in range(questions)}
     written, before = [], engine.decoder.work.tokens
     for stage, plan in enumerate(plans):
-        if carry is not None:
-            carry.following = plans[stage + 1] if stage + 1 < len(plans) else None
+        if prefixes is not None:
+            prefixes.following = plans[stage + 1] if stage + 1 < len(plans) else None
         tails = [(5 + row, 6) for row in range(rows)] if stage == 1 else [(7,)]
         requests = [
             Request((*prompt, *tail), 6, group=question) for question, prompt in prompts.items() for tail in tails
         ]
-        generations = engine.generate(requests, plan, Decoding(), confidences=True, carry=carry).generations
+        generations = engine.generate(requests, plan, Decoding(), confidences=True, prefixes=prefixes).generations
         written += generations
         for request, generation in zip(reversed(requests), reversed(generations), strict=True):  # the first row is last
             prompts[request.group] = (*request.prompt, *generation.tokens)
     return written, engine.decoder.work.tokens - before
 
 
-@pytest.mark.parametrize(("family", "path"), [*((family, "fast") for family in QUICK), ("qwen2", "static")])
+@pytest.mark.parametrize(("family", "path"), [*((family, "host") for family in REUSING), ("qwen2", "static")])
 def test_stages_that_run_the_same_sublayers_write_the_same_with_half_the_tokens(family, path, monkeypatch):
     """Lanes are refilled, and rows leave at different steps."""
-    monkeypatch.setattr(batching, "IN_FLIGHT", 6)
+    monkeypatch.setattr(scheduler, "MAX_ROWS", 6)
     plans = [StagePlan(SEVERAL, exit=ExitRule(threshold=0.3, window=2))] * 3
     afresh, all_tokens = stages(tiny_engine(family, path), plans, None)
-    carried, fewer = stages(tiny_engine(family, path), plans, Carry())
+    carried, fewer = stages(tiny_engine(family, path), plans, PrefixCache())
     assert outcome(carried) == outcome(afresh)
     for one, two in zip(carried, afresh, strict=True):
         assert one.confidences == pytest.approx(two.confidences, abs=1e-4)
@@ -62,22 +62,22 @@ def test_stages_that_run_the_same_sublayers_write_the_same_with_half_the_tokens(
 def test_stages_that_do_not_run_the_same_prefill_afresh(second, third):
     engine, plans = tiny_engine("llama"), [StagePlan(SkipSet(ffn=(0,))), second, third]
     afresh, tokens = stages(engine, plans, None)
-    carried, as_many = stages(engine, plans, Carry())
+    carried, as_many = stages(engine, plans, PrefixCache())
     assert (outcome(carried), as_many) == (outcome(afresh), tokens)
 
 
 def test_a_stage_left_out_between_leaves_nothing_of_its_own_to_be_mistaken():
     """The store may know all of a stage's generations: the next one then finds what the stage before that left."""
-    engine, carry = tiny_engine("llama"), Carry()
-    carry.following = StagePlan(SEVERAL)
+    engine, prefixes = tiny_engine("llama"), PrefixCache()
+    prefixes.following = StagePlan(SEVERAL)
     (prompt,) = random_prompts((20,))
-    engine.generate([Request(prompt, 4)], StagePlan(SEVERAL), Decoding(), carry=carry)
+    engine.generate([Request(prompt, 4)], StagePlan(SEVERAL), Decoding(), prefixes=prefixes)
     (alone,) = engine.generate([Request((*prompt, 9), 6)], StagePlan(), Decoding()).generations
-    (after,) = engine.generate([Request((*prompt, 9), 6)], StagePlan(), Decoding(), carry=carry).generations
+    (after,) = engine.generate([Request((*prompt, 9), 6)], StagePlan(), Decoding(), prefixes=prefixes).generations
     assert outcome([after]) == outcome([alone])
 
 
-@pytest.mark.parametrize("path", ["fast", "static"])
+@pytest.mark.parametrize("path", ["host", "static"])
 def test_what_all_prompts_begin_with_is_prefilled_once(path):
     """As worked examples are: 40 tokens that 6 prompts share, in 40 + 6 x 5 tokens of prefill."""
     engine, (head,) = tiny_engine("qwen2", path), random_prompts((40,))
@@ -85,7 +85,7 @@ def test_what_all_prompts_begin_with_is_prefilled_once(path):
     before = engine.decoder.work.tokens
     together = engine.generate(requests, StagePlan(SEVERAL), Decoding()).generations
     assert engine.decoder.work.tokens - before == 40 + 6 * 5
-    plain = tiny_engine("qwen2", "plain").generate(requests, StagePlan(SEVERAL), Decoding()).generations
+    plain = tiny_oracle("qwen2").generate(requests, StagePlan(SEVERAL), Decoding()).generations
     assert outcome(together) == outcome(plain)
 
 
@@ -94,10 +94,8 @@ def test_questions_side_by_side_write_what_they_write_one_after_another(monkeypa
     threads = torch.get_num_threads()
     requests = [Request(prompt, 9, group=at // 2) for at, prompt in enumerate(random_prompts((9, 10, 17, 30) * 6))]
     plan, engine, used = StagePlan(SEVERAL), tiny_engine("llama"), []
-    afterwards = FastPath._side_by_side
-    monkeypatch.setattr(
-        FastPath, "_side_by_side", lambda self, parts: used.append(len(parts)) or afterwards(self, parts)
-    )
+    afterwards = scheduler._side_by_side
+    monkeypatch.setattr(scheduler, "_side_by_side", lambda parts: used.append(len(parts)) or afterwards(parts))
     try:
         torch.set_num_threads(1)
         alone = engine.generate(requests, plan, Decoding(), confidences=True).generations
@@ -112,18 +110,18 @@ def test_questions_side_by_side_write_what_they_write_one_after_another(monkeypa
 
 def test_by_the_clock_every_stage_prefills_afresh(monkeypatch):
     """As in the paper: there each stage has sub-layers of its own, and full depth is held to the same."""
-    carries, generate = [], Engine.generate
+    given, generate = [], Engine.generate
 
-    def spy(self, *asked, carry=None, **options):
-        carries.append(carry)
-        return generate(self, *asked, carry=carry, **options)
+    def spy(self, *asked, prefixes=None, **options):
+        given.append(prefixes)
+        return generate(self, *asked, prefixes=prefixes, **options)
 
     monkeypatch.setattr(Engine, "generate", spy)
     contestant().answer(some_questions(1), timed=True)
-    assert set(carries) == {None}
-    carries.clear()
+    assert set(given) == {None}
+    given.clear()
     contestant().answer(some_questions(1))
-    assert None not in carries
+    assert None not in given
 
 
 def test_sixteen_questions_of_the_reference_model_are_so_many_tokens():

@@ -1,9 +1,10 @@
-"""Which path each row's generated tokens take under a stage's plan, and what an online rule observes of each row."""
+"""The layer schedule: which sub-layers each generated token runs under a plan, and what an online rule observes."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from litestage.plan.skip import SubLayerName
 
 
 class MakePath(Protocol):
-    """How an engine path makes its paths: :meth:`litestage.decoder.decoder.Decoder.path`, or the like."""
+    """What makes the functions to run, as :meth:`litestage.engine.runner.HostRunner.path` does."""
 
     def __call__(
         self, plan: StagePlan, phase: str, skip: SkipSet | None = ..., instead: Mapping[SubLayerName, Step] = ...
@@ -31,27 +32,22 @@ class _Observed:
     tokens: int = 0
 
 
-class Course:
+class LayerSchedule:
     """The paths of one generation, row by row. A row is anything hashable; its tokens are counted from 1.
 
-    A stream is [rows, tokens, width] or, one token to a row, [rows, width].
+    A pass of a plan with an online rule holds as many tokens of each row, row by row, and no padding: a stream is
+    [tokens, width].
 
     A fixed plan has one path. Steps have one per set. An online rule (AdaSkip, arXiv 2501.02336, step 4) observes at
     first, then gives each row its own: feed-forwards of mean cosine at or above the threshold become ``r x``.
 
     Args:
-        path, steps: another engine path's way to make a path and its sub-layers, in the place of the decoder's own.
+        path: makes the functions to run.
+        steps: the sub-layers that it makes them of.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        plan: StagePlan,
-        path: MakePath | None = None,
-        steps: Mapping[SubLayerName, Step] | None = None,
-    ) -> None:
-        self._decoder, self._plan = decoder, plan
-        self._path, self._steps = path or decoder.path, decoder.steps if steps is None else steps
+    def __init__(self, decoder: Decoder, plan: StagePlan, path: MakePath, steps: Mapping[SubLayerName, Step]) -> None:
+        self._decoder, self.plan, self._path, self._steps = decoder, plan, path, steps
         self._online = (plan.schedule or {}).get("online")
         self._watched = [layer for layer in range(decoder.layers) if ("ffn", layer) not in plan.skip]
         self._observed: dict[Hashable, _Observed] = {}
@@ -61,26 +57,22 @@ class Course:
     def prepare(self) -> None:
         """Makes the paths that are known beforehand, so that no step waits for its own."""
         if self._online is None:
-            for token in (1, *(start for start, _ in step_sets(self._plan.schedule))):
+            for token in (1, *(start for start, _ in step_sets(self.plan.schedule))):
                 self.path([None], token)
+
+    @cached_property
+    def prefill(self) -> Path:
+        """What prompts run."""
+        return self._path(self.plan, "prefill")
 
     @property
     def splits(self) -> bool:
         """Whether rows may come to take different paths."""
-        return self._plan.schedule is not None
-
-    def groups(self, rows: Sequence[Hashable], tokens: Sequence[int]) -> list[list[int]]:
-        """Indices of the rows that can run their next tokens, the ``tokens``-th, together."""
-        if not self.splits:
-            return [list(range(len(rows)))]
-        alike: dict[Hashable, list[int]] = {}
-        for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-            alike.setdefault(self._sets(row, token), []).append(index)
-        return list(alike.values())
+        return self.plan.schedule is not None
 
     def path(self, rows: Sequence[Hashable], token: int) -> Path:
         """What rows of one group run next; ``token`` is any one's number."""
-        key = (self._sets(rows[0], token), tuple(rows) if self._online else None)
+        key = (self.sets(rows[0], token), tuple(rows) if self._online else None)
         if key not in self._paths:
             self._paths[key] = self._made(rows, token)
         return self._paths[key]
@@ -90,24 +82,24 @@ class Course:
         if self._online:
             observe: int = self._online["observe"]
             return observe if token <= observe else None
-        return min((start - 1 for start, _ in step_sets(self._plan.schedule) if start > token), default=None)
+        return min((start - 1 for start, _ in step_sets(self.plan.schedule) if start > token), default=None)
 
-    def _sets(self, row: Hashable, token: int) -> Hashable:
-        """What rows must share to run together."""
-        skip = self._plan.skip_at(token)
+    def sets(self, row: Hashable, token: int) -> Hashable:
+        """What rows must share to run their ``token``-th tokens together."""
+        skip = self.plan.skip_at(token)
         return tuple(self._decision(row)) if skip is None else skip
 
     def _made(self, rows: Sequence[Hashable], token: int) -> Path:
-        skip = self._plan.skip_at(token)
+        skip = self.plan.skip_at(token)
         if skip is None:
             decisions = [self._decision(row) for row in rows]
             instead = {("ffn", layer): self._scaled([d[layer] for d in decisions]) for layer in decisions[0]}
-            return self._path(self._plan, "decode", instead=instead)
+            return self._path(self.plan, "decode", instead=instead)
         if self._online is None:
-            return self._path(self._plan, "decode", skip)
+            return self._path(self.plan, "decode", skip)
         seen: list[Tensor] = []
         watching = {("ffn", layer): _watching(self._steps["ffn", layer], seen) for layer in self._watched}
-        return [*self._path(self._plan, "decode", instead=watching), self._noting(rows, seen)]
+        return [*self._path(self.plan, "decode", instead=watching), self._noting(rows, seen)]
 
     def _noting(self, rows: Sequence[Hashable], seen: list[Tensor]) -> Step:
         """Ends a pass: adds what was seen of each row to its sums; the stream stays as it is."""

@@ -1,4 +1,4 @@
-"""One decode step that is nothing but tensors of fixed place and shape; what :mod:`litestage.engine.static` repeats."""
+"""One decode step, nothing but tensors of fixed place and shape: what :mod:`litestage.engine.graph_runner` repeats."""
 
 from __future__ import annotations
 
@@ -10,17 +10,33 @@ import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Decoder, Path
-from litestage.decoder.lean import LeanDecoder
-from litestage.engine.attention import Pass
+from litestage.engine.attention import FREE, ForwardContext
+from litestage.engine.cache import KVCache
 from litestage.engine.compiled import RegionPass, Regions
-from litestage.engine.lanes import Lanes
-from litestage.engine.look import Look
-from litestage.engine.rows import NON_FINITE, Row, Sampler
-from litestage.engine.slots import FREE
+from litestage.engine.readback import MAX_STEPS, Readback
+from litestage.engine.rows import NON_FINITE, Row
+from litestage.engine.sampler import Sampler
 from litestage.plan import ExitRule, StagePlan
 
-Column = tuple[int, int, int, int, int, int, int]
-"""Of a token's column: id, position, branch, slot, position to be kept there, slots to the next one, tokens left."""
+
+class Column(NamedTuple):
+    """What a token's column goes on from.
+
+    Attributes:
+        token, position, branch: of the token to be run.
+        slot: of all lanes' slots in a row, where its keys and values go.
+        kept: the position to be kept there; ``FREE`` for padding.
+        stride: slots to its row's next token.
+        left: tokens that the row may still be given; 0 for padding.
+    """
+
+    token: int
+    position: int
+    branch: int
+    slot: int
+    kept: int
+    stride: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,11 @@ class Ends:
         return cls(row.eos, window, row.measures_confidence)
 
 
-class Kept(NamedTuple):
+class StepState(NamedTuple):
     """What a step goes on from and what it leaves; the places never change.
 
     Attributes:
-        state: by column, see :data:`Column`: [7, columns].
+        state: by column, see :class:`Column`: [7, columns].
         padding: the same for columns that have ended.
         at: steps since the last entry, [1].
         tokens, confidences: what was written, [most steps, columns].
@@ -69,7 +85,7 @@ class Kept(NamedTuple):
     chances: Tensor | None
 
 
-class StaticStep:
+class DecodeStep:
     """Runs every column's token, chooses the next, and moves the column on to it unless its row has ended.
 
     A column is a row's token; a column with no tokens left is padding. One step is good for any rows, thresholds and
@@ -78,7 +94,6 @@ class StaticStep:
     Args:
         columns: one for each row that a lane may have, lane by lane.
         seen: the slots of each lane that are read.
-        most: the most steps between two entries.
         regions: the compiled make of the sub-layers, which ``path`` is then made of; or None.
 
     Attributes:
@@ -88,26 +103,24 @@ class StaticStep:
     def __init__(
         self,
         decoder: Decoder,
-        lean: LeanDecoder,
-        lanes: Lanes,
+        cache: KVCache,
         columns: int,
         seen: int,
         plan: StagePlan,
         path: Path,
         sampler: Sampler,
         ends: Ends,
-        most: int,
         regions: Regions | None = None,
     ) -> None:
-        self.plan, self.seen, self.most, self.columns = plan, seen, most, columns
-        self._decoder, self._lean, self._lanes, self._path, self._regions = decoder, lean, lanes, path, regions
+        self.plan, self.seen, self.columns = plan, seen, columns
+        self._decoder, self._cache, self._path, self._regions = decoder, cache, path, regions
         self._choose, self._ends = None if sampler.greedy else sampler.choose, ends
-        self._table = lean.table(seen)  # a recording reads this one, whatever larger one is made later
+        self._table = cache.lean.table(seen)  # a recording reads this one, whatever larger one is made later
         self._turns = None if regions is None else regions.turns(self._table)
         self._advance = _advancing(ends)
         if regions is not None:
             self._advance = regions.region((ends.window, ends.confidences), lambda: _advancing(ends))
-        self.kept = _places(lanes, columns, ends, most, drawing=not sampler.greedy)
+        self.kept = _state(cache, columns, ends, drawing=not sampler.greedy)
         self.run: Callable[[], None] = self._run
 
     def tensors(self) -> list[Tensor]:
@@ -123,17 +136,17 @@ class StaticStep:
             _put(_windows(len(columns), rows, self._ends.window), kept.window)
             kept.threshold.fill_(next(_rule(row) for row in rows.values()).threshold)
         if kept.chances is not None:
-            most = min(self.most, max(row.limit - len(row.tokens) for row in rows.values()))
+            most = min(MAX_STEPS, max(row.left for row in rows.values()))
             chances = {column: sampler.chances(row, most) for column, row in rows.items()}
             _put([chances.get(at, [0.0] * most) for at in range(len(columns))], kept.chances[:most])
 
-    def look(self, first: int, count: int) -> Look:
+    def written(self, first: int, count: int) -> Readback:
         """Tokens and confidences that were written in some steps since the entry, on their way to the host."""
         steps = slice(first, first + count)
-        return Look(self.kept.tokens[steps], self.kept.confidences[steps] if self._ends.confidences else None)
+        return Readback(self.kept.tokens[steps], self.kept.confidences[steps] if self._ends.confidences else None)
 
     def _run(self) -> None:
-        kept, regions, lean = self.kept, self._regions, self._lean
+        kept, regions, lean = self.kept, self._regions, self._cache.lean
         logits = lean.logits(self._stream()) if regions is None else regions.logits(self._stream())
         drawn = None
         if self._choose is not None and kept.chances is not None:
@@ -143,19 +156,19 @@ class StaticStep:
     def _stream(self) -> Tensor:
         new = self.kept.state[:5]
         if self._turns is None:
-            attending = Pass(self._lanes, new, self.seen, self.seen)
+            attending = ForwardContext(self._cache, new, self.seen, self.seen)
         else:
-            attending = RegionPass(self._lanes, new, self.seen, self._turns)
+            attending = RegionPass(self._cache, new, self.seen, self._turns)
         stream = self._decoder.embed(attending.ids)
         for step in self._path:
             stream = step(stream, attending)  # type: ignore[arg-type]
         return stream
 
 
-def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, Kept], None]:
+def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, StepState], None]:
     confident, windowed = ends.confidences, ends.window > 0
 
-    def advance(logits: Tensor, drawn: Tensor | None, kept: Kept) -> None:
+    def advance(logits: Tensor, drawn: Tensor | None, kept: StepState) -> None:
         """Writes the tokens that were drawn, else the likeliest, and moves every column on that has not ended."""
         ids, positions, branches, slots, _, stride, left = kept.state.unbind(0)
         top = logits.amax(dim=-1)
@@ -184,22 +197,22 @@ def _advancing(ends: Ends) -> Callable[[Tensor, Tensor | None, Kept], None]:
     return advance
 
 
-def _places(lanes: Lanes, columns: int, ends: Ends, most: int, drawing: bool) -> Kept:
-    device, wide = lanes.device, torch.float64
-    each = columns // len(lanes.used)
-    padding = [(0, 0, 0, (lane + 1) * lanes.slots - 1, FREE, 0, 0) for lane in range(len(lanes.used))]
+def _state(cache: KVCache, columns: int, ends: Ends, drawing: bool) -> StepState:
+    device, wide = cache.device, torch.float64
+    each = columns // len(cache.used)
+    padding = [Column(0, 0, 0, (lane + 1) * cache.slots - 1, FREE, 0, 0) for lane in range(len(cache.used))]
     ended = torch.tensor([column for column in padding for _ in range(each)], device=device).T.contiguous()
-    return Kept(
+    return StepState(
         state=ended.clone(),
         padding=ended,
         at=torch.zeros(1, dtype=torch.long, device=device),
-        tokens=torch.zeros(most, columns, dtype=torch.long, device=device),
-        confidences=torch.zeros(most, columns, device=device),
+        tokens=torch.zeros(MAX_STEPS, columns, dtype=torch.long, device=device),
+        confidences=torch.zeros(MAX_STEPS, columns, device=device),
         window=torch.full((ends.window, columns), torch.inf, dtype=wide, device=device),
         threshold=torch.zeros((), dtype=wide, device=device),
         length=torch.full((), float(ends.window), dtype=wide, device=device),
         eos=torch.tensor(ends.eos, device=device),
-        chances=torch.zeros(most, columns, dtype=wide, device=device) if drawing else None,
+        chances=torch.zeros(MAX_STEPS, columns, dtype=wide, device=device) if drawing else None,
     )
 
 

@@ -1,9 +1,10 @@
-"""Keys and values that outlive their lane: what a stage leaves to the next, and what all prompts begin with.
+"""The prefix cache: keys and values that outlive their lane, left by a stage to the next or common to all prompts.
 
 A stage's prompt mostly begins with the one before it, and goes on with what that stage wrote. Where both stages run
 the same sub-layers in the same way (the same skip set, in prefill and decode), a token behind the same tokens has the
 same keys and values, so only what is new is prefilled. Stages that skip differently prefill afresh: another stage's
-keys and values would be wrong. By the clock nothing is carried over: every stage prefills afresh, as in the paper.
+keys and values would be wrong. By the clock nothing is left to the next stage: every stage prefills afresh, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -16,12 +17,23 @@ from torch import Tensor
 
 from litestage.plan import StagePlan
 
-ROOM = 256 * 2**20
-"""Bytes that are carried over at most; further questions prefill afresh."""
+MAX_BYTES = 256 * 2**20
+"""Bytes that are kept for the next stage at most; further questions prefill afresh."""
+
+
+def common_length(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def common_prefix(sequences: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The longest prefix of all sequences that leaves each a token of its own, to predict from."""
+    first, room = sequences[0], min(map(len, sequences)) - 1
+    return first[: min([room, *(common_length(first, other) for other in sequences[1:])])]
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedPrefix:
     """What one lane held.
 
     Attributes:
@@ -36,13 +48,13 @@ class Held:
     def nbytes(self) -> int:
         return sum(kept.nbytes for kept in self.whole.values())
 
-    def common(self, tokens: Sequence[int]) -> tuple[int, int]:
+    def longest(self, tokens: Sequence[int]) -> tuple[int, int]:
         """How many first tokens a row has in common with these, and which row: the one with the most."""
-        counts = [alike(held, tokens) for held, _ in self.rows]
+        counts = [common_length(row, tokens) for row, _ in self.rows]
         return max(counts), counts.index(max(counts))
 
 
-class Carry:
+class PrefixCache:
     """From stage to stage of questions that go through them together: by group of rows, what its lane held.
 
     Attributes:
@@ -51,35 +63,30 @@ class Carry:
 
     def __init__(self) -> None:
         self.following: StagePlan | None = None
-        self._held: dict[int, Held] = {}
+        self._prefixes: dict[int, CachedPrefix] = {}
         self._plan: StagePlan | None = None
         self._bytes = 0
         self._lock = Lock()
 
-    def take(self, plan: StagePlan) -> dict[int, Held]:
+    def take(self, plan: StagePlan) -> dict[int, CachedPrefix]:
         """What an earlier stage has left that this plan's rows can use; the rest is dropped."""
-        held = self._held if self._plan is not None and _runs_alike(self._plan, plan) else {}
-        self._held, self._bytes = {}, 0
-        return held
+        usable = self._prefixes if self._plan is not None and _runs_alike(self._plan, plan) else {}
+        self._prefixes, self._bytes, self._plan = {}, 0, plan
+        return usable
 
-    def wants(self, plan: StagePlan) -> bool:
-        """Whether the next stage can use what this plan's rows will leave."""
-        self._plan = plan
-        return self.following is not None and _runs_alike(plan, self.following)
+    @property
+    def wanted(self) -> bool:
+        """Whether the next stage can use what rows of the plan that took last will leave."""
+        return self._plan is not None and self.following is not None and _runs_alike(self._plan, self.following)
 
-    def leave(self, group: int, held: Held) -> None:
+    def put(self, group: int, prefix: CachedPrefix) -> None:
         """Keeps it for the next stage, if there is room."""
         with self._lock:
-            if self._bytes + held.nbytes <= ROOM:
-                self._held[group] = held
-                self._bytes += held.nbytes
+            if self._bytes + prefix.nbytes <= MAX_BYTES:
+                self._prefixes[group] = prefix
+                self._bytes += prefix.nbytes
 
 
 def _runs_alike(one: StagePlan, two: StagePlan) -> bool:
     """Whether keys and values of the first, of its prompts and of what it wrote, are those of the second's prompts."""
     return one.phase == "both" and one.schedule is None and one.computation == two.computation
-
-
-def alike(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
