@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import yaml
 
 from litestage.atomic import replacing, write_text
+from litestage.plan.draft import draft_from, draft_tensors
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.certificate import CertificateFile, certificate_from_dict, certificate_to_dict
 from litestage.plan.exit import ExitRule
@@ -43,7 +44,7 @@ class _File(TypedDict):
 
 
 _PLAN_KEYS = ("schema", "model", "pipeline", "stages", "certificate", "provenance")
-_STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit")
+_STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit", "draft")
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
                 **({"compensation_digest": stage.compensation_digest} if stage.tensors else {}),
                 "schedule": dict(stage.schedule) if stage.schedule else None,
                 "exit": asdict(stage.exit) if stage.exit else None,
+                **({"draft": stage.draft.settings} if stage.draft else {}),
             }
             for name, stage in plan.stages.items()
         },
@@ -75,7 +77,11 @@ def save_plan(plan: Plan, path: str | Path) -> None:
     """
     path = Path(path)
     beside = path.with_suffix(".safetensors")
-    tensors = {f"{name}.{key}": value for name, stage in plan.stages.items() for key, value in stage.tensors.items()}
+    tensors = {
+        f"{name}.{key}": value
+        for name, stage in plan.stages.items()
+        for key, value in {**stage.tensors, **draft_tensors(stage.draft)}.items()
+    }
     if tensors:
         import torch
         from safetensors.torch import save_file
@@ -141,7 +147,9 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
     skip = raw.get("skip") or {}
     exit_rule = raw.get("exit")
     compensation = raw.get("compensation") or "none"
-    held = tensors if compensation != "none" else {}  # a file left by an earlier plan of this name counts for nothing
+    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    # of a file left by an earlier plan of this name nothing counts that the plan does not ask for
+    held = {k: value for k, value in own.items() if not k.startswith("draft.")} if compensation != "none" else {}
     try:
         _known_keys(skip, ("mhsa", "ffn"), "skip")
         if exit_rule not in (None, "none"):
@@ -152,7 +160,8 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
             compensation=compensation,
             schedule=raw.get("schedule"),
             exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
-            tensors={key.removeprefix(f"{name}."): value for key, value in held.items() if key.startswith(f"{name}.")},
+            draft=draft_from(raw.get("draft"), own),
+            tensors=held,
         )
         if raw.get("compensation_digest") not in (None, plan.compensation_digest):
             raise LiteStageError(

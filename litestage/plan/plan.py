@@ -10,6 +10,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from litestage.plan.draft import Draft
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.certificate import Certificate
 from litestage.plan.exit import ExitRule
@@ -53,7 +54,11 @@ class Plan:
     def hash(self) -> str:
         """Identifies what the plan does: its stages, exit rules and compensation, not where it came from."""
         content = {
-            name: {**stage.computation, "exit": asdict(stage.exit) if stage.exit else None}
+            name: {
+                **stage.computation,
+                "exit": asdict(stage.exit) if stage.exit else None,
+                **({"draft": stage.draft.identity} if stage.draft else {}),
+            }
             for name, stage in sorted(self.stages.items())
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -66,6 +71,11 @@ class Plan:
         names = dict.fromkeys((*self.stages, *stages))
         made = replace(self, stages={name: replace(self[name], exit=rule) for name in names}, certificate=None)
         return replace(made, certificate=self.certificate) if made.hash == self.hash else made
+
+    def with_drafts(self, drafts: Mapping[str, Draft | None]) -> Plan:
+        """The same plan with these drafts, by stage, in the place of its own."""
+        names = dict.fromkeys((*self.stages, *drafts))
+        return replace(self, stages={name: replace(self[name], draft=drafts.get(name)) for name in names})
 
     def validate(
         self,

@@ -19,6 +19,8 @@ from litestage.plan.skip import SkipSet
 if TYPE_CHECKING:
     import torch
 
+    from litestage.plan.draft import Draft
+
 PHASES = ("both", "decode")
 COMPENSATIONS = re.compile(r"none|scale|affine|lowrank:[1-9]\d*|linear")
 """Forms with one tensor for every skipped sub-layer."""
@@ -38,6 +40,7 @@ class StagePlan:
         compensation: what stands in for a skipped sub-layer's update (``none``: nothing).
         schedule: skip sets that change as the stage generates (:mod:`litestage.plan.schedule`); None for a fixed set.
         exit: rule that may end the generation early, or None.
+        draft: tokens guessed and verified together; greedy decoding writes the same, sooner or later. None for none.
         tensors: the compensation's tensors by ``"mhsa.4"`` or ``"ffn.7"``: the skipped sub-layer; with ``block`` the
             first of each cut, with ``merged`` the kept feed-forward right before each cut, with ``tuned`` any kept
             feed-forwards, whose output projections [inner, width] they are.
@@ -48,6 +51,7 @@ class StagePlan:
     compensation: str = "none"
     schedule: Mapping[str, Any] | None = None
     exit: ExitRule | None = None
+    draft: Draft | None = None
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,8 @@ class StagePlan:
                     f"compensation {self.compensation!r} goes with a fixed skip set; "
                     "leave the schedule out, or use scale, affine, lowrank:<rank> or linear."
                 )
+            if self.draft is not None:
+                raise LiteStageError("A stage with a schedule verifies no draft; leave one of both out.")
             object.__setattr__(self, "schedule", checked(self.schedule, self.skip))
         for key in self._compensated():
             if key not in self.tensors:
@@ -76,7 +82,7 @@ class StagePlan:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StagePlan):
             return NotImplemented
-        return self.computation == other.computation and self.exit == other.exit
+        return (self.computation, self.exit, self.draft) == (other.computation, other.exit, other.draft)
 
     def __hash__(self) -> int:
         return hash((json.dumps(self.computation, sort_keys=True), self.exit))
