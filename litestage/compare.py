@@ -12,7 +12,7 @@ from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.forecast import forecast
 from litestage.memory import peak_cuda_mb, peak_memory
-from litestage.methods.shorthand import parse_shorthand
+from litestage.methods.shorthand import parse_shorthand, parted
 from litestage.plan import Certificate, Plan, load_plan
 from litestage.plan.words import what_it_does
 from litestage.progress import console
@@ -144,12 +144,12 @@ def _peak_mb(contestant: Contestant, questions: Sequence[Question]) -> float | N
 
 
 def _searched(spec: str) -> str:
-    """The method without ``+exit``."""
-    return spec.removesuffix("+exit")
+    """The method without its suffixes."""
+    return parted(spec)[0]
 
 
 def _parts(spec: str) -> tuple[str, str, str]:
-    """A method's name without its folder; its budget with all that follows, ``8`` or ``8:1``; and ``+exit``."""
+    """A method's name without its folder; its budget with all that follows, ``8`` or ``8:1``; and its suffixes."""
     body, plus, suffix = spec.partition("+")
     name, _, numbers = (body, "", "") if body.endswith((".yaml", ".yml")) else body.partition(":")
     return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, plus + suffix
@@ -221,7 +221,7 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
         return Entrant(half, "retrained at half the depth", model=RETRAINED[body])
     search = _search_behind(bench, body, found, known)
     if search is not None:
-        plan = search.plan.with_exit(bench.exit_rule, pipeline.stage_names) if spec != body else search.plan
+        plan = session.with_suffixes(search.plan, parted(spec)[1], bench.task, pipeline, bench.exit_rule)
         return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)

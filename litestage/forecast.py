@@ -8,6 +8,7 @@ from statistics import fmean
 from time import perf_counter
 
 from litestage.config import SearchConfig, variant
+from litestage.methods.shorthand import parted
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero
 from litestage.runner import run
@@ -74,7 +75,7 @@ def _searches(bench: Workbench, specs: Sequence[str]) -> list[SearchConfig | Non
     config = bench.config
     found: dict[str, SearchConfig | None] = {}
     for spec in specs:
-        body = spec.removesuffix("+exit")
+        body = parted(spec)[0]
         if body == "litestage":
             found[body] = config.search
         elif body in config.variants:

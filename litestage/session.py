@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
+from litestage.drafts.calibrated import lookup_drafts, self_drafts
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.measuring import Calibration, TaskMeasurements
-from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
+from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
+from litestage.plan.draft import Draft
 from litestage.profile import (
     Importance,
     StandInCosts,
@@ -159,26 +161,48 @@ class Session:
             LiteStageError: no such file or method, a plan that does not fit, or a calibration that is not possible.
         """
         stages = pipeline.stage_names if pipeline else PLAIN_STAGE
-        if spec.removesuffix("+exit").endswith((".yaml", ".yml")):
-            plan = load_plan(spec.removesuffix("+exit"))
-            if spec.endswith("+exit"):
-                plan = plan.with_exit(exit_rule or ExitRule(), stages)
+        body, suffixes = parted(spec)
+        if body.endswith((".yaml", ".yml")):
+            plan = load_plan(body)
         else:
             plan = plan_from_shorthand(
-                parse_shorthand(spec),
+                parse_shorthand(body),
                 stages=stages,
                 layers=self.engine.decoder.layers,
                 measurements=TaskMeasurements(self, spec, task, pipeline),
                 limits={stage.name: stage.max_new_tokens for stage in pipeline.stages} if pipeline else {},
-                exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
+        plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
         plan.validate(
             layers=self.engine.decoder.layers,
             fingerprint=self.loaded.fingerprint,
             stages=stages,
             pipeline_hash=pipeline.hash if pipeline else None,
         )
+        return plan
+
+    def with_suffixes(
+        self,
+        plan: Plan,
+        suffixes: Iterable[str],
+        task: Calibration | None,
+        pipeline: Pipeline | None,
+        exit_rule: ExitRule | None = None,
+    ) -> Plan:
+        """The plan with what a spec's suffixes add: ``exit``, ``lookup`` or ``self``."""
+        stages = pipeline.stage_names if pipeline else PLAIN_STAGE
+        for suffix in suffixes:
+            if suffix == "exit":
+                plan = plan.with_exit(exit_rule or ExitRule(), stages)
+            elif suffix == "self":
+                importance = TaskMeasurements(self, f"{suffix} drafts", task, pipeline).importance()
+                plan = plan.with_drafts(self_drafts(plan, importance, self.engine.decoder.layers, stages))
+            elif pipeline is None:
+                plan = plan.with_drafts(dict.fromkeys(stages, Draft(sources=("prompt",))))
+            else:
+                questions = task.questions("calibration")[: self.calibration_questions] if task else []
+                plan = plan.with_drafts(lookup_drafts(self, plan, pipeline, questions))
         return plan
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:

@@ -82,15 +82,14 @@ class Phrases:
         copied = [(hit + UNSEEN) / (tried + 1) for hit, tried in zip(hits, tries, strict=True)]
         return cls([tuple(output) for output in outputs], prompt_only, copied)
 
-    def next_word(self, text: Sequence[int], shortest: int) -> Guess | None:
-        """The most frequent token after the last words of ``text``, the longest run first."""
-        found = _after(self._words, text, shortest)
-        return found and found[0]
+    def next_word(self, text: Sequence[int]) -> Guess | None:
+        """The most frequent token after the last words of ``text``, two at least, the longest known run."""
+        return _after(self._words, text, 2)
 
     def next_of_formula(self, text: Sequence[int]) -> Guess | None:
         """The formula's next token; None where a word of the question is due, or nothing is known."""
         found = _after(self._shapes, self._shape(text), 1)
-        return found[0] if found and found[0].token != COPIED else None
+        return found if found and found.token != COPIED else None
 
     def _shape(self, text: Sequence[int]) -> Run:
         return tuple(token if token in self._formula else COPIED for token in text)
@@ -138,9 +137,7 @@ class Lookup:
         if self._copying is not None:
             self._copying.read(written[self._seen :])
             self._seen = len(written)
-        text, guessed, likely = [BEGIN, *written[-LONGEST:]][-LONGEST:], list[int](), 1.0
-        if len(written) >= LONGEST:
-            text = list(written[-LONGEST:])
+        text, guessed, likely = [BEGIN, *written][-LONGEST:], list[int](), 1.0
         while len(guessed) < length and (guess := self._next(text)) is not None:
             likely *= guess.probability
             if likely < self._least:
@@ -150,16 +147,17 @@ class Lookup:
         return guessed
 
     def _next(self, text: Sequence[int]) -> Guess | None:
-        phrases = self._phrases
-        if phrases is not None and (word := phrases.next_word(text, 2)) is not None:
-            return word
+        """The likeliest of what the stage's words, the prompt and the stage's formula say."""
+        phrases, guesses = self._phrases, list[Guess | None]()
         if self._copying is not None and (found := self._copying.next(text)) is not None:
             token, matched = found
             if phrases is None:
                 return Guess(token, UNSEEN)
             if token not in phrases.prompt_only:
-                return Guess(token, phrases.copied[matched - 1])
-        return phrases.next_of_formula(text) if phrases is not None else None
+                guesses.append(Guess(token, phrases.copied[matched - 1]))
+        if phrases is not None:
+            guesses += [phrases.next_word(text), phrases.next_of_formula(text)]
+        return max(filter(None, guesses), key=lambda guess: guess.probability, default=None)
 
 
 def _counted(texts: Iterable[Run]) -> dict[Run, Guess]:
@@ -182,9 +180,9 @@ def _runs(text: Sequence[int]) -> Iterator[Run]:
         yield tuple(text[-count:])
 
 
-def _after(followed: Mapping[Run, Guess], text: Sequence[int], shortest: int) -> tuple[Guess, int] | None:
+def _after(followed: Mapping[Run, Guess], text: Sequence[int], shortest: int) -> Guess | None:
     """What followed the longest known run at the end of ``text``, of at least ``shortest`` tokens."""
     for count in range(min(LONGEST, len(text)), shortest - 1, -1):
         if (guess := followed.get(tuple(text[-count:]))) is not None:
-            return guess, count
+            return guess
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from litestage.config import TrainerConfig, pipeline_of_model
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.methods.shorthand import parse_shorthand
+from litestage.methods.shorthand import parse_shorthand, parted
 from litestage.plan import load_plan
 from litestage.reading import whole
 from litestage.stages import load_pipeline
@@ -152,7 +152,7 @@ def _text(name: str, value: Any) -> str:
 
 def _check_plan(spec: str) -> None:
     """Reads the plan once before a model is loaded for it, which can take minutes."""
-    path = spec.removesuffix("+exit")
+    path, _ = parted(spec)
     if path.endswith((".yaml", ".yml")):
         load_plan(path)
     else:

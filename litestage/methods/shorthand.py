@@ -1,4 +1,4 @@
-"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``, ``adaskip:8``, any of them ``+exit``."""
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``; with ``+exit``, ``+lookup`` or ``+self``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,35 @@ from dataclasses import dataclass
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
-from litestage.plan import ExitRule, Plan
+from litestage.plan import Plan
+
+
+SUFFIXES = ("exit", "lookup", "self")
+"""What may be added to any method: the exit rule; drafts looked up, or written by the model itself with more skipped."""
+
+
+def parted(spec: str) -> tuple[str, tuple[str, ...]]:
+    """A method as it is given, without and with its suffixes: ``cosine:8+exit`` is ``cosine:8`` and ``exit``.
+
+    Raises:
+        LiteStageError: an unknown suffix, one given twice, or two ways of drafting.
+    """
+    body, *suffixes = spec.split("+")
+    for suffix in suffixes:
+        if suffix not in SUFFIXES:
+            raise LiteStageError(f"The plan {spec!r} ends in '+{suffix}'; {did_you_mean(suffix, SUFFIXES)}")
+    if len({*suffixes}) < len(suffixes) or {"lookup", "self"} <= {*suffixes}:
+        raise LiteStageError(f"The plan {spec!r} has a suffix too many; give +exit once, and one of +lookup and +self.")
+    return body, tuple(sorted(suffixes))
 
 
 @dataclass(frozen=True)
 class Shorthand:
-    """A method, its budget in sub-layers per stage, its seed, and whether the exit rule is on."""
+    """A method, its budget in sub-layers per stage, and its seed."""
 
     method: str
     budget: int = 0
     seed: int = 0
-    exit: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.method + ("+exit" if self.exit else "")
 
 
 def parse_shorthand(spec: str) -> Shorthand:
@@ -31,10 +45,8 @@ def parse_shorthand(spec: str) -> Shorthand:
     Raises:
         LiteStageError: unknown method, or a budget or seed that is not a number, missing, or negative.
     """
-    body, plus, suffix = spec.partition("+")
+    body, _ = parted(spec)
     method, *numbers = body.split(":")
-    if plus and suffix != "exit":
-        raise LiteStageError(f"The plan {spec!r} ends in '+{suffix}'; only '+exit' can follow a method.")
     if is_file(method):
         own_method(method)  # a mistake in the file is told before a model is loaded
     elif method not in METHODS:
@@ -57,7 +69,7 @@ def parse_shorthand(spec: str) -> Shorthand:
             f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip."
         )
     budget, seed = (*values, 0, 0)[:2]
-    return Shorthand(method, budget, seed, exit=bool(plus))
+    return Shorthand(method, budget, seed)
 
 
 def seeded(spec: str, seed: int) -> str:
@@ -73,7 +85,6 @@ def plan_from_shorthand(
     layers: int,
     measurements: Measurements,
     limits: Mapping[str, int] | None = None,
-    exit_rule: ExitRule | None = None,
 ) -> Plan:
     """The plan a shorthand stands for on a model of ``layers`` layers; nothing is measured unless it is needed.
 
@@ -82,8 +93,7 @@ def plan_from_shorthand(
     """
     setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
     make = own_method(shorthand.method) if is_file(shorthand.method) else METHODS[shorthand.method]
-    plan = Plan(
+    return Plan(
         make(setting),
         provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
     )
-    return plan.with_exit(exit_rule or ExitRule()) if shorthand.exit else plan

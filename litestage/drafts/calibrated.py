@@ -1,0 +1,57 @@
+"""Drafts for a plan, made of what it writes on calibration questions and of what a step costs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from litestage.drafts.lookup import Phrases
+from litestage.plan import Plan, SkipSet
+from litestage.plan.draft import Draft
+
+if TYPE_CHECKING:
+    from litestage.profile import Importance, StepCosts
+    from litestage.session import Session
+    from litestage.stages import Pipeline, Question
+
+CONTEXT = 128
+"""Tokens at which a step's cost is taken."""
+
+
+def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: Sequence[Question]) -> dict[str, Draft]:
+    """By stage, drafts looked up in the prompt and in what ``plan`` writes on calibration ``questions``.
+
+    Without questions they are looked up in the prompt alone.
+    """
+    least = token_share(session.step_costs())
+    if not questions:
+        return dict.fromkeys(pipeline.stage_names, Draft(sources=("prompt",), least=least))
+    written = plan.with_drafts({})
+    label = "calibration: texts to look up"
+    traces = session.run(questions, {"plan": written}, pipeline, progress=label)["plan"]
+    contestant = session.contestant(pipeline, written)
+    prompts: dict[str, list[Sequence[int]]] = {stage: [] for stage in pipeline.stage_names}
+    outputs: dict[str, list[Sequence[int]]] = {stage: [] for stage in pipeline.stage_names}
+    for question, trace in zip(questions, traces, strict=True):
+        of_stage = contestant.prompts(question, trace)
+        for stage in trace.stages:
+            prompts[stage.name] += of_stage[stage.name]
+            outputs[stage.name] += stage.token_ids
+    return {
+        stage: Draft(least=least, phrases=Phrases.of(prompts[stage], outputs[stage])) for stage in pipeline.stage_names
+    }
+
+
+def self_drafts(plan: Plan, importance: Importance, layers: int, stages: Sequence[str]) -> dict[str, Draft]:
+    """By stage, drafts that the model writes without a quarter of its sub-layers more, those of highest cosine."""
+    drafts = {}
+    for stage in stages:
+        more = [name for name in importance.ranking() if name not in plan[stage].skip][: layers // 2]
+        drafts[stage] = Draft("skip", length=4, skip=SkipSet.of(more))
+    return drafts
+
+
+def token_share(costs: StepCosts) -> float:
+    """What one more token costs in a decode step of one row, as a share of that step; from 0.02 to 0.5."""
+    one, two = (costs.decode_step(tokens, CONTEXT) for tokens in (1, 2))
+    return round(min(0.5, max(0.02, (two - one) / one)), 3)

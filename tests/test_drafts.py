@@ -1,0 +1,168 @@
+"""Drafts: guessed tokens are verified, so a draft changes how long decoding takes, never what comes out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FAMILIES, random_prompts, tiny_engine
+
+from litestage.drafts.calibrated import lookup_drafts, self_drafts, token_share
+from litestage.drafts.lookup import Lookup, Phrases
+from litestage.engine import Decoding, Request
+from litestage.errors import LiteStageError
+from litestage.methods.shorthand import parted
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.plan.draft import Draft
+from litestage.profile import StepCosts
+
+PROMPTS = random_prompts((5, 12, 17, 23, 30, 9, 21, 14))
+REQUESTS = [Request(prompt, 20, group=index // 2) for index, prompt in enumerate(PROMPTS)]
+# analyses of "(A) a mall (B) ... For option A,": "a mall is wrong."
+OPEN, A, CLOSE, FOR, IS, WRONG, RIGHT, DOT, EOS, MALL = range(10, 20)
+OTHERS = range(30, 42)
+ANALYSES = [(A, other, IS, RIGHT if other < 33 else WRONG, DOT, EOS) for other in OTHERS]
+QUESTIONS = [[OPEN, A, other, CLOSE, FOR] for other in OTHERS]
+NEW = [OPEN, A, MALL, CLOSE, FOR]
+
+
+def tokens(generations) -> list:
+    return [row.tokens for row in generations]
+
+
+def test_what_followed_in_the_prompt_the_last_time_is_copied():
+    lookup = Lookup([1, 2, 3, 4, 1, 2, 5], None, least=0.1)
+    assert lookup.guess([9, 1], 2) == [2, 5]  # after 1 stood 2, after 1 2 last a 5
+    assert lookup.guess([9, 1, 7], 2) == []
+    assert Lookup([1, 2, 3, 4], None, least=0.2).guess([1], 8) == [2, 3]  # 0.5, 0.25, 0.125
+
+
+def test_a_formula_is_foretold_from_other_questions():
+    phrases = Phrases.of(QUESTIONS, ANALYSES)
+    lookup = Lookup(NEW, phrases, least=0.2)
+    assert phrases.prompt_only == {OPEN, CLOSE, FOR}
+    assert lookup.guess([A], 8) == [MALL, IS, WRONG, DOT, EOS]  # copied, and then not CLOSE, which nobody writes
+    assert lookup.guess([A, MALL], 2) == [IS, WRONG]
+    assert lookup.guess([A, MALL, IS, RIGHT], 8) == [DOT, EOS]
+
+
+def test_a_draft_ends_where_it_is_not_likely_enough_to_pay():
+    phrases = Phrases.of(QUESTIONS, ANALYSES)  # 12 of 12.5 go on with IS, 9 of 12.5 of these with WRONG
+    for least, guessed in ((0.0, [IS, WRONG, DOT, EOS]), (0.69, [IS, WRONG]), (0.7, [IS]), (0.97, [])):
+        assert Lookup(None, phrases, least).guess([A, MALL], 8) == guessed
+
+
+def test_a_plan_file_keeps_a_draft_and_what_it_looks_up(tmp_path: Path):
+    lookup = Draft(length=5, least=0.3, phrases=Phrases.of(QUESTIONS, ANALYSES))
+    drafts = {"recall": Draft(sources=("prompt",)), "analyze": lookup, "summarize": Draft("skip", skip=SkipSet((1,)))}
+    plan = Plan.full(("recall", "analyze", "summarize")).with_drafts(drafts)
+    save_plan(plan, tmp_path / "plan.yaml")
+    read = load_plan(tmp_path / "plan.yaml")
+    assert read == plan
+    assert read.hash == plan.hash
+    assert read["analyze"].draft.phrases.outputs == tuple(ANALYSES)
+    assert read["analyze"].draft.lookup(NEW).guess([A, MALL], 8) == [IS, WRONG, DOT, EOS]
+    others = Phrases.of(QUESTIONS[:2], ANALYSES[:2])
+    assert plan.with_drafts({**drafts, "analyze": replace(lookup, phrases=others)}).hash != plan.hash
+    (tmp_path / "plan.safetensors").unlink()
+    with pytest.raises(LiteStageError, match=r"stage 'analyze'.*keep the plan's .safetensors file beside it"):
+        load_plan(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("draft", "named"),
+    [
+        ("often", "draft is 'often'"),
+        ("{kind: look}", "did you mean 'lookup'"),
+        ("{kind: lookup, from: calibration}", "draft from is 'calibration'"),
+        ("{kind: lookup, from: [web]}", "draft from is"),
+        ("{kind: lookup, from: [prompt], length: 0}", "draft length is 0"),
+        ("{kind: lookup, from: [prompt], least: .nan}", "draft least is nan"),
+        ("{kind: lookup, from: [prompt], leng: 3}", "did you mean 'length'"),
+        ("{kind: skip}", "skips nothing"),
+        ("{kind: skip, skip: [1]}", "it holds mhsa and ffn"),
+        ("{kind: skip, skip: {mhsa: [-1]}}", "-1"),
+    ],
+)
+def test_a_draft_that_makes_no_sense_is_one_sentence(tmp_path: Path, draft: str, named: str):
+    (tmp_path / "plan.yaml").write_text(f"schema: litestage.plan/1\nstages: {{recall: {{draft: {draft}}}}}\n")
+    with pytest.raises(LiteStageError, match="recall") as error:
+        load_plan(tmp_path / "plan.yaml")
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_suffixes_are_read_in_any_order_and_mistakes_are_said():
+    assert parted("cosine:8+lookup+exit") == ("cosine:8", ("exit", "lookup"))
+    assert parted("full") == ("full", ())
+    for spec in ("full+lookup+self", "full+exit+exit", "full+lokup", "full+"):
+        with pytest.raises(LiteStageError, match=r"plan 'full\+"):
+            parted(spec)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("skip", [SkipSet(), SkipSet(mhsa=(0, 1), ffn=(2,))], ids=["full", "skipping"])
+def test_tokens_are_those_of_step_by_step_decoding(family: str, skip: SkipSet):
+    engine, plan = tiny_engine(family), StagePlan(skip=skip)
+    plain = engine.generate(REQUESTS, plan, Decoding(), confidences=True).generations
+    known = Phrases.of(PROMPTS[:6], tokens(plain)[:6])
+    misled = Phrases.of(PROMPTS, [tuple(reversed(row)) for row in tokens(plain)])
+    for draft in (
+        Draft(sources=("prompt",), least=0),
+        Draft(phrases=known, least=0),
+        Draft(phrases=misled, least=0, length=3),
+        Draft("skip", skip=SkipSet(ffn=(1, 3)), length=3),
+    ):
+        drafting = replace(plan, draft=draft)
+        together = engine.generate(REQUESTS, drafting, Decoding(), confidences=True).generations
+        alone = [engine.generate([each], drafting, Decoding()).generations[0] for each in REQUESTS[:3]]
+        assert tokens(together) == tokens(plain)
+        assert tokens(alone) == tokens(plain)[:3]
+        assert [row.stop for row in together] == [row.stop for row in plain]
+        for ours, theirs in zip(together, plain, strict=True):
+            assert ours.confidences == pytest.approx(theirs.confidences, abs=1e-5)
+
+
+def test_a_known_text_takes_few_steps_and_no_text_more_steps_than_tokens():
+    engine = tiny_engine("llama")
+    plain = engine.generate(REQUESTS[:1], StagePlan(), Decoding()).generations
+    for outputs, most in ((tokens(plain), 4), ([(1, 2, 3)], 20)):
+        before = engine.decoder.work.steps
+        draft = Draft(phrases=Phrases.of([PROMPTS[0]], outputs), least=0, sources=("calibration",))
+        drafted = engine.generate(REQUESTS[:1], StagePlan(draft=draft), Decoding()).generations
+        assert drafted == plain
+        assert engine.decoder.work.steps - before <= most
+
+
+def test_limits_stop_strings_and_exits_hold_inside_a_draft():
+    engine = tiny_engine("llama")
+    written = tokens(engine.generate(REQUESTS[:1], StagePlan(), Decoding()).generations)
+    draft = Draft(phrases=Phrases.of([PROMPTS[0]], written), least=0)
+    for plan, decoding, limit in (
+        (StagePlan(), Decoding(stop=(chr(written[0][6]),)), 20),
+        (StagePlan(), Decoding(), 5),
+        (StagePlan(), Decoding(), 1),
+        (StagePlan(exit=ExitRule(threshold=1.0, window=3)), Decoding(), 20),
+    ):
+        request = replace(REQUESTS[0], limit=limit)
+        plain = engine.generate([request], plan, decoding).generations
+        assert engine.generate([request], replace(plan, draft=draft), decoding).generations == plain
+
+
+def test_sampled_texts_are_drawn_token_by_token_as_without_a_draft():
+    engine, decoding = tiny_engine("llama"), Decoding(temperature=0.8, seed=3)
+    plain = engine.generate(REQUESTS[:2], StagePlan(), decoding).generations
+    drafting = StagePlan(draft=Draft(sources=("prompt",), least=0))
+    assert engine.generate(REQUESTS[:2], drafting, decoding).generations == plain
+
+
+def test_a_schedule_has_no_draft():
+    with pytest.raises(LiteStageError, match="schedule verifies no draft"):
+        StagePlan(schedule={"steps": [[3, {"mhsa": [1], "ffn": []}]]}, draft=Draft(sources=("prompt",)))
+
+
+def test_what_one_more_token_costs_is_a_share_of_a_step():
+    costs = StepCosts(2, (0.0,) * 7, (1.0, 0.25, 0, 0, 0, 0, 0), 0.0)
+    assert token_share(costs) == pytest.approx(0.2)  # 0.25 of 1.25
+    free = StepCosts(2, (0.0,) * 7, (1.0, 0, 0, 0, 0, 0, 0), 0.0)
+    assert token_share(free) == 0.02
