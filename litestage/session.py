@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
-from litestage.drafts.calibrated import lookup_drafts, self_drafts
+from litestage.drafts.calibrated import lookup_drafts, self_drafts, that_pay
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
 from litestage.errors import LiteStageError
@@ -195,14 +195,18 @@ class Session:
         for suffix in suffixes:
             if suffix == "exit":
                 plan = plan.with_exit(exit_rule or ExitRule(), stages)
-            elif suffix == "self":
-                importance = TaskMeasurements(self, f"{suffix} drafts", task, pipeline).importance()
-                plan = plan.with_drafts(self_drafts(plan, importance, self.engine.decoder.layers, stages))
             elif pipeline is None:
+                if suffix == "self":
+                    raise LiteStageError("+self ranks sub-layers on a task's calibration split; this task has none.")
                 plan = plan.with_drafts(dict.fromkeys(stages, Draft(sources=("prompt",))))
             else:
                 questions = task.questions("calibration")[: self.calibration_questions] if task else []
-                plan = plan.with_drafts(lookup_drafts(self, plan, pipeline, questions))
+                if suffix == "self":
+                    importance = TaskMeasurements(self, "+self", task, pipeline).importance()
+                    drafts = self_drafts(plan, importance, self.engine.decoder.layers, stages)
+                else:
+                    drafts = lookup_drafts(self, plan, pipeline, questions)
+                plan = plan.with_drafts(that_pay(self, plan, drafts, pipeline, questions) if questions else drafts)
         return plan
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from litestage.drafts.lookup import Phrases
 from litestage.plan import Plan, SkipSet
 from litestage.plan.draft import Draft
+from litestage.ranks import from_rank_zero
+from litestage.runner import run
+from litestage.trace import StageTrace
 
 if TYPE_CHECKING:
     from litestage.profile import Importance, StepCosts
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 128
 """Tokens at which a step's cost is taken."""
+TIMED = 16
+"""Questions over which it is seen whether drafts pay."""
 
 
 def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: Sequence[Question]) -> dict[str, Draft]:
@@ -55,3 +62,31 @@ def token_share(costs: StepCosts) -> float:
     """What one more token costs in a decode step of one row, as a share of that step; from 0.02 to 0.5."""
     one, two = (costs.decode_step(tokens, CONTEXT) for tokens in (1, 2))
     return round(min(0.5, max(0.02, (two - one) / one)), 3)
+
+
+def that_pay(
+    session: Session, plan: Plan, drafts: Mapping[str, Draft], pipeline: Pipeline, questions: Sequence[Question]
+) -> dict[str, Draft]:
+    """The drafts of those stages that are faster with them, by the clock, on some of the ``questions``.
+
+    A stage's mean gain has to be more than its standard error; both ways of answering take turns.
+    """
+    without = plan.with_drafts({})
+    contestants = {
+        name: session.contestant(pipeline, each) for name, each in (("no", without), ("yes", plan.with_drafts(drafts)))
+    }
+    timed = run(questions[:TIMED], contestants, timed=True, progress="whether drafts pay")
+
+    def faster(index: int) -> bool:
+        gains = [
+            _seconds(before.stages[index]) - _seconds(after.stages[index])
+            for before, after in zip(timed["no"], timed["yes"], strict=True)
+        ]
+        return len(gains) > 1 and fmean(gains) > stdev(gains) / sqrt(len(gains))
+
+    names = from_rank_zero(lambda: [name for index, name in enumerate(pipeline.stage_names) if faster(index)])
+    return {name: drafts[name] for name in names}
+
+
+def _seconds(stage: StageTrace) -> float:
+    return (stage.prefill_s or 0.0) + (stage.decode_s or 0.0)
