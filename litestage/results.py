@@ -143,8 +143,8 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
     }
     if measured.model:
         entry["model"] = measured.model
-    if measured.note:
-        entry["note"] = measured.note
+    if notes := [*filter(None, [measured.note]), *_accepted(entry["stages"])]:
+        entry["note"] = "; ".join(notes)
     return entry
 
 
@@ -155,7 +155,23 @@ def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str
         "skipped": _skipped(measured.plan[rows[0].name], rows),
         "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
         **_means([trace.stages[index] for trace in clocked], ("prefill_s", "decode_s", "ttft_s", "tpot_s")),
+        **_draft([trace.stages[index] for trace in clocked]),
     }
+
+
+def _draft(clocked: Sequence[StageTrace]) -> dict[str, Any]:
+    """How many tokens a question's draft guessed, and which share of all guesses was right; nothing where none was."""
+    guessed = sum(stage.guessed for stage in clocked)
+    if not guessed:
+        return {}
+    accepted = sum(stage.accepted for stage in clocked)
+    return {"draft": {"guessed": guessed / len(clocked), "accepted": accepted / guessed}}
+
+
+def _accepted(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """In words, what the stages' drafts were worth."""
+    shares = [f"{name} {stage['draft']['accepted']:.0%}" for name, stage in stages.items() if "draft" in stage]
+    return [f"guesses accepted: {', '.join(shares)}"] if shares else []
 
 
 def _means(measured: Sequence[Trace] | Sequence[StageTrace], figures: Sequence[str]) -> dict[str, float]:

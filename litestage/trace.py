@@ -32,6 +32,7 @@ class StageTrace:
             All three are None where they were not measured: the question did not run alone, or nothing was generated.
         confidences: per row, each step's largest softmax probability, when they were asked for.
         token_ids: the new tokens of each row, of which ``texts`` are the text.
+        guessed, accepted: tokens that a draft guessed for all rows, and those of them that were right.
     """
 
     name: str
@@ -46,6 +47,8 @@ class StageTrace:
     confidences: tuple[tuple[float, ...], ...] | None = None
     one_by_one: bool = False
     token_ids: tuple[tuple[int, ...], ...] = ()
+    guessed: int = 0
+    accepted: int = 0
 
     @property
     def successive_tokens(self) -> int:

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from tiny import FAMILIES, random_prompts, tiny_engine
 
-from litestage.drafts.calibrated import lookup_drafts, self_drafts, token_share
+from litestage.drafts.calibrated import token_share
 from litestage.drafts.lookup import Lookup, Phrases
 from litestage.engine import Decoding, Request
 from litestage.errors import LiteStageError

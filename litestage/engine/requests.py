@@ -56,6 +56,7 @@ class Generation:
             ``non_finite`` (logits that are no numbers, from which no token can be chosen).
         confidences: the largest softmax probability of every step taken, when they were asked for.
         prompt_tokens: length of the prompt.
+        guessed, accepted: tokens that the plan's draft guessed, and those of them that were right.
     """
 
     tokens: tuple[int, ...]
@@ -63,6 +64,8 @@ class Generation:
     stop: str
     prompt_tokens: int
     confidences: tuple[float, ...] = field(default=(), repr=False)
+    guessed: int = field(default=0, compare=False)
+    accepted: int = field(default=0, compare=False)
 
     def cut(self, rule: ExitRule, eos: int, text_of: Callable[[tuple[int, ...]], str]) -> Generation:
         """What ``rule`` would have made of this generation, which must be uncut and carry its confidences."""

@@ -35,6 +35,7 @@ class Row:
         self._keeps_confidences = confidences
         self.exit, self.eos, self._detokenise = exit_rule, eos, detokenise
         self.rerun_length: int | None = None
+        self.guessed = self.accepted = 0  # tokens of drafts
 
     @property
     def sequence(self) -> list[int]:
@@ -110,6 +111,8 @@ class Row:
             stop=self.stop or "length",
             prompt_tokens=len(self.request.prompt),
             confidences=tuple(self.confidences) if self._keeps_confidences else (),
+            guessed=self.guessed,
+            accepted=self.accepted,
         )
 
 

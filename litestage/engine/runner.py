@@ -115,6 +115,29 @@ class HostRunner:
         by_lane = {lane: {row: guesses[row] for row in rows if row in guesses} for lane, rows in batch.going.items()}
         self._run(batch, {lane: rows for lane, rows in by_lane.items() if rows})
 
+    def propose(self, batch: RunningBatch, path: Path, length: int) -> dict[Row, list[int]]:
+        """By row, its last token and up to ``length`` that a shorter ``path`` would have follow; nothing is kept."""
+        cache, lanes = batch.cache, list(batch.going)
+        guesses = {row: [row.last] for rows in batch.going.values() for row in rows}
+        slots: list[tuple[int, int]] = []
+        for _ in range(length):
+            tokens, picked = list[list[Token]](), list[Row]()
+            for lane in lanes:
+                rows = [row for row in batch.going[lane] if _may_grow(row, guesses[row], length)]
+                branch = batch.trees[lane].branch if rows else {}  # type: ignore[union-attr]
+                tokens.append([(guesses[row][-1], row.length + len(guesses[row]) - 2, branch[row]) for row in rows])
+                slots += [(lane, cache.used[lane] + at) for at in range(len(rows))]
+                picked += rows
+            if not picked:
+                break
+            each = max(map(len, tokens))
+            at = [index * each + n for index, new in enumerate(tokens) for n in range(len(new))]
+            logits = self._logits(cache.enter(lanes, tokens), path, at, batch.work)
+            for row, token in zip(picked, logits.argmax(dim=-1).tolist(), strict=True):
+                guesses[row].append(token)
+        cache.roll_back(slots)
+        return guesses
+
     def settle(self, batch: RunningBatch) -> None:
         """Gives the rows what :meth:`decode` has computed ahead of the host: what is guessed goes on from there."""
 
@@ -196,6 +219,12 @@ class HostRunner:
         for step in path[behind:]:
             stream = step(stream, context)  # type: ignore[arg-type]
         return self.lean.logits(stream)
+
+
+def _may_grow(row: Row, guess: Sequence[int], length: int) -> bool:
+    """Whether one more token may be guessed: the text has neither ended in the guess nor come to its limit."""
+    ended = len(guess) > 1 and guess[-1] in row.eos
+    return not ended and len(guess) <= min(length, row.left - 1)
 
 
 class _Run(NamedTuple):

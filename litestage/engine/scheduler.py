@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from litestage.engine.attention import SHARED
+from litestage.engine.drafting import Drafter
 from litestage.engine.memory import rows_that_fit
 from litestage.engine.prefix_cache import CachedPrefix, PrefixCache, common_length
 from litestage.engine.prompt_tree import PromptTree, prompt_trees
@@ -97,6 +98,7 @@ class Scheduler:
         lanes = min(len(waiting), max(1, min(lanes, MAX_ROWS // widest)))
         slots = max(tree.first_slots for tree in waiting)
         self.batch = runner.batch(plan, sampler, lanes=lanes, slots=slots, widest=widest)
+        self._decode = Drafter(runner, plan).decode if plan.draft and sampler.greedy else runner.decode
         self._verifies = sampler.greedy and not self.batch.layers.splits
         self.prefill_s = 0.0
 
@@ -112,7 +114,7 @@ class Scheduler:
             else:
                 if not self._waiting and many_free and len(batch.trees) > 1:
                     self._runner.shrink(batch)
-                self._runner.decode(batch)
+                self._decode(batch)
             self._end()
 
     def _join(self, free: Sequence[int]) -> None:

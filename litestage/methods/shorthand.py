@@ -10,7 +10,6 @@ from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
 from litestage.plan import Plan
 
-
 SUFFIXES = ("exit", "lookup", "self")
 """What may be added to any method: the exit rule; drafts looked up, or written by the model itself with more skipped."""
 

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 import yaml
 
 from litestage.atomic import replacing, write_text
-from litestage.plan.draft import draft_from, draft_tensors
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.certificate import CertificateFile, certificate_from_dict, certificate_to_dict
+from litestage.plan.draft import draft_from, draft_tensors
 from litestage.plan.exit import ExitRule
 from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet

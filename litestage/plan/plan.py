@@ -10,9 +10,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from litestage.plan.draft import Draft
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.certificate import Certificate
+from litestage.plan.draft import Draft
 from litestage.plan.exit import ExitRule
 from litestage.plan.stage import StagePlan
 

@@ -203,4 +203,6 @@ def _stage_trace(
         confidences=confidences,
         one_by_one=_one_by_one(stage),
         token_ids=tuple(row.tokens for row in rows),
+        guessed=sum(row.guessed for row in rows),
+        accepted=sum(row.accepted for row in rows),
     )
