@@ -166,11 +166,12 @@ class Session:
             plan = load_plan(body)
         else:
             plan = plan_from_shorthand(
-                parse_shorthand(body),
+                parse_shorthand(spec),
                 stages=stages,
                 layers=self.engine.decoder.layers,
                 measurements=TaskMeasurements(self, spec, task, pipeline),
                 limits={stage.name: stage.max_new_tokens for stage in pipeline.stages} if pipeline else {},
+                exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)

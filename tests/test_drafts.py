@@ -148,6 +148,15 @@ def test_limits_stop_strings_and_exits_hold_inside_a_draft():
         assert engine.generate([request], replace(plan, draft=draft), decoding).generations == plain
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_static_steps_and_drafts_take_turns(family: str):
+    """Where nothing is guessed a step is static, and where something is, the host writes it out."""
+    engine, plan = tiny_engine(family, "static"), StagePlan()
+    plain = engine.generate(REQUESTS, plan, Decoding()).generations
+    for draft in (Draft(sources=("prompt",), least=0.4), Draft("skip", skip=SkipSet(mhsa=(1,)), length=2)):
+        assert engine.generate(REQUESTS, replace(plan, draft=draft), Decoding()).generations == plain
+
+
 def test_sampled_texts_are_drawn_token_by_token_as_without_a_draft():
     engine, decoding = tiny_engine("llama"), Decoding(temperature=0.8, seed=3)
     plain = engine.generate(REQUESTS[:2], StagePlan(), decoding).generations

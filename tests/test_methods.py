@@ -36,11 +36,11 @@ def plan_of(spec, importance=None, layers=LAYERS, **options):
 
 def test_shorthands_read_as_they_are_written():
     assert parse_shorthand("full") == Shorthand("full")
-    assert parse_shorthand("full+exit") == Shorthand("full", exit=True)
+    assert parse_shorthand("full+exit") == Shorthand("full", suffixes=("exit",))
     assert parse_shorthand("uniform:8") == Shorthand("uniform", 8)
-    assert parse_shorthand("random:8:3+exit") == Shorthand("random", 8, 3, exit=True)
+    assert parse_shorthand("random:8:3+exit") == Shorthand("random", 8, 3, ("exit",))
     assert parse_shorthand("random:8") == Shorthand("random", 8, 0)
-    assert parse_shorthand("adaskip:6+exit").name == "adaskip+exit"
+    assert parse_shorthand("adaskip:6+lookup+exit") == Shorthand("adaskip", 6, 0, ("exit", "lookup"))
     assert parse_shorthand("cosine:0").budget == 0
 
 

@@ -1,4 +1,4 @@
-"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``, ``cosine:8``; with ``+exit``, ``+lookup`` or ``+self``."""
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``; any of them ``+exit``, ``+lookup`` or ``+self``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
-from litestage.plan import Plan
+from litestage.plan import ExitRule, Plan
 
 SUFFIXES = ("exit", "lookup", "self")
-"""What may be added to any method: the exit rule; drafts looked up, or written by the model itself with more skipped."""
+"""What may be added to any method: the exit rule; drafts looked up, or written by the model with more skipped."""
 
 
 def parted(spec: str) -> tuple[str, tuple[str, ...]]:
@@ -23,7 +23,9 @@ def parted(spec: str) -> tuple[str, tuple[str, ...]]:
     body, *suffixes = spec.split("+")
     for suffix in suffixes:
         if suffix not in SUFFIXES:
-            raise LiteStageError(f"The plan {spec!r} ends in '+{suffix}'; {did_you_mean(suffix, SUFFIXES)}")
+            raise LiteStageError(
+                f"The plan {spec!r} ends in '+{suffix}'; only '+exit', '+lookup' and '+self' can follow a method."
+            )
     if len({*suffixes}) < len(suffixes) or {"lookup", "self"} <= {*suffixes}:
         raise LiteStageError(f"The plan {spec!r} has a suffix too many; give +exit once, and one of +lookup and +self.")
     return body, tuple(sorted(suffixes))
@@ -31,11 +33,12 @@ def parted(spec: str) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Shorthand:
-    """A method, its budget in sub-layers per stage, and its seed."""
+    """A method, its budget in sub-layers per stage, its seed, and what is added to it (``SUFFIXES``)."""
 
     method: str
     budget: int = 0
     seed: int = 0
+    suffixes: tuple[str, ...] = ()
 
 
 def parse_shorthand(spec: str) -> Shorthand:
@@ -44,7 +47,7 @@ def parse_shorthand(spec: str) -> Shorthand:
     Raises:
         LiteStageError: unknown method, or a budget or seed that is not a number, missing, or negative.
     """
-    body, _ = parted(spec)
+    body, suffixes = parted(spec)
     method, *numbers = body.split(":")
     if is_file(method):
         own_method(method)  # a mistake in the file is told before a model is loaded
@@ -68,7 +71,7 @@ def parse_shorthand(spec: str) -> Shorthand:
             f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip."
         )
     budget, seed = (*values, 0, 0)[:2]
-    return Shorthand(method, budget, seed)
+    return Shorthand(method, budget, seed, suffixes)
 
 
 def seeded(spec: str, seed: int) -> str:
@@ -84,15 +87,19 @@ def plan_from_shorthand(
     layers: int,
     measurements: Measurements,
     limits: Mapping[str, int] | None = None,
+    exit_rule: ExitRule | None = None,
 ) -> Plan:
     """The plan a shorthand stands for on a model of ``layers`` layers; nothing is measured unless it is needed.
+
+    Drafts are made of what a plan writes, so they are the session's to add.
 
     Args:
         limits: by stage, the most tokens one continuation may have.
     """
     setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
     make = own_method(shorthand.method) if is_file(shorthand.method) else METHODS[shorthand.method]
-    return Plan(
+    plan = Plan(
         make(setting),
         provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
     )
+    return plan.with_exit(exit_rule or ExitRule()) if "exit" in shorthand.suffixes else plan

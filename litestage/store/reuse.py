@@ -21,9 +21,9 @@ class ReusingEngine:
     """Generations from the store where they are there, from the engine where they are not. Never timed.
 
     In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
-    fixed sequence and drafts hasten it, so one record serves every threshold, window and draft. Otherwise (what runs beside a row can change its
-    tokens, or a random stream is involved) the exit rule, the draft and the whole batch are part of the key, and nothing is
-    carried from stage to stage. What non-finite logits ended is not kept.
+    fixed sequence and drafts hasten it, so one record serves every threshold, window and draft. Otherwise (what runs
+    beside a row can change its tokens, or a random stream is involved) the exit rule, the draft and the whole batch are
+    part of the key, and nothing is carried from stage to stage. What non-finite logits ended is not kept.
 
     Attributes:
         reuse: look generations up and keep them; without, all are run anew, as for a search that knows no store.
