@@ -85,6 +85,7 @@ class SearchConfig:
         exit: have the exit rule on during the search.
         against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
             exit rule itself loses.
+        draft: ``lookup`` or ``self``: drafts for the plan found, in the stages where they pay by the clock; ``none``.
         try_exits: for ``pareto``: try exit rules on the best plan.
         finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
         timed_questions: on how many calibration questions.
@@ -102,6 +103,7 @@ class SearchConfig:
     confirm: int | None = None
     exit: bool = False
     against: str = "full"
+    draft: str = "none"
     try_exits: bool = True
     finalists: int = 3
     timed_questions: int = 8
@@ -199,6 +201,7 @@ TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
 RANKINGS = ("global", "per_stage", "fidelity")
 AGAINST = ("full", "full+exit")
+DRAFTS = ("none", "lookup", "self")
 BOUNDED = ("accuracy", "agreement")
 
 
@@ -261,6 +264,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
         ("ranking", search.ranking, RANKINGS),
         ("against", search.against, AGAINST),
         ("bound", search.bound, BOUNDED),
+        ("draft", search.draft, DRAFTS),
     ):
         if value is not None and value not in known:
             raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")

@@ -87,6 +87,14 @@ class Workbench:
         """
         if options is not None:
             return replace(self, config=replace(self.config, search=options)).search()
+        found, draft = self._searched(), self.config.search.draft
+        if draft == "none":
+            return found
+        return replace(
+            found, plan=self.session.with_suffixes(found.plan, [draft], SearchQuestions(self), self.pipeline)
+        )
+
+    def _searched(self) -> SearchResult:
         strategy, calibrated = self.config.search.strategy, self._calibrated()
         if strategy == "pareto":
             made = calibrated.priced_ladders()

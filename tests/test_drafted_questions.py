@@ -44,7 +44,7 @@ def asked(session: Session, questions: Sequence[Question], plan: Plan) -> dict[s
 
 
 def drafts_write_the_same(session: Session, known: int, questions: Sequence[Question], plan: Plan, alone: int) -> None:
-    """Of the questions, the first ``known`` are looked up, the others asked in one batch and ``alone`` of them alone."""
+    """The first ``known`` questions are looked up; the others are asked in one batch, and ``alone`` of them alone."""
     generate = session.engine.generate
     for stage, rows in asked(session, questions, plan).items():
         calibration = [(request.prompt, tokens) for request, tokens in rows if request.group < known]

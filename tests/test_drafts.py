@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from tiny import FAMILIES, random_prompts, tiny_engine
 
-from litestage.drafts.calibrated import token_share
+from litestage.compare import compare
+from litestage.config import load_config
+from litestage.drafts.calibrated import that_pay, token_share
 from litestage.drafts.lookup import Lookup, Phrases
 from litestage.engine import Decoding, Request
 from litestage.errors import LiteStageError
@@ -14,6 +16,8 @@ from litestage.methods.shorthand import parted
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
 from litestage.profile import StepCosts
+from litestage.trace import StageTrace, Trace
+from litestage.workbench import Workbench
 
 PROMPTS = random_prompts((5, 12, 17, 23, 30, 9, 21, 14))
 REQUESTS = [Request(prompt, 20, group=index // 2) for index, prompt in enumerate(PROMPTS)]
@@ -174,3 +178,51 @@ def test_what_one_more_token_costs_is_a_share_of_a_step():
     assert token_share(costs) == pytest.approx(0.2)  # 0.25 of 1.25
     free = StepCosts(2, (0.0,) * 7, (1.0, 0, 0, 0, 0, 0, 0), 0.0)
     assert token_share(free) == 0.02
+
+
+@pytest.mark.slow
+def test_a_comparison_has_rows_with_drafts_that_answer_as_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bench = Workbench.open(
+        load_config(
+            [
+                *("task=menagerie", "methods=[full,full+lookup,uniform:2+self+exit,litestage+lookup]", "questions=12"),
+                *("latency_questions=6", "search.max_budget=2", "search.calibration=240", f"store={tmp_path / 's'}"),
+            ]
+        )
+    )
+    monkeypatch.setattr("litestage.session.that_pay", lambda session, plan, drafts, *rest: drafts)  # a busy machine
+    found = compare(bench)
+    rows = {row["name"]: row for row in found.results["methods"]}
+    assert list(rows) == ["full", "full+lookup", "uniform+self+exit", "litestage+lookup"]
+    assert rows["full+lookup"]["agreement"] == 1.0
+    assert "guesses accepted: recall" in rows["full+lookup"]["note"]
+    drafted = rows["full+lookup"]["stages"]["summarize"]["draft"]
+    assert drafted["guessed"] > 3
+    assert drafted["accepted"] > 0.5
+    assert "draft" not in rows["full"]["stages"]["summarize"]
+    assert rows["uniform+self+exit"]["stages"]["analyze"]["draft"]["guessed"] > 0
+    for timed, untimed in ((found.measured[name].latency, found.measured[name].accuracy[:6]) for name in rows):
+        assert [stage.token_ids for trace in timed for stage in trace.stages] == [
+            stage.token_ids for trace in untimed for stage in trace.stages
+        ]
+    plan = found.plans["litestage+lookup"]
+    save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml").certificate == found.search.plan.certificate
+
+
+def test_drafts_stay_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch):
+    def timed(seconds: float) -> Trace:
+        stages = (StageTrace(name, (9,), 0, (5,), ("",), ("eos",), 0.01, s) for name, s in (("a", 0.1), ("b", seconds)))
+        return Trace("1", "p", tuple(stages), "A", True, 1.0)
+
+    traces = {"no": [timed(0.2), timed(0.21), timed(0.19)], "yes": [timed(0.1), timed(0.11), timed(0.12)]}
+    monkeypatch.setattr("litestage.drafts.calibrated.run", lambda *args, **options: traces)
+
+    class Nothing:
+        stage_names = ("a", "b")
+
+        def contestant(self, *args: object) -> None:
+            return None
+
+    drafts = dict.fromkeys(("a", "b"), Draft(sources=("prompt",)))
+    assert set(that_pay(Nothing(), Plan.full(("a", "b")), drafts, Nothing(), [])) == {"b"}  # type: ignore[arg-type]

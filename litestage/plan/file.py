@@ -136,7 +136,7 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
     if raw.get("certificate") is None:
         return plan
     model, pipeline = (plan.model or {}).get("fingerprint"), (plan.pipeline or {}).get("hash")
-    return replace(plan, certificate=certificate_from_dict(raw["certificate"], plan.hash, model, pipeline))
+    return replace(plan, certificate=certificate_from_dict(raw["certificate"], plan.answers_hash, model, pipeline))
 
 
 def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:

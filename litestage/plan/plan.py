@@ -63,6 +63,11 @@ class Plan:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def answers_hash(self) -> str:
+        """The hash without drafts: of what decides the answers. It is what a certificate names."""
+        return self.with_drafts({}).hash if any(stage.draft for stage in self.stages.values()) else self.hash
+
     def with_exit(self, rule: ExitRule | None, stages: Iterable[str] = ()) -> Plan:
         """The same plan with ``rule`` in each of its stages, and in ``stages`` that it does not name.
 
@@ -70,10 +75,10 @@ class Plan:
         """
         names = dict.fromkeys((*self.stages, *stages))
         made = replace(self, stages={name: replace(self[name], exit=rule) for name in names}, certificate=None)
-        return replace(made, certificate=self.certificate) if made.hash == self.hash else made
+        return replace(made, certificate=self.certificate) if made.answers_hash == self.answers_hash else made
 
     def with_drafts(self, drafts: Mapping[str, Draft | None]) -> Plan:
-        """The same plan with these drafts, by stage, in the place of its own."""
+        """The same plan with these drafts, by stage, in the place of its own: its answers and certificate stay."""
         names = dict.fromkeys((*self.stages, *drafts))
         return replace(self, stages={name: replace(self[name], draft=drafts.get(name)) for name in names})
 
