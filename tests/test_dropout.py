@@ -28,7 +28,7 @@ def dropped(keep: torch.Tensor) -> SkipSet:
     return SkipSet.of(("ffn" if index % 2 else "mhsa", index // 2) for index, kept in enumerate(keep) if not kept)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
 def test_the_loss_is_that_of_the_model_without_what_was_dropped(family: str):
     model, engine = copy.deepcopy(tiny_model(family)), tiny_engine(family)
     dropout = SublayerDropout(model, {"analyze": 1.0}, seed=3)

@@ -190,7 +190,7 @@ def test_each_context_is_the_inference_prompt_and_the_loss_covers_the_completion
         assert tokenizer.decode(ids[weight == 4.0]) in (" correct", " incorrect")
 
 
-@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2"])
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gemma2", "gemma3", "granite", "qwen3_5"])
 def test_a_tree_loses_what_its_examples_lose_one_by_one(model_type: str) -> None:
     """Every token of a tree sees what it would see alone, at the same position: sums of the weighted loss are equal."""
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)

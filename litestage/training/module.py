@@ -10,6 +10,7 @@ import lightning
 import torch
 from torch.nn import functional
 
+from litestage.decoder.families import family_of
 from litestage.training.dropout import SublayerDropout
 
 if TYPE_CHECKING:
@@ -94,18 +95,18 @@ def _masks(model: Any, batch: TreeBatch) -> Any:
     if batch.sees is None:
         return None
     config = model.config.get_text_config()
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    window = family_of(config).window
 
     def taken(sees: torch.Tensor) -> torch.Tensor:
         if config._attn_implementation != "eager":
             return sees
         return torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, torch.finfo(torch.float32).min)
 
-    if not window:
+    if window == "none" or config.sliding_window is None:
         return taken(batch.sees)
     # A window reaches so many positions back, and a token's position is its depth.
-    near = (batch.positions[:, None, :, None] - batch.positions[:, None, None, :]) < window
-    if kinds is None:
+    near = (batch.positions[:, None, :, None] - batch.positions[:, None, None, :]) < config.sliding_window
+    if window == "all":
         return taken(batch.sees & near)
     return {"full_attention": taken(batch.sees), "sliding_attention": taken(batch.sees & near)}
 
