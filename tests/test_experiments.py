@@ -13,14 +13,15 @@ from litestage.cli import main
 from litestage.engine import Decoding
 from litestage.errors import LiteStageError
 from litestage.experiment import EXPERIMENTS
+from litestage.experiment.drawn import RULES, Table, choose
 from litestage.experiment.factorial import effects_of
 from litestage.experiment.heuristics import at_its_latency
-from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
-from litestage.experiment.protocol import RULES, Table, choose
+from litestage.experiment.random_weights import chain
+from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.refresh import Writer
-from litestage.experiment.scale import chain, exponent
+from litestage.experiment.scale import exponent
 from litestage.experiment.sensitivity import _stages, first_certain_loss
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import _sentence
@@ -125,6 +126,8 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["calibration", "rankings=[own/outputz]"], ["own/outputz", "'own/outputs'"]),
         (["calibration", "budgets=[25]"], ["25", "24"]),
         (["calibration", "gold=none.jsonl"], ["none.jsonl"]),
+        (["calibration", "plain=none.txt", "rankings=[plain/fidelity]"], ["none.txt"]),
+        (["calibration", "task=menagerie_five", "pipeline=single", "rankings=[gold/fidelity]"], ["'answer'"]),
         (["scale", "depths=[3,6]"], ["depths", "three"]),
         (["scale", "searches=[gready]"], ["gready", "'greedy'"]),
         (["deep", "stage=analyse"], ["analyse", "'analyze'"]),

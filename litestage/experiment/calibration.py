@@ -11,25 +11,29 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from litestage import menagerie
 from litestage.config import RunConfig
-from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
-from litestage.experiment.texts import OBJECTIVES, about, order_on, own_texts
+from litestage.experiment.texts import (
+    OBJECTIVES,
+    about,
+    gold_rows,
+    gold_texts,
+    order_on,
+    own_texts,
+    plain_text,
+)
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import drop_of, points
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import Sequenced
 from litestage.progress import bar
-from litestage.reading import read_text
 from litestage.stats import accuracy_drop_interval, wilson_interval
 from litestage.workbench import Workbench
 
@@ -37,8 +41,6 @@ Row = Mapping[str, Any]
 COSINE, ACCURACY = "cosine", "accuracy"
 TEXTS = ("gold", "plain", "own")  # files first: a mistake is told before anything runs
 RANKINGS = (*(f"{text}/{objective}" for text in TEXTS for objective in OBJECTIVES), ACCURACY, COSINE)
-CHUNK = 64
-"""Tokens of a piece of plain text."""
 
 
 @dataclass
@@ -130,53 +132,8 @@ def _texts(bench: Workbench, config: CalibrationConfig, name: str) -> dict[str, 
     if name == "own":
         return own_texts(bench)
     if name == "gold":
-        return gold_texts(bench, _gold_rows(bench, config))
-    if config.plain is None:
-        text = "\n".join(" ".join([question.text, *question.options]) for question in bench.calibration())
-    else:
-        text = read_text(Path(config.plain))
-    ids = bench.session.loaded.tokenizer(text)["input_ids"]
-    pieces = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
-    sequences: list[Sequenced] = [(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
-    if not sequences:
-        raise LiteStageError(f"The plain text {config.plain!r} is no longer than a token; give more.")
-    return dict.fromkeys(bench.pipeline.stage_names, sequences)
-
-
-def _gold_rows(bench: Workbench, config: CalibrationConfig) -> list[StagedRow]:
-    """The calibration questions' rows with gold texts."""
-    variant = bench.task.source.origin.get("menagerie")
-    if config.gold is not None:
-        rows = read_staged(config.gold)
-    elif variant:
-        rows = menagerie.load_split(variant, "calibration")
-    else:
-        raise LiteStageError(
-            f"The task {bench.task.name!r} has no gold texts of its stages; give gold=<staged JSONL>, or leave the "
-            "rankings on gold texts out."
-        )
-    by_id = {row.question.id: row for row in rows}
-    found = [by_id[question.id] for question in bench.calibration() if question.id in by_id]
-    if not found:
-        raise LiteStageError(f"gold={config.gold} has none of the calibration questions; their ids must be the same.")
-    return found
-
-
-def gold_texts(bench: Workbench, rows: Sequence[StagedRow]) -> dict[str, list[Sequenced]]:
-    """By stage, the prompts with the gold texts of earlier stages in them, and the stage's own gold text, ended."""
-    tokenizer, end = bench.session.loaded.tokenizer, bench.session.engine.eos[0]
-    sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in bench.pipeline.stages}
-    for row in rows:
-        for stage in bench.pipeline.stages:
-            gold = row.gold.get(stage.name)
-            if gold is None or isinstance(gold, list) != stage.per_option:
-                needs = "one text per option" if stage.per_option else "one text"
-                raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
-            texts = gold if isinstance(gold, list) else [gold]
-            for prompt, text in zip(stage.prompts(row.question, row.gold), texts, strict=True):
-                written = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
-                sequences[stage.name].append((bench.session.encode(prompt), [*written, end]))
-    return sequences
+        return gold_texts(bench, gold_rows(bench, config.gold))
+    return dict.fromkeys(bench.pipeline.stage_names, plain_text(bench, config.plain))
 
 
 def _orders(

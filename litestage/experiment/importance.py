@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from scipy.stats import rankdata
-
 from litestage.config import RunConfig
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
+from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import about, own_texts
 from litestage.experiment.trials import Trials
@@ -30,7 +28,6 @@ SCORES = ("cosine", "fidelity")
 """What expects damage: 1 less the cosine, and the rise in harm; both larger where more is expected."""
 DAMAGES = {"accuracy_drop": "accuracy lost", "answers_changed": "answers changed", "texts_changed": "texts changed"}
 ALL = "all stages"
-RESAMPLES = 2000
 
 
 @dataclass
@@ -137,41 +134,6 @@ def _correlations(
                 entry = {"stage": stage, "score": score, "damage": damage, "spearman": rho}
                 found.append(entry if interval is None else {**entry, "spearman_ci95": list(interval)})
     return found
-
-
-def rank_correlation(
-    scores: Sequence[float], hits: Sequence[Sequence[int]], of: Sequence[Sequence[int]], seed: int = 0
-) -> tuple[float | None, tuple[float, float] | None]:
-    """Spearman's rank correlation of scores with damages, and its 95 % bootstrap interval.
-
-    Both sub-layers and questions are drawn anew: which sub-layers a model has is as much chance as what it is asked.
-
-    Args:
-        scores: of every sub-layer.
-        hits, of: by sub-layer and question, how much was damaged, and of how much [sub-layers, questions].
-
-    Returns:
-        None where every sub-layer does the same damage, so that there is nothing to rank.
-    """
-    score, hit, whole = np.array(scores), np.array(hits, dtype=float), np.array(of, dtype=float)
-    rho = _spearman(score[None], (hit.sum(axis=1) / whole.sum(axis=1))[None])[0]
-    if np.isnan(rho):
-        return None, None
-    generator, (sublayers, questions) = np.random.default_rng(seed), hit.shape
-    drawn = generator.multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
-    damage = (drawn @ hit.T) / np.maximum(drawn @ whole.T, 1)  # [resamples, sub-layers]
-    chosen = generator.integers(0, sublayers, (RESAMPLES, sublayers))
-    resampled = _spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1))
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return float(rho), (float(min(low, rho)), float(max(high, rho)))
-
-
-def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """By row, of [rows, values] both; not a number where one of them is constant."""
-    a, b = (rankdata(values, axis=1) for values in (first, second))
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=spread > 0))
 
 
 def _find(correlations: Sequence[Row], stage: str, score: str, damage: str) -> Row:

@@ -9,13 +9,19 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+from litestage import menagerie
+from litestage.data.staged import StagedRow, read_staged
+from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import Sequenced, TeacherForced, drawn, stage_sequences
 from litestage.profile.greedy import Harm, divergence, greedy_order
 from litestage.ranks import from_rank_zero
+from litestage.reading import read_text
 from litestage.workbench import Workbench
 
+CHUNK = 64
+"""Tokens of a piece of plain text."""
 OBJECTIVES: dict[str, Callable[[TeacherForced], Harm]] = {
     "outputs": lambda forced: forced.harm,
     "fidelity": divergence,
@@ -54,3 +60,50 @@ def order_on(bench: Workbench, sequences: Sequence[Sequenced], objective: str, b
     asked = [[list(prompt), list(output)] for prompt, output in sequences]
     found = kept.once(kept.key("order_on_texts", objective, asked, budget), measure)
     return [(str(kind), int(layer)) for kind, layer in found["order"]]
+
+
+def gold_rows(bench: Workbench, file: str | None) -> list[StagedRow]:
+    """The calibration questions' rows with gold texts."""
+    variant = bench.task.source.origin.get("menagerie")
+    if file is not None:
+        rows = read_staged(file)
+    elif variant:
+        rows = menagerie.load_split(variant, "calibration")
+    else:
+        raise LiteStageError(
+            f"The task {bench.task.name!r} has no gold texts of its stages; give gold=<staged JSONL>, or leave the "
+            "rankings on gold texts out."
+        )
+    by_id = {row.question.id: row for row in rows}
+    found = [by_id[question.id] for question in bench.calibration() if question.id in by_id]
+    if not found:
+        raise LiteStageError(f"gold={file} has none of the calibration questions; their ids must be the same.")
+    return found
+
+
+def gold_texts(bench: Workbench, rows: Sequence[StagedRow]) -> dict[str, list[Sequenced]]:
+    """By stage, the prompts with the gold texts of earlier stages in them, and the stage's own gold text, ended."""
+    tokenizer, end = bench.session.loaded.tokenizer, bench.session.engine.eos[0]
+    sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in bench.pipeline.stages}
+    for row in rows:
+        for stage in bench.pipeline.stages:
+            gold = row.gold.get(stage.name)
+            if gold is None or isinstance(gold, list) != stage.per_option:
+                needs = "one text per option" if stage.per_option else "one text"
+                raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
+            texts = gold if isinstance(gold, list) else [gold]
+            for prompt, text in zip(stage.prompts(row.question, row.gold), texts, strict=True):
+                written = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+                sequences[stage.name].append((bench.session.encode(prompt), [*written, end]))
+    return sequences
+
+
+def plain_text(bench: Workbench, file: str | None) -> list[Sequenced]:
+    """A file's text in pieces of ``CHUNK`` tokens; without one, the calibration questions one after the other."""
+    asked = (" ".join([question.text, *question.options]) for question in bench.calibration())
+    ids = bench.session.loaded.tokenizer("\n".join(asked) if file is None else read_text(file))["input_ids"]
+    pieces = [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
+    sequences: list[Sequenced] = [(piece[:1], piece[1:]) for piece in pieces if len(piece) > 1]
+    if not sequences:
+        raise LiteStageError(f"The plain text {file!r} is no longer than a token; give more.")
+    return sequences
