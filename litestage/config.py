@@ -109,15 +109,6 @@ class SearchConfig:
 
 
 @dataclass
-class ExitConfig:
-    """The exit rule that ``+exit`` stands for."""
-
-    rule: str = "confidence"
-    threshold: float = 0.5
-    window: int = 5
-
-
-@dataclass
 class GridConfig:
     """Comparisons that ``compare`` makes in one command: every model with every task and every seed.
 
@@ -147,6 +138,7 @@ class RunConfig:
         pipeline: another pipeline than the task's own; a name of ``conf/pipeline`` or a path.
         analyze: how stages that fan out over options run: per_option, per_option_sequential or joint.
         max_new_tokens: limits by stage name, over the task's.
+        exit: the exit rule that ``+exit`` stands for: ``rule``, one of :mod:`litestage.plan.exit`, and its parameters.
         plan: a plan file or shorthand, for ``profile`` and ``plan show``.
         methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``; ``uniform:best`` the fastest budget
             within ``search.max_accuracy_drop`` on the calibration split.
@@ -171,7 +163,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    exit: ExitConfig = field(default_factory=ExitConfig)
+    exit: dict[str, Any] = field(default_factory=dict)
     methods: list[str] = field(
         default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"]
     )
@@ -224,7 +216,7 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
     if config.tracking not in TRACKERS:
         raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
     try:
-        ExitRule(**asdict(config.exit))
+        config.exit = ExitRule(**config.exit).to_dict()
     except LiteStageError as error:
         raise LiteStageError(f"exit: {error}") from None
     _check_search(config.search, "search")

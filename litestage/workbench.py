@@ -52,7 +52,7 @@ class Workbench:
 
     @property
     def exit_rule(self) -> ExitRule:
-        return ExitRule(self.config.exit.rule, self.config.exit.threshold, self.config.exit.window)
+        return ExitRule(**self.config.exit)
 
     def calibration(self) -> list[Question]:
         """The calibration questions that a search and all it measures may see, as the seed draws them."""

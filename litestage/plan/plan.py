@@ -53,7 +53,7 @@ class Plan:
     def hash(self) -> str:
         """Identifies what the plan does: its stages, exit rules and compensation, not where it came from."""
         content = {
-            name: {**stage.computation, "exit": asdict(stage.exit) if stage.exit else None}
+            name: {**stage.computation, "exit": stage.exit.to_dict() if stage.exit else None}
             for name, stage in sorted(self.stages.items())
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from litestage.plan import Certificate, ExitRule, Plan
-from litestage.plan.exit import exit_step
+from litestage.plan.exit import Steps, exit_step
 from litestage.profile import StepCosts
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Ladder
@@ -198,7 +198,7 @@ class SearchProblem:
             for stage in trace.stages
             for row in stage.confidences or ()
         ]
-        left = sum(len(row) if (step := exit_step(rule, row)) is None else step + 1 for row in rows)
+        left = sum(len(row) if (step := exit_step(rule, Steps(confidences=row))) is None else step + 1 for row in rows)
         return 1 - left / max(1, sum(map(len, rows)))
 
     def _candidate(
@@ -223,7 +223,7 @@ class SearchProblem:
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
             agreement=fmean(trace.answer == full.answer for trace, full in zip(traces, at_full, strict=True)),
-            exit=asdict(rule) if rule else None,
+            exit=rule.to_dict() if rule else None,
         )
 
     def _pairs(self, on: str, plan: Plan, asked: Sequence[Question]) -> Pairs:

@@ -103,7 +103,7 @@ class ReusingEngine:
         common: dict[str, Any] = {
             **self.identity,
             "plan": plan.computation,
-            "exit": asdict(plan.exit) if plan.exit else None,
+            "exit": plan.exit.to_dict() if plan.exit else None,
             "decoding": asdict(decoding),
             "drawing": DRAWING if decoding.temperature > 0 else None,
         }
