@@ -221,7 +221,7 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
         return Entrant(half, "retrained at half the depth", model=RETRAINED[body])
     search = _search_behind(bench, body, found, known)
     if search is not None:
-        plan = search.plan.with_exit(bench.exit_rule, pipeline.stage_names) if spec != body else search.plan
+        plan = bench.with_exit(search.plan) if spec != body else search.plan
         return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)

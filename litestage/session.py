@@ -23,6 +23,7 @@ from litestage.profile import (
     measure_stand_in,
     measure_step_costs,
 )
+from litestage.profile.exits import calibrated_exits
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
@@ -173,6 +174,7 @@ class Session:
                 exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
+        plan = self.with_calibrated_exits(plan, task, pipeline)
         plan.validate(
             layers=self.engine.decoder.layers,
             fingerprint=self.loaded.fingerprint,
@@ -180,6 +182,27 @@ class Session:
             pipeline_hash=pipeline.hash if pipeline else None,
         )
         return plan
+
+    def with_calibrated_exits(self, plan: Plan, task: Calibration | None, pipeline: Pipeline | None) -> Plan:
+        """The plan with what its exit rules lack taken from its own texts on the task's calibration questions.
+
+        Raises:
+            LiteStageError: something lacks, and there is no task to take it from.
+        """
+
+        def questions() -> list[Question]:
+            if task is None or pipeline is None:
+                raise LiteStageError(
+                    "The exit rule is calibrated on a task's calibration split, and this task has none; give what it "
+                    "lacks in a plan file."
+                )
+            return task.questions("calibration")[: self.calibration_questions]
+
+        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
+            assert pipeline is not None
+            return self.run(asked, {"uncut": uncut}, pipeline, progress="calibration of the exit rule")["uncut"]
+
+        return calibrated_exits(plan, questions, answer)
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:
         """The plan with this model and pipeline named in it."""

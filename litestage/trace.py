@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class StageTrace:
             All three are None where they were not measured: the question did not run alone, or nothing was generated.
         confidences: per row, each step's largest softmax probability, when they were asked for.
         token_ids: the new tokens of each row, of which ``texts`` are the text.
+        signals: per row, what else the exit rule asked of every step, by name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StageTrace:
     confidences: tuple[tuple[float, ...], ...] | None = None
     one_by_one: bool = False
     token_ids: tuple[tuple[int, ...], ...] = ()
+    signals: tuple[Mapping[str, Sequence[float]], ...] = ()
 
     @property
     def successive_tokens(self) -> int:

@@ -79,6 +79,11 @@ class Workbench:
         seen = SearchQuestions(self)
         return self.session.plan(seeded(spec, self.config.seed), seen, self.pipeline, self.exit_rule)
 
+    def with_exit(self, plan: Plan) -> Plan:
+        """The plan with the exit rule in every stage, calibrated where it takes that."""
+        cut = plan.with_exit(self.exit_rule, self.pipeline.stage_names)
+        return self.session.with_calibrated_exits(cut, SearchQuestions(self), self.pipeline)
+
     def search(self, options: SearchConfig | None = None) -> SearchResult:
         """Searches a plan, measuring what the search needs (or taking what was kept from before).
 
@@ -129,6 +134,11 @@ class Workbench:
         self, calibrated: Calibrated, ladders: Mapping[str, Ladder], origin: Mapping[str, str] | None = None
     ) -> SearchProblem:
         search = self.config.search
+        if search.exit and self.exit_rule.lacks:
+            raise LiteStageError(
+                f"search.exit has the rule {self.exit_rule.rule!r} on throughout, which has no {self.exit_rule.lacks} "
+                f"yet; give exit.{self.exit_rule.lacks}."
+            )
         return SearchProblem(
             session=self.session if search.reuse else self.session.without_reuse(),
             pipeline=self.pipeline,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -79,6 +79,7 @@ class Plan:
         _check_model(self.model or {}, layers, fingerprint)
         _check_pipeline(self.pipeline or {}, pipeline_hash)
         _check_layers(self.stages, layers)
+        _check_exits(self.stages)
         if stages is not None:
             _check_stages(self.stages, tuple(stages))
 
@@ -112,6 +113,15 @@ def _check_layers(stages: Mapping[str, StagePlan], layers: int) -> None:
                     f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are "
                     f"0 to {layers - 1}; correct the plan."
                 )
+
+
+def _check_exits(stages: Mapping[str, StagePlan]) -> None:
+    for name, stage in stages.items():
+        if stage.exit is not None and stage.exit.lacks:
+            raise LiteStageError(
+                f"The exit rule {stage.exit.rule!r} of stage {name!r} has no {stage.exit.lacks}; give it one, or "
+                "use it as +exit, which calibrates it."
+            )
 
 
 def _check_stages(stages: Mapping[str, StagePlan], known: tuple[str, ...]) -> None:

@@ -203,4 +203,5 @@ def _stage_trace(
         confidences=confidences,
         one_by_one=_one_by_one(stage),
         token_ids=tuple(row.tokens for row in rows),
+        signals=tuple(row.signals for row in rows) if any(row.signals for row in rows) else (),
     )

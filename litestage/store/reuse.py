@@ -21,7 +21,8 @@ class ReusingEngine:
     """Generations from the store where they are there, from the engine where they are not. Never timed.
 
     In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
-    fixed sequence, so one record serves every threshold and window. Otherwise (what runs beside a row can change its
+    fixed sequence, so one record serves every threshold and window; what a rule looks at besides confidences is in a
+    record of its own. Otherwise (what runs beside a row can change its
     tokens, or a random stream is involved) the exit rule and the whole batch are part of the key, and nothing is
     carried from stage to stage. What non-finite logits ended is not kept.
 
@@ -58,7 +59,7 @@ class ReusingEngine:
         instead of decoded token by token; the result is the same (:meth:`litestage.engine.runner.HostRunner.verify`).
         """
         exact = self.engine.decoder.dtype == torch.float32 and decoding.temperature == 0
-        run_plan = _without_exit(plan) if exact else plan
+        run_plan = _uncut(plan) if exact else plan
         keys = self._keys(requests, run_plan, decoding, exact)
         found = self.store.get(keys) if self.reuse else {}
         first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
@@ -127,8 +128,14 @@ def _without_exit(plan: StagePlan) -> StagePlan:
     return replace(plan, exit=None)
 
 
+def _uncut(plan: StagePlan) -> StagePlan:
+    """With what its exit rule looks at measured, and nothing cut."""
+    return replace(plan, exit=plan.exit.uncut if plan.exit else None)
+
+
 def _record(generation: Generation) -> dict[str, Any]:
-    return {"tokens": generation.tokens, "stop": generation.stop, "confidences": generation.confidences}
+    signals = {"signals": dict(generation.signals)} if generation.signals else {}
+    return {"tokens": generation.tokens, "stop": generation.stop, "confidences": generation.confidences, **signals}
 
 
 def _generation(record: dict[str, Any], request: Request, detokenise: Detokenise) -> Generation:
@@ -139,4 +146,5 @@ def _generation(record: dict[str, Any], request: Request, detokenise: Detokenise
         stop=record["stop"],
         prompt_tokens=len(request.prompt),
         confidences=tuple(record["confidences"]),
+        signals={name: tuple(values) for name, values in record.get("signals", {}).items()},
     )

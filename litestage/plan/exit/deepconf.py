@@ -1,12 +1,12 @@
 """DeepConf's rule, its threshold calibrated stage by stage (Fu et al., ICLR 2026, arXiv 2508.15260).
 
-After facebookresearch/deepconf 675529d (MIT). A step's confidence is the mean negative log-probability of its k likeliest
-tokens: large where one of them has nearly all the probability. The text ends once the window is full and its mean is below
-the threshold, which is the (100 - eta) percentile of the least window mean of each of some warm-up texts: with eta = 10
-nine in ten texts like those would be cut somewhere, with 90 one in ten.
+After facebookresearch/deepconf 675529d (MIT). A step's confidence is the mean negative log-probability of its k
+likeliest tokens: large where one of them has nearly all the probability. The text ends once the window is full and its
+mean is below the threshold, which is the (100 - eta) percentile of the least window mean of each of some warm-up texts:
+with eta = 10 nine in ten texts like those would be cut somewhere, with 90 one in ten.
 
-There warm-up is the first 16 samples of the same question and the window 2,048 tokens; here it is the stage's own texts on
-calibration questions, and the window fits short stages.
+There warm-up is the first 16 samples of the same question and the window 2,048 tokens; here it is the stage's own texts
+on calibration questions, and the window fits short stages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The text ends once the next token has been wide open for a while: the entropy of the whole distribution.
 
-The confidence rule sees the likeliest token alone; entropy sees whether the rest is one rival or a thousand (compare Think
-Just Enough, arXiv 2510.08146, and LEASH, arXiv 2511.04654, which stop on low entropy instead).
+The confidence rule sees the likeliest token alone; entropy sees whether the rest is one rival or a thousand (compare
+Think Just Enough, arXiv 2510.08146, and LEASH, arXiv 2511.04654, which stop on low entropy instead).
 """
 
 from __future__ import annotations

@@ -47,9 +47,10 @@ class Steps:
 class ExitRule:
     """When a stage's generation is cut short; ``ExitRule(rule, ...)`` makes the one of that name in ``EXIT_RULES``.
 
-    A rule is a frozen dataclass whose first field, ``rule``, is its name and whose others are its parameters. It looks at
-    what was written so far and at nothing else, so it only shortens a fixed sequence: an uncut generation with what the
-    rule looks at gives the result for all its parameters. The token at which it ends is replaced by the end of sequence.
+    A rule is a frozen dataclass whose first field, ``rule``, is its name and whose others are its parameters. It looks
+    at what was written so far and at nothing else, so it only shortens a fixed sequence: an uncut generation with what
+    the rule looks at gives the result for all its parameters. The token at which it ends is replaced by the end of
+    sequence.
 
     Raises:
         LiteStageError: no such rule, a parameter that it does not have, or a value that makes no sense.
@@ -81,6 +82,11 @@ class ExitRule:
         """Whether the generation ends at its newest token."""
         raise NotImplementedError
 
+    @property
+    def uncut(self) -> ExitRule | None:
+        """What stands in its place where the whole text is wanted, and what it looks at."""
+        return Uncut(signals=self.signals) if self.signals else None
+
     def calibrated(self, written: Sequence[Seen]) -> ExitRule:
         """The rule with what it takes from a stage's uncut generations; itself where it takes nothing."""
         return self
@@ -94,10 +100,31 @@ class ExitRule:
         return self.rule
 
 
+@dataclass(frozen=True)
+class Uncut(ExitRule):
+    """Ends nothing; what is asked for is measured."""
+
+    rule: str = "uncut"
+    signals: tuple[str, ...] = ()  # type: ignore[misc]
+
+    def stops(self, seen: Seen) -> bool:
+        return False
+
+
 def exit_step(rule: ExitRule, steps: Steps) -> int | None:
     """Index of the first step at which ``rule`` ends a generation, or None."""
-    count = max(len(steps.tokens), len(steps.confidences))
-    return next((end - 1 for end in range(1, count + 1) if rule.stops(steps.first(end))), None)
+    tokens: list[int] = []
+    confidences: list[float] = []
+    signals: dict[str, list[float]] = {name: [] for name in steps.signals}
+    seen = Steps(tokens, confidences, signals, steps.text)
+    for at in range(max(len(steps.tokens), len(steps.confidences))):
+        tokens.extend(steps.tokens[at : at + 1])
+        confidences.extend(steps.confidences[at : at + 1])
+        for name, values in signals.items():
+            values.append(steps.signals[name][at])
+        if rule.stops(seen):
+            return at
+    return None
 
 
 def check_number(name: str, value: Any, low: float, high: float, what: str) -> None:
