@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
-from litestage.plan.exit import ExitRule
+from litestage.plan.exit import EXIT_RULES, ExitRule
 from litestage.plan.stage import COMPENSATIONS
 
 GROUPS = ("model", "engine")
@@ -86,6 +86,7 @@ class SearchConfig:
         against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
             exit rule itself loses.
         try_exits: for ``pareto``: try exit rules on the best plan.
+        exit_rules: which: names of :mod:`litestage.plan.exit`; a rule brings along the parameters that are tried.
         finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
         timed_questions: on how many calibration questions.
         reuse: whether generations are found again; without, every candidate is generated anew.
@@ -103,6 +104,7 @@ class SearchConfig:
     exit: bool = False
     against: str = "full"
     try_exits: bool = True
+    exit_rules: list[str] = field(default_factory=lambda: ["confidence"])
     finalists: int = 3
     timed_questions: int = 8
     reuse: bool = True
@@ -256,6 +258,9 @@ def _check_search(search: SearchConfig, where: str) -> None:
     ):
         if value is not None and value not in known:
             raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
+    for name in search.exit_rules:
+        if name not in EXIT_RULES or name == "by_stage":
+            raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, EXIT_RULES)}")
     if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
         raise LiteStageError(
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "

@@ -130,6 +130,11 @@ class Workbench:
     def _calibrated(self) -> Calibrated:
         return Calibrated(self.session, self.pipeline, self.calibration(), self.config.search)
 
+    def exit_problem(self, plan: Plan) -> SearchProblem:
+        """What exit rules lose and save on one plan: rung 0, which they are held against uncut."""
+        ladders = {stage: [replace(plan[stage], exit=None)] for stage in self.pipeline.stage_names}
+        return self._problem(self._calibrated(), ladders, {"exits_of": plan.hash})
+
     def _problem(
         self, calibrated: Calibrated, ladders: Mapping[str, Ladder], origin: Mapping[str, str] | None = None
     ) -> SearchProblem:
@@ -149,6 +154,7 @@ class Workbench:
             exit=self.exit_rule if search.exit else None,
             reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
+            exit_rules=search.exit_rules,
             finalists=search.finalists,
             timed_questions=search.timed_questions,
             journal=self.session.reusing.store,

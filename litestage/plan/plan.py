@@ -64,7 +64,11 @@ class Plan:
         A certificate is of one plan: another than this has none.
         """
         names = dict.fromkeys((*self.stages, *stages))
-        made = replace(self, stages={name: replace(self[name], exit=rule) for name in names}, certificate=None)
+        made = replace(
+            self,
+            stages={name: replace(self[name], exit=rule.of(name) if rule else None) for name in names},
+            certificate=None,
+        )
         return replace(made, certificate=self.certificate) if made.hash == self.hash else made
 
     def validate(

@@ -1,5 +1,6 @@
 """Exit rules: when a stage's generation is cut short. Adding one is a file here and a line in ``EXIT_RULES``."""
 
+from litestage.plan.exit.by_stage import ByStage
 from litestage.plan.exit.confidence import Confidence
 from litestage.plan.exit.deepconf import DeepConf
 from litestage.plan.exit.entropy import Entropy
@@ -17,6 +18,7 @@ EXIT_RULES: dict[str, type[ExitRule]] = {
     "relative_drop": RelativeDrop,
     "repetition": Repetition,
     "sentence_end": SentenceEnd,
+    "by_stage": ByStage,
 }
 
-__all__ = ["EXIT_RULES", "Confidence", "ExitRule", "Seen", "Steps", "exit_step"]
+__all__ = ["EXIT_RULES", "ByStage", "Confidence", "ExitRule", "Seen", "Steps", "exit_step"]

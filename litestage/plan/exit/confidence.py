@@ -23,6 +23,12 @@ class Confidence(ExitRule):
         check_number("threshold", self.threshold, 0, 1, "a probability")
         check_count("window", self.window, "steps")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [
+            cls(threshold=threshold, window=window) for threshold in (0.3, 0.5, 0.7, 0.9) for window in (3, 5, 10, 20)
+        ]
+
     def stops(self, seen: Seen) -> bool:
         last = seen.confidences[-self.window :]
         return len(last) == self.window and fmean(last) <= self.threshold

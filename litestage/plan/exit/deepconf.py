@@ -51,6 +51,10 @@ class DeepConf(ExitRule):
     def lacks(self) -> str:
         return "threshold" if self.threshold is None else ""
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(window=window, eta=eta) for eta in (98.0, 90.0, 75.0, 50.0, 10.0) for window in (5, 10)]
+
     def stops(self, seen: Seen) -> bool:
         last = seen.signals[f"top{self.k}"][-self.window :]
         return self.threshold is not None and len(last) == self.window and fmean(last) < self.threshold

@@ -25,6 +25,10 @@ class Entropy(ExitRule):
         check_number("threshold", self.threshold, 0, float("inf"), "an entropy in nats")
         check_count("window", self.window, "steps")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(threshold=threshold, window=window) for threshold in (3.0, 2.0, 1.0, 0.5) for window in (3, 5, 10)]
+
     def stops(self, seen: Seen) -> bool:
         last = seen.signals["entropy"][-self.window :]
         return len(last) == self.window and fmean(last) >= self.threshold

@@ -23,6 +23,10 @@ class Margin(ExitRule):
         check_number("threshold", self.threshold, 0, 1, "a difference of probabilities")
         check_count("window", self.window, "steps")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(threshold=threshold, window=window) for threshold in (0.1, 0.2, 0.4, 0.7) for window in (3, 5, 10)]
+
     def stops(self, seen: Seen) -> bool:
         last = seen.signals["margin"][-self.window :]
         return len(last) == self.window and fmean(last) <= self.threshold

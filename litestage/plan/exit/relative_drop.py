@@ -27,6 +27,10 @@ class RelativeDrop(ExitRule):
         check_number("ratio", self.ratio, 0, 1, "a share of the beginning's confidence")
         check_count("window", self.window, "steps")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(ratio=ratio, window=window) for ratio in (0.5, 0.7, 0.85) for window in (3, 5, 10)]
+
     def stops(self, seen: Seen) -> bool:
         if len(seen.confidences) < 2 * self.window:
             return False

@@ -19,6 +19,10 @@ class Repetition(ExitRule):
         check_count("length", self.length, "tokens")
         check_count("times", self.times, "times")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(length=length, times=times) for times in (3, 2) for length in (8, 4, 2)]
+
     def stops(self, seen: Seen) -> bool:
         tokens, length = list(seen.tokens), self.length
         if len(tokens) < length * self.times:

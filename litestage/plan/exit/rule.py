@@ -78,6 +78,15 @@ class ExitRule:
         """Plain data, from which ``ExitRule(**data)`` makes the same rule."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        """Parameters that a search tries, the most cautious of a kind first."""
+        return [cls()]
+
+    def of(self, stage: str) -> ExitRule | None:
+        """The rule of one stage: this one in all of them."""
+        return self
+
     def stops(self, seen: Seen) -> bool:
         """Whether the generation ends at its newest token."""
         raise NotImplementedError

@@ -21,6 +21,10 @@ class SentenceEnd(ExitRule):
     def __post_init__(self) -> None:
         check_count("sentences", self.sentences, "sentences")
 
+    @classmethod
+    def grid(cls) -> list[ExitRule]:
+        return [cls(sentences=sentences) for sentences in (3, 2, 1)]
+
     def stops(self, seen: Seen) -> bool:
         return len(_END.findall(seen.text(seen.tokens))) >= self.sentences
 
