@@ -12,7 +12,7 @@ export LITESTAGE_TOKENIZERS ?= $(abspath $(SHARED)/tokenizers)
 endif
 
 EXPERIMENTS := sensitivity threshold heuristics certificate noise search-cost \
-	importance transfer loops protocol calibration scale deep factorial
+	importance transfer loops protocol calibration scale deep factorial adaptive-exit
 ONE_THREAD := OMP_NUM_THREADS=1
 .NOTPARALLEL:
 .PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test fuzz gate lint clean install

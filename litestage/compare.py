@@ -221,7 +221,7 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
         return Entrant(half, "retrained at half the depth", model=RETRAINED[body])
     search = _search_behind(bench, body, found, known)
     if search is not None:
-        plan = session.with_suffixes(search.plan, parted(spec)[1], bench.task, pipeline, bench.exit_rule)
+        plan = bench.with_suffixes(search.plan, parted(spec)[1])
         return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
-from litestage.plan.exit import ExitRule
+from litestage.plan.exit import EXIT_RULES, ExitRule
 from litestage.plan.stage import COMPENSATIONS
 
 GROUPS = ("model", "engine")
@@ -87,6 +87,7 @@ class SearchConfig:
             exit rule itself loses.
         draft: ``lookup`` or ``self``: drafts for the plan found, in the stages where they pay by the clock; ``none``.
         try_exits: for ``pareto``: try exit rules on the best plan.
+        exit_rules: which: names of :mod:`litestage.plan.exit`; a rule brings along the parameters that are tried.
         finalists: for ``pareto``: how many of the fastest plans are timed by the clock.
         timed_questions: on how many calibration questions.
         reuse: whether generations are found again; without, every candidate is generated anew.
@@ -105,18 +106,10 @@ class SearchConfig:
     against: str = "full"
     draft: str = "none"
     try_exits: bool = True
+    exit_rules: list[str] = field(default_factory=lambda: ["confidence"])
     finalists: int = 3
     timed_questions: int = 8
     reuse: bool = True
-
-
-@dataclass
-class ExitConfig:
-    """The exit rule that ``+exit`` stands for."""
-
-    rule: str = "confidence"
-    threshold: float = 0.5
-    window: int = 5
 
 
 @dataclass
@@ -149,6 +142,7 @@ class RunConfig:
         pipeline: another pipeline than the task's own; a name of ``conf/pipeline`` or a path.
         analyze: how stages that fan out over options run: per_option, per_option_sequential or joint.
         max_new_tokens: limits by stage name, over the task's.
+        exit: the exit rule that ``+exit`` stands for: ``rule``, one of :mod:`litestage.plan.exit`, and its parameters.
         plan: a plan file or shorthand, for ``profile`` and ``plan show``.
         methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``; ``uniform:best`` the fastest budget
             within ``search.max_accuracy_drop`` on the calibration split.
@@ -173,7 +167,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    exit: ExitConfig = field(default_factory=ExitConfig)
+    exit: dict[str, Any] = field(default_factory=dict)
     methods: list[str] = field(
         default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"]
     )
@@ -227,7 +221,7 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
     if config.tracking not in TRACKERS:
         raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
     try:
-        ExitRule(**asdict(config.exit))
+        config.exit = ExitRule(**config.exit).to_dict()
     except LiteStageError as error:
         raise LiteStageError(f"exit: {error}") from None
     _check_search(config.search, "search")
@@ -268,6 +262,9 @@ def _check_search(search: SearchConfig, where: str) -> None:
     ):
         if value is not None and value not in known:
             raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
+    for name in search.exit_rules:
+        if name not in EXIT_RULES or name == "by_stage":
+            raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, EXIT_RULES)}")
     if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
         raise LiteStageError(
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from litestage.errors import LiteStageError
+from litestage.plan import ExitRule
 from litestage.reading import parse_json, read_json, read_lines
 
 _ABSENT: Any = None
@@ -188,9 +189,17 @@ class Experiment(_Shape):
 
 
 class _Exit(_Shape):
+    model_config = ConfigDict(extra="allow")
+
     rule: str
-    threshold: float
-    window: Count
+
+    @model_validator(mode="after")
+    def _known(self) -> _Exit:
+        try:
+            ExitRule(**self.model_dump())
+        except LiteStageError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 class _Candidate(_Shape):

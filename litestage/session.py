@@ -25,6 +25,7 @@ from litestage.profile import (
     measure_stand_in,
     measure_step_costs,
 )
+from litestage.profile.exits import calibrated_exits
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
@@ -166,12 +167,11 @@ class Session:
             plan = load_plan(body)
         else:
             plan = plan_from_shorthand(
-                parse_shorthand(spec),
+                parse_shorthand(body),
                 stages=stages,
                 layers=self.engine.decoder.layers,
                 measurements=TaskMeasurements(self, spec, task, pipeline),
                 limits={stage.name: stage.max_new_tokens for stage in pipeline.stages} if pipeline else {},
-                exit_rule=exit_rule,
             )
             plan = self.signed(plan, pipeline)
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
@@ -195,7 +195,7 @@ class Session:
         stages = pipeline.stage_names if pipeline else PLAIN_STAGE
         for suffix in suffixes:
             if suffix == "exit":
-                plan = plan.with_exit(exit_rule or ExitRule(), stages)
+                plan = self.with_calibrated_exits(plan.with_exit(exit_rule or ExitRule(), stages), task, pipeline)
             elif pipeline is None:
                 if suffix == "self":
                     raise LiteStageError("+self ranks sub-layers on a task's calibration split; this task has none.")
@@ -209,6 +209,27 @@ class Session:
                     drafts = lookup_drafts(self, plan, pipeline, questions)
                 plan = plan.with_drafts(that_pay(self, plan, drafts, pipeline, questions) if questions else drafts)
         return plan
+
+    def with_calibrated_exits(self, plan: Plan, task: Calibration | None, pipeline: Pipeline | None) -> Plan:
+        """The plan with what its exit rules lack taken from its own texts on the task's calibration questions.
+
+        Raises:
+            LiteStageError: something lacks, and there is no task to take it from.
+        """
+
+        def questions() -> list[Question]:
+            if task is None or pipeline is None:
+                raise LiteStageError(
+                    "The exit rule is calibrated on a task's calibration split, and this task has none; give what it "
+                    "lacks in a plan file."
+                )
+            return task.questions("calibration")[: self.calibration_questions]
+
+        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
+            assert pipeline is not None
+            return self.run(asked, {"uncut": uncut}, pipeline, progress="calibration of the exit rule")["uncut"]
+
+        return calibrated_exits(plan, questions, answer)
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:
         """The plan with this model and pipeline named in it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class StageTrace:
         confidences: per row, each step's largest softmax probability, when they were asked for.
         token_ids: the new tokens of each row, of which ``texts`` are the text.
         guessed, accepted: tokens that a draft guessed for all rows, and those of them that were right.
+        signals: per row, what else the exit rule asked of every step, by name.
     """
 
     name: str
@@ -49,6 +50,7 @@ class StageTrace:
     token_ids: tuple[tuple[int, ...], ...] = ()
     guessed: int = 0
     accepted: int = 0
+    signals: tuple[Mapping[str, Sequence[float]], ...] = ()
 
     @property
     def successive_tokens(self) -> int:

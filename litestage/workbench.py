@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from litestage.config import RunConfig, SearchConfig
@@ -52,7 +52,7 @@ class Workbench:
 
     @property
     def exit_rule(self) -> ExitRule:
-        return ExitRule(self.config.exit.rule, self.config.exit.threshold, self.config.exit.window)
+        return ExitRule(**self.config.exit)
 
     def calibration(self) -> list[Question]:
         """The calibration questions that a search and all it measures may see, as the seed draws them."""
@@ -78,6 +78,10 @@ class Workbench:
         """The plan that a shorthand or a file stands for, on this task; ``random`` draws with the command's seed."""
         seen = SearchQuestions(self)
         return self.session.plan(seeded(spec, self.config.seed), seen, self.pipeline, self.exit_rule)
+
+    def with_suffixes(self, plan: Plan, suffixes: Iterable[str]) -> Plan:
+        """The plan with what a spec's suffixes add: the exit rule, calibrated where it takes that, or drafts."""
+        return self.session.with_suffixes(plan, suffixes, SearchQuestions(self), self.pipeline, self.exit_rule)
 
     def search(self, options: SearchConfig | None = None) -> SearchResult:
         """Searches a plan, measuring what the search needs (or taking what was kept from before).
@@ -133,10 +137,20 @@ class Workbench:
     def _calibrated(self) -> Calibrated:
         return Calibrated(self.session, self.pipeline, self.calibration(), self.config.search)
 
+    def exit_problem(self, plan: Plan) -> SearchProblem:
+        """What exit rules lose and save on one plan: rung 0, which they are held against uncut."""
+        ladders = {stage: [replace(plan[stage], exit=None)] for stage in self.pipeline.stage_names}
+        return self._problem(self._calibrated(), ladders, {"exits_of": plan.hash})
+
     def _problem(
         self, calibrated: Calibrated, ladders: Mapping[str, Ladder], origin: Mapping[str, str] | None = None
     ) -> SearchProblem:
         search = self.config.search
+        if search.exit and self.exit_rule.lacks:
+            raise LiteStageError(
+                f"search.exit has the rule {self.exit_rule.rule!r} on throughout, which has no {self.exit_rule.lacks} "
+                f"yet; give exit.{self.exit_rule.lacks}."
+            )
         return SearchProblem(
             session=self.session if search.reuse else self.session.without_reuse(),
             pipeline=self.pipeline,
@@ -147,6 +161,7 @@ class Workbench:
             exit=self.exit_rule if search.exit else None,
             reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
+            exit_rules=search.exit_rules,
             finalists=search.finalists,
             timed_questions=search.timed_questions,
             journal=self.session.reusing.store,

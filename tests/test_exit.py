@@ -11,7 +11,7 @@ from litestage.engine import Decoding, Detokenise, Engine, Request
 from litestage.engine.sampler import Sampler
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
-from litestage.plan.exit import exit_step, stops
+from litestage.plan.exit import Steps, exit_step
 
 EOS = 2
 SKIP = SkipSet(mhsa=(1,), ffn=(2,))
@@ -32,15 +32,15 @@ def uncut(engine):
 
 def test_the_rule_fires_when_the_full_windows_mean_is_at_most_the_threshold():
     rule = ExitRule(threshold=0.5, window=2)
-    assert not stops(rule, [0.1])  # the window is not full
-    assert stops(rule, [0.25, 0.75])  # equal to the threshold
-    assert not stops(rule, [0.25, 0.7501])
-    assert stops(rule, [0.9, 0.9, 0.5, 0.5])  # only the last ones count
-    assert not stops(rule, [0.0, 0.0, 0.6, 0.6])
+    assert not rule.stops(Steps(confidences=[0.1]))  # the window is not full
+    assert rule.stops(Steps(confidences=[0.25, 0.75]))  # equal to the threshold
+    assert not rule.stops(Steps(confidences=[0.25, 0.7501]))
+    assert rule.stops(Steps(confidences=[0.9, 0.9, 0.5, 0.5]))  # only the last ones count
+    assert not rule.stops(Steps(confidences=[0.0, 0.0, 0.6, 0.6]))
 
 
 def test_the_step_of_the_exit_is_the_first_at_which_the_rule_fires():
-    confidences = [0.9, 0.2, 0.9, 0.3, 0.3, 0.1]
+    confidences = Steps(confidences=[0.9, 0.2, 0.9, 0.3, 0.3, 0.1])
     assert exit_step(ExitRule(threshold=0.3, window=2), confidences) == 4
     assert exit_step(ExitRule(threshold=0.3, window=1), confidences) == 1
     assert exit_step(ExitRule(threshold=0.05, window=1), confidences) is None
@@ -313,5 +313,5 @@ def test_looking_for_the_exit_takes_time_in_proportion_to_the_text():
             return found
 
     confidences = Counted([0.9] * 4000)
-    assert exit_step(ExitRule(threshold=0.1, window=5), confidences) is None
+    assert exit_step(ExitRule(threshold=0.1, window=5), Steps(confidences=confidences)) is None
     assert Counted.read <= 5 * 4000

@@ -71,7 +71,7 @@ def _print(plan: Plan) -> None:
                 " ".join(map(str, stage.skip.ffn)) or "none",
                 stage.phase,
                 stage.compensation,
-                f"{rule.rule} <= {rule.threshold} over {rule.window}" if rule else "none",
+                str(rule) if rule else "none",
             ]
         )
         for start, skip in step_sets(stage.schedule):

@@ -16,7 +16,8 @@ from litestage.engine.compiled import RegionPass, Regions
 from litestage.engine.readback import MAX_STEPS, Readback
 from litestage.engine.rows import NON_FINITE, Row
 from litestage.engine.sampler import Sampler
-from litestage.plan import ExitRule, StagePlan
+from litestage.plan import StagePlan
+from litestage.plan.exit import Confidence
 
 
 class Column(NamedTuple):
@@ -55,7 +56,7 @@ class Ends:
 
     @classmethod
     def of(cls, row: Row) -> Ends:
-        window = row.exit.window if row.exit is not None and row.exit.rule == "confidence" else 0
+        window = row.exit.window if isinstance(row.exit, Confidence) else 0
         return cls(row.eos, window, row.measures_confidence)
 
 
@@ -222,8 +223,8 @@ def _put(by_column: Sequence[Sequence[float]], into: Tensor) -> None:
     into.copy_(made.pin_memory() if into.is_cuda else made, non_blocking=True)
 
 
-def _rule(row: Row) -> ExitRule:
-    assert row.exit is not None
+def _rule(row: Row) -> Confidence:
+    assert isinstance(row.exit, Confidence)
     return row.exit
 
 

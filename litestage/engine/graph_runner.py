@@ -117,6 +117,8 @@ class GraphRunner(HostRunner):
     def why_not_static(self, plan: StagePlan) -> str | None:
         if plan.schedule is not None:
             return "a schedule changes the path with the token"
+        if plan.exit is not None and plan.exit.signals:
+            return "the exit rule looks at more of a step than the device keeps"
         return self.graphs.failed
 
     @property

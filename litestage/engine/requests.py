@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from litestage.plan import ExitRule
-from litestage.plan.exit import exit_step
+from litestage.plan.exit import Steps, exit_step
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Generation:
         confidences: the largest softmax probability of every step taken, when they were asked for.
         prompt_tokens: length of the prompt.
         guessed, accepted: tokens that the plan's draft guessed, and those of them that were right.
+        signals: what else the exit rule asked of every step (:mod:`litestage.engine.signals`), by name.
     """
 
     tokens: tuple[int, ...]
@@ -66,11 +67,21 @@ class Generation:
     confidences: tuple[float, ...] = field(default=(), repr=False)
     guessed: int = field(default=0, compare=False)
     accepted: int = field(default=0, compare=False)
+    signals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     def cut(self, rule: ExitRule, eos: int, text_of: Callable[[tuple[int, ...]], str]) -> Generation:
-        """What ``rule`` would have made of this generation, which must be uncut and carry its confidences."""
-        step = exit_step(rule, self.confidences)
+        """What ``rule`` would have made of this generation, which must be uncut and carry what the rule looks at."""
+        seen = Steps(self.tokens, self.confidences, self.signals, lambda tokens: text_of(tuple(tokens)))
+        step = exit_step(rule, seen)
         if step is None or (step == len(self.tokens) - 1 and self.stop in ("eos", "stop_string")):
             return self
         tokens = (*self.tokens[:step], eos)
-        return replace(self, tokens=tokens, text=text_of(tokens), stop="exit", confidences=self.confidences[: step + 1])
+        cut = seen.first(step + 1)
+        return replace(
+            self,
+            tokens=tokens,
+            text=text_of(tokens),
+            stop="exit",
+            confidences=tuple(cut.confidences),
+            signals={name: tuple(values) for name, values in cut.signals.items()},
+        )

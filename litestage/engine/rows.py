@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from litestage.engine.requests import Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
-from litestage.plan.exit import stops
 
 NON_FINITE = -1
 """In the place of a token: the largest logit is no finite number, so none can be chosen."""
@@ -29,6 +28,7 @@ class Row:
         self.request = request
         self.tokens: list[int] = []
         self.confidences: list[float] = []
+        self.signals: dict[str, list[float]] = {name: [] for name in (exit_rule.signals if exit_rule else ())}
         self.stop: str | None = None
         self.limit = request.limit
         self.measures_confidence = confidences or exit_rule is not None
@@ -85,20 +85,32 @@ class Row:
         """Forgets what was written; what is drawn for it is drawn again."""
         self.tokens.clear()
         self.confidences.clear()
+        for values in self.signals.values():
+            values.clear()
 
-    def push(self, token: int, confidence: float | None) -> None:
-        """Takes the next token, or :data:`NON_FINITE`, and decides whether the row ends with it."""
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, as an exit rule sees it."""
+        return self._detokenise(list(tokens))
+
+    def push(self, token: int, confidence: float | None, signals: Mapping[str, float] | None = None) -> None:
+        """Takes the next token, or :data:`NON_FINITE`, and decides whether the row ends with it.
+
+        Args:
+            signals: of the step, those that the row's exit rule asks for.
+        """
         if token == NON_FINITE:
             self.stop = "non_finite"
             return
         if confidence is not None:
             self.confidences.append(confidence)
+        for name, values in self.signals.items():
+            values.append((signals or {})[name])
         self.tokens.append(token)
         if token in self.eos:
             self.stop = "eos"
         elif self._detokenise.found(self.tokens):
             self.stop = "stop_string"
-        elif self.exit is not None and stops(self.exit, self.confidences):
+        elif self.exit is not None and self.exit.stops(self):
             self.tokens[-1] = self.eos[0]
             self.stop = "exit"
         elif len(self.tokens) >= self.limit:
@@ -113,6 +125,7 @@ class Row:
             confidences=tuple(self.confidences) if self._keeps_confidences else (),
             guessed=self.guessed,
             accepted=self.accepted,
+            signals={name: tuple(values) for name, values in self.signals.items()},
         )
 
 

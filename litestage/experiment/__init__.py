@@ -8,6 +8,7 @@ from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.experiment import (
+    adaptive_exit,
     calibration,
     certificate,
     deep,
@@ -28,6 +29,7 @@ from litestage.experiment.findings import Experiment, Findings, write_findings
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     "sensitivity": sensitivity.EXPERIMENT,
     "threshold": threshold.EXPERIMENT,
+    "adaptive-exit": adaptive_exit.EXPERIMENT,
     "heuristics": heuristics.EXPERIMENT,
     "certificate": certificate.EXPERIMENT,
     "noise": noise.EXPERIMENT,

@@ -52,7 +52,7 @@ def run(bench: Workbench, config: NoiseConfig) -> Findings:
             "would be the same; give fewer."
         )
     trials = FreshQuestions.of(bench, config.fresh)
-    ours = asdict(config.search), asdict(config.exit), config.seed, len(trials.questions), bench.session.chat_template
+    ours = asdict(config.search), config.exit, config.seed, len(trials.questions), bench.session.chat_template
     kept = Resumed(bench, "noise", *ours, [asdict(question) for question in bench.task.questions("calibration")])
     rows = []
     for repeat in range(config.repeats):

@@ -45,7 +45,8 @@ class ThresholdConfig(RunConfig):
 
     def rules(self) -> list[ExitRule]:
         """Every threshold with every window."""
-        return [ExitRule(self.exit.rule, tau, window) for window in self.windows for tau in self.thresholds]
+        rule = self.exit.get("rule", "confidence")
+        return [ExitRule(rule, threshold=tau, window=window) for window in self.windows for tau in self.thresholds]
 
 
 def run(bench: Workbench, config: ThresholdConfig) -> Findings:
@@ -58,14 +59,15 @@ def run(bench: Workbench, config: ThresholdConfig) -> Findings:
         for spec, plan in plans.items():
             rows.append({"of": spec, "threshold": None, "window": None, **trials.row(plan)})
             for rule in rules:
+                setting = rule.to_dict()
                 cut = plan.with_exit(rule)
                 trials.traces(cut, [plan])
                 against_uncut = trials.row(cut, plan)
                 rows.append(
                     {
                         "of": spec,
-                        "threshold": rule.threshold,
-                        "window": rule.window,
+                        "threshold": setting["threshold"],
+                        "window": setting["window"],
                         **trials.row(cut),
                         "against_uncut": {
                             name: against_uncut[name]

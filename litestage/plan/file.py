@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -60,7 +60,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
                 "compensation": stage.compensation,
                 **({"compensation_digest": stage.compensation_digest} if stage.tensors else {}),
                 "schedule": dict(stage.schedule) if stage.schedule else None,
-                "exit": asdict(stage.exit) if stage.exit else None,
+                "exit": stage.exit.to_dict() if stage.exit else None,
                 **({"draft": stage.draft.settings} if stage.draft else {}),
             }
             for name, stage in plan.stages.items()
@@ -153,7 +153,7 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
     try:
         _known_keys(skip, ("mhsa", "ffn"), "skip")
         if exit_rule not in (None, "none"):
-            _known_keys(exit_rule, ("rule", "threshold", "window"), "exit")
+            _known_keys(exit_rule, None, "exit")
         plan = StagePlan(
             skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())),
             phase=raw.get("phase", "both"),
@@ -175,11 +175,14 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
         raise LiteStageError(f"stage {name!r} does not read as a plan ({error}); see README for one.") from None
 
 
-def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...] | None, where: str) -> None:
+    """Raises LiteStageError unless ``raw`` is a mapping with keys that are known (None: any text)."""
     if not isinstance(raw, Mapping):
-        raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known)}.")
+        raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known or ('rule', 'and its parameters'))}.")
     for key in raw:
-        if key not in known:
+        if known is None and not isinstance(key, str):
+            raise LiteStageError(f"{where} has the key {key!r}; its keys are texts.")
+        if known is not None and key not in known:
             raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +56,7 @@ class Plan:
         content = {
             name: {
                 **stage.computation,
-                "exit": asdict(stage.exit) if stage.exit else None,
+                "exit": stage.exit.to_dict() if stage.exit else None,
                 **({"draft": stage.draft.identity} if stage.draft else {}),
             }
             for name, stage in sorted(self.stages.items())
@@ -74,7 +74,11 @@ class Plan:
         A certificate is of one plan: another than this has none.
         """
         names = dict.fromkeys((*self.stages, *stages))
-        made = replace(self, stages={name: replace(self[name], exit=rule) for name in names}, certificate=None)
+        made = replace(
+            self,
+            stages={name: replace(self[name], exit=rule.of(name) if rule else None) for name in names},
+            certificate=None,
+        )
         return replace(made, certificate=self.certificate) if made.answers_hash == self.answers_hash else made
 
     def with_drafts(self, drafts: Mapping[str, Draft | None]) -> Plan:
@@ -94,6 +98,7 @@ class Plan:
         _check_model(self.model or {}, layers, fingerprint)
         _check_pipeline(self.pipeline or {}, pipeline_hash)
         _check_layers(self.stages, layers)
+        _check_exits(self.stages)
         if stages is not None:
             _check_stages(self.stages, tuple(stages))
 
@@ -127,6 +132,15 @@ def _check_layers(stages: Mapping[str, StagePlan], layers: int) -> None:
                     f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are "
                     f"0 to {layers - 1}; correct the plan."
                 )
+
+
+def _check_exits(stages: Mapping[str, StagePlan]) -> None:
+    for name, stage in stages.items():
+        if stage.exit is not None and stage.exit.lacks:
+            raise LiteStageError(
+                f"The exit rule {stage.exit.rule!r} of stage {name!r} has no {stage.exit.lacks}; give it one, or "
+                "use it as +exit, which calibrates it."
+            )
 
 
 def _check_stages(stages: Mapping[str, StagePlan], known: tuple[str, ...]) -> None:

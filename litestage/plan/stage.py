@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.plan.exit import ExitRule
+from litestage.plan.exit import ByStage, ExitRule
 from litestage.plan.schedule import checked, step_sets
 from litestage.plan.skip import SkipSet
 
@@ -62,6 +62,8 @@ class StagePlan:
                 f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear, "
                 "block, merged, tuned."
             )
+        if isinstance(self.exit, ByStage):
+            raise LiteStageError("exit rule 'by_stage' is of a whole plan; give this stage the rule that it has in it.")
         if self.schedule is not None:
             if self.compensation in (*PER_CUT, *CHANGED):
                 raise LiteStageError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from litestage.plan.exit import ExitRule
+
 Exit = Mapping[str, Any] | None
-"""An exit rule as plain data: ``rule``, ``threshold`` and ``window``."""
+"""An exit rule as plain data: ``rule`` and its parameters."""
 
 
 def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
@@ -20,13 +22,11 @@ def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
         ]
         said.append(f"skips {', '.join(stages)}")
     if exit is not None:
-        ends = (
-            f"ends a stage early (exit rule {exit['rule']}, threshold {exit['threshold']:g}, window {exit['window']})"
-        )
+        ends = f"ends a stage early (exit rule {exit['rule']}: {ExitRule(**exit)})"
         said.append(ends if said else f"skips nothing and {ends}")
     return " and ".join(said) or "is full depth"
 
 
 def exit_in_short(exit: Exit) -> str:
-    """`` +exit 0.5:5``, threshold and window, behind a plan's budgets; empty without a rule."""
-    return "" if exit is None else f" +exit {exit['threshold']:g}:{exit['window']}"
+    """`` +exit``, with the rule, behind a plan's budgets; empty without one."""
+    return "" if exit is None else f" +exit {ExitRule(**exit)}"

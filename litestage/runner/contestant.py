@@ -205,4 +205,5 @@ def _stage_trace(
         token_ids=tuple(row.tokens for row in rows),
         guessed=sum(row.guessed for row in rows),
         accepted=sum(row.accepted for row in rows),
+        signals=tuple(row.signals for row in rows) if any(row.signals for row in rows) else (),
     )

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from litestage.plan import ExitRule
+from litestage.plan.exit import EXIT_RULES
 from litestage.search.candidate import Candidate, Rungs, SearchResult
 from litestage.search.choice import choose
 from litestage.search.ladders import Estimate
@@ -30,8 +31,6 @@ from litestage.search.problem import SearchProblem
 Estimates = Mapping[str, Sequence[Estimate]]
 """By stage, what each rung of its ladder is expected to do."""
 
-THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
-WINDOWS = (3, 5, 10, 20)
 STEPS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Of the time that the best plan saves, what plans for the walk save."""
 WORTHWHILE = 0.01
@@ -148,7 +147,7 @@ def _safer(path: Sequence[Rungs], best: Rungs, estimates: Estimates) -> list[Run
 
 def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
     """Exit rules that would cut enough of the plan's tokens to be worth their own cost, the most cautious first."""
-    rules = [ExitRule("confidence", threshold, window) for threshold in THRESHOLDS for window in WINDOWS]
+    rules = [problem.calibrated(best, rule) for name in problem.exit_rules for rule in EXIT_RULES[name].grid()]
     shares = {rule: problem.cut_share(best, rule) for rule in rules}
     return sorted((rule for rule in rules if shares[rule] > WORTHWHILE), key=lambda rule: shares[rule])
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from logging import getLogger
 from statistics import fmean
 from typing import Any
 
 from litestage.plan import Certificate, ExitRule, Plan
-from litestage.plan.exit import exit_step
+from litestage.plan.exit import ByStage, Steps, exit_step
 from litestage.profile import StepCosts
+from litestage.profile.exits import calibrated_exits
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Ladder
 from litestage.search.race import Standing, fewest, looks
@@ -20,7 +22,7 @@ from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound, Pairs
 from litestage.store import ResultStore
-from litestage.trace import Trace
+from litestage.trace import StageTrace, Trace
 
 HARDEST = 24
 """How many of the questions that earlier candidates lost most often a candidate is asked first."""
@@ -38,6 +40,7 @@ class SearchProblem:
         reference_exit: exit rule of the full depth that drops are measured against; None: what the exit itself loses
             counts.
         try_exits: whether exit rules are tried on the best plan at the end.
+        exit_rules: names of those.
         finalists: how many of the fastest plans are timed by the clock at the end, on ``timed_questions`` questions.
         journal: store that keeps a killed run's timings.
         origin: what the ladders were made from, for the plan's provenance.
@@ -60,6 +63,7 @@ class SearchProblem:
     exit: ExitRule | None = None
     reference_exit: ExitRule | None = None
     try_exits: bool = False
+    exit_rules: Sequence[str] = ("confidence",)
     finalists: int = 0
     timed_questions: int = 8
     journal: ResultStore | None = None
@@ -192,14 +196,39 @@ class SearchProblem:
 
     def cut_share(self, rungs: Rungs, rule: ExitRule) -> float:
         """The share of the plan's tokens that the rule would cut, were every stage's prompt as it is."""
-        rows = [
-            row
-            for trace in self._traces(self.plan(rungs), self.questions)
-            for stage in trace.stages
-            for row in stage.confidences or ()
-        ]
-        left = sum(len(row) if (step := exit_step(rule, row)) is None else step + 1 for row in rows)
-        return 1 - left / max(1, sum(map(len, rows)))
+        plan = self.plan(rungs, rule)
+        uncut = {
+            name: replace(stage, exit=stage.exit.uncut if stage.exit else None) for name, stage in plan.stages.items()
+        }
+        left = written = 0
+        for trace in self._traces(Plan(uncut), self.questions):
+            for stage in trace.stages:
+                for steps in self._steps(stage):
+                    count, own = max(len(steps.tokens), len(steps.confidences)), plan[stage.name].exit
+                    step = exit_step(own, steps) if own else None
+                    left += count if step is None else step + 1
+                    written += count
+        return 1 - left / max(1, written)
+
+    def calibrated(self, rungs: Rungs, rule: ExitRule) -> ExitRule:
+        """The rule with what it lacks taken from the plan's own texts on the search's questions, stage by stage."""
+        if not rule.lacks:
+            return rule
+
+        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
+            return self._traces(uncut, asked)
+
+        plan = calibrated_exits(self.plan(rungs, rule), lambda: self.questions, answer)
+        return ByStage(stages=tuple((name, stage.exit) for name, stage in plan.stages.items() if stage.exit))
+
+    def _steps(self, stage: StageTrace) -> list[Steps]:
+        """What an exit rule sees of a stage's rows."""
+
+        def text(tokens: Sequence[int]) -> str:
+            return str(self.session.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+
+        rows = zip_longest(stage.token_ids, stage.confidences or (), stage.signals)
+        return [Steps(tokens or (), confidences or (), signals or {}, text) for tokens, confidences, signals in rows]
 
     def _candidate(
         self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question], standing: Standing
@@ -223,7 +252,7 @@ class SearchProblem:
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
             agreement=fmean(trace.answer == full.answer for trace, full in zip(traces, at_full, strict=True)),
-            exit=asdict(rule) if rule else None,
+            exit=rule.to_dict() if rule else None,
         )
 
     def _pairs(self, on: str, plan: Plan, asked: Sequence[Question]) -> Pairs:

@@ -21,9 +21,10 @@ class ReusingEngine:
     """Generations from the store where they are there, from the engine where they are not. Never timed.
 
     In float32 and greedy decoding a generation is stored uncut, with its confidences: exit rules only shorten a
-    fixed sequence and drafts hasten it, so one record serves every threshold, window and draft. Otherwise (what runs
-    beside a row can change its tokens, or a random stream is involved) the exit rule, the draft and the whole batch are
-    part of the key, and nothing is carried from stage to stage. What non-finite logits ended is not kept.
+    fixed sequence and drafts hasten it, so one record serves every threshold, window and draft; what a rule looks at
+    besides confidences is in a record of its own. Otherwise (what runs beside a row can change its tokens, or a random
+    stream is involved) the exit rule, the draft and the whole batch are part of the key, and nothing is carried from
+    stage to stage. What non-finite logits ended is not kept.
 
     Attributes:
         reuse: look generations up and keep them; without, all are run anew, as for a search that knows no store.
@@ -58,7 +59,7 @@ class ReusingEngine:
         instead of decoded token by token; the result is the same (:meth:`litestage.engine.runner.HostRunner.verify`).
         """
         exact = self.engine.decoder.dtype == torch.float32 and decoding.temperature == 0
-        run_plan = _tokens_alone(plan) if exact else plan
+        run_plan = _uncut(plan) if exact else plan
         keys = self._keys(requests, run_plan, decoding, exact)
         found = self.store.get(keys) if self.reuse else {}
         first = {key: index for index, key in reversed(list(enumerate(keys))) if key not in found}
@@ -91,7 +92,7 @@ class ReusingEngine:
         self, requests: list[Request], neighbours: Sequence[StagePlan], decoding: Decoding
     ) -> list[Request]:
         for neighbour in reversed(neighbours):  # the first one known is written last
-            keys = self._keys(requests, _tokens_alone(neighbour), decoding, exact=True)
+            keys = self._keys(requests, replace(neighbour, exit=None, draft=None), decoding, exact=True)
             known = self.store.get(keys)
             requests = [
                 replace(request, draft=tuple(known[key]["tokens"])) if key in known else request
@@ -103,7 +104,7 @@ class ReusingEngine:
         common: dict[str, Any] = {
             **self.identity,
             "plan": plan.computation,
-            "exit": asdict(plan.exit) if plan.exit else None,
+            "exit": plan.exit.to_dict() if plan.exit else None,
             "draft": plan.draft.identity if plan.draft else None,
             "decoding": asdict(decoding),
             "drawing": DRAWING if decoding.temperature > 0 else None,
@@ -124,13 +125,14 @@ class ReusingEngine:
         return keys
 
 
-def _tokens_alone(plan: StagePlan) -> StagePlan:
-    """The plan without what shortens a text or hastens it."""
-    return replace(plan, exit=None, draft=None)
+def _uncut(plan: StagePlan) -> StagePlan:
+    """With what its exit rule looks at measured, nothing cut, and nothing guessed."""
+    return replace(plan, exit=plan.exit.uncut if plan.exit else None, draft=None)
 
 
 def _record(generation: Generation) -> dict[str, Any]:
-    return {"tokens": generation.tokens, "stop": generation.stop, "confidences": generation.confidences}
+    signals = {"signals": dict(generation.signals)} if generation.signals else {}
+    return {"tokens": generation.tokens, "stop": generation.stop, "confidences": generation.confidences, **signals}
 
 
 def _generation(record: dict[str, Any], request: Request, detokenise: Detokenise) -> Generation:
@@ -141,4 +143,5 @@ def _generation(record: dict[str, Any], request: Request, detokenise: Detokenise
         stop=record["stop"],
         prompt_tokens=len(request.prompt),
         confidences=tuple(record["confidences"]),
+        signals={name: tuple(values) for name, values in record.get("signals", {}).items()},
     )

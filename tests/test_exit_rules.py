@@ -1,0 +1,255 @@
+"""Every exit rule against traces worked out by hand, in a generation, and from the store."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_parity import PROMPTS, ragged
+from tiny import random_prompts, tiny_engine
+
+from litestage.engine import Decoding
+from litestage.engine.rows import Detokenise
+from litestage.engine.signals import measure
+from litestage.errors import LiteStageError
+from litestage.plan import ExitRule, Plan, StagePlan, load_plan, save_plan
+from litestage.plan.exit import EXIT_RULES, Confidence, Steps, exit_step
+from litestage.profile.exits import WARM_UP, calibrated_exits
+from litestage.stages import Question
+from litestage.store import ResultStore, ReusingEngine
+from litestage.trace import StageTrace, Trace
+
+WORDS = {1: "Ice", 2: " is", 3: " cold", 4: ".", 5: " So", 6: " 3", 7: "5", 8: '"'}
+
+
+def text(tokens):
+    return "".join(WORDS[token] for token in tokens)
+
+
+def step(rule, **seen):
+    return exit_step(rule, Steps(text=text, **seen))
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+def test_relative_drop_compares_with_the_texts_own_beginning():
+    rule = ExitRule("relative_drop", ratio=0.5, window=2)
+    # beginning: mean of 0.8 and 0.6 is 0.7, so it ends at a mean of 0.35 or less, from the fourth step on
+    assert step(rule, confidences=[0.8, 0.6, 0.3, 0.5, 0.2, 0.1]) == 4  # 0.5 and 0.2: exactly 0.35
+    assert step(rule, confidences=[0.8, 0.6, 0.3, 0.41]) is None  # 0.355
+    assert step(rule, confidences=[0.2, 0.2, 0.12, 0.12]) is None  # unsure from the start: no drop
+    assert step(rule, confidences=[0.8, 0.6, 0.1]) is None  # the windows would overlap
+
+
+def test_entropy_ends_what_is_wide_open_and_margin_what_has_a_rival():
+    wide = ExitRule("entropy", threshold=1.5, window=2)
+    assert step(wide, tokens=[1] * 4, signals={"entropy": [1.0, 1.4, 1.6, 2.0]}) == 2  # 1.4 and 1.6: exactly 1.5
+    assert step(wide, tokens=[1] * 2, signals={"entropy": [3.0, 0.0 - 0.1]}) is None
+    rival = ExitRule("margin", threshold=0.1, window=2)
+    assert step(rival, tokens=[1] * 4, signals={"margin": [0.5, 0.15, 0.05, 0.0]}) == 2
+    assert step(rival, tokens=[1] * 2, signals={"margin": [0.0, 0.21]}) is None
+
+
+def test_repetition_counts_what_was_said_and_overlaps_count_once():
+    rule = ExitRule("repetition", length=2, times=3)
+    assert step(rule, tokens=[7, 8, 1, 7, 8, 2, 7, 8, 3]) == 7  # 7 8 for the third time
+    assert step(rule, tokens=[5, 5, 5, 5, 5]) is None  # 5 5 twice without overlap
+    assert step(rule, tokens=[5, 5, 5, 5, 5, 5]) == 5
+    assert step(rule, tokens=[7, 8, 7, 8]) is None
+
+
+def test_a_sentence_ends_where_the_next_one_begins():
+    rule = ExitRule("sentence_end", sentences=1)
+    assert step(rule, tokens=[1, 2, 3, 4, 5]) == 4  # "Ice is cold." and then " So"
+    assert step(rule, tokens=[1, 2, 3, 4]) is None  # nothing has begun after it
+    assert step(rule, tokens=[1, 2, 6, 4, 7]) is None  # "Ice is 3.5"
+    assert step(rule, tokens=[1, 2, 3, 4, 8, 5]) == 5  # a quotation mark belongs to the sentence before
+    assert step(ExitRule("sentence_end", sentences=2), tokens=[1, 2, 3, 4, 5, 2, 3, 4, 5]) == 8
+
+
+def test_deepconf_ends_below_the_threshold_and_not_at_it():
+    rule = ExitRule("deepconf", threshold=2.0, window=2, k=5)
+    assert step(rule, tokens=[1] * 4, signals={"top5": [5.0, 3.0, 1.0, 0.5]}) == 3  # 3 and 1 are exactly 2; 1 and 0.5
+    assert step(rule, tokens=[1], signals={"top5": [0.0]}) is None  # the window is not full
+
+
+def test_deepconfs_threshold_is_the_percentile_of_each_texts_least_window_mean():
+    texts = [[4.0, 2.0, 6.0], [1.0, 1.0, 9.0], [8.0, 8.0, 8.0], [5.0]]
+    least = [3.0, 1.0, 8.0, 5.0]  # windows of two: 3, 4; 1, 5; 8, 8; and the short one whole
+    for eta in (10, 50, 90):
+        rule = ExitRule("deepconf", window=2, k=5, eta=eta).calibrated([Steps(signals={"top5": row}) for row in texts])
+        assert rule.threshold == pytest.approx(np.percentile(least, 100 - eta))
+        assert not rule.lacks
+    given = ExitRule("deepconf", threshold=7.0, k=5)
+    assert given.calibrated([Steps(signals={"top5": [1.0]})]) == given
+
+
+def test_signals_are_what_they_are_called():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
+    p = logits.double().softmax(-1).tolist()
+    entropy = [-sum(q * math.log(q) for q in row) for row in p]
+    assert measure("entropy", logits).tolist() == pytest.approx(entropy, rel=1e-5)
+    assert measure("margin", logits).tolist() == pytest.approx([p[0][0] - p[0][1], 0.0], abs=1e-6)
+    top2 = [-(math.log(row[0]) + math.log(row[1])) / 2 for row in p]
+    assert measure("top2", logits).tolist() == pytest.approx(top2, rel=1e-5)
+    assert measure("top20", logits).tolist() == pytest.approx([-sum(map(math.log, row)) / 4 for row in p], rel=1e-5)
+    with pytest.raises(ValueError, match="topmost"):
+        measure("topmost", logits)
+
+
+# --- in a generation ------------------------------------------------------------------------------------------------
+
+FIRING = [
+    ExitRule("relative_drop", ratio=1.0, window=3),
+    ExitRule("deepconf", threshold=1e6, window=3, k=7),
+    ExitRule("entropy", threshold=0.0, window=3),
+    ExitRule("margin", threshold=1.0, window=3),
+    ExitRule("repetition", length=1, times=2),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return tiny_engine("llama")
+
+
+def thresholds(uncut, rule, count=3):
+    """The rule at some values that fire at some steps of some texts."""
+    name = next(iter(rule.signals), None)
+    if name is None:
+        return [rule]
+    means = sorted(
+        float(np.mean(g.signals[name][at : at + rule.window]))
+        for g in uncut
+        for at in range(len(g.tokens) - rule.window + 1)
+    )
+    places = [len(means) * part // (count + 1) for part in range(1, count + 1)]
+    between = [(means[at] + means[at + 1]) / 2 for at in places]
+    return [replace(rule, threshold=value) for value in between if value <= 1 or rule.rule != "margin"]
+
+
+@pytest.mark.parametrize("rule", FIRING, ids=lambda rule: rule.rule)
+def test_cutting_the_uncut_generation_equals_running_with_the_rule(engine, rule):
+    requests = ragged(random_prompts((6, 11, 19, 27), seed=4), 24)
+    uncut = engine.generate(requests, StagePlan(exit=rule.uncut), Decoding(), confidences=True).generations
+    detokenise = Detokenise(engine.tokenizer)
+    stops = set()
+    for tried in [rule, *thresholds(uncut, rule)]:
+        ran = engine.generate(requests, StagePlan(exit=tried), Decoding(), confidences=True).generations
+        for row, whole in zip(ran, uncut, strict=True):
+            cut = whole.cut(tried, 2, detokenise)
+            assert (cut.tokens, cut.text, cut.stop) == (row.tokens, row.text, row.stop), tried
+        stops |= {(row.stop, len(row.tokens)) for row in ran}
+    assert any(stop == "exit" for stop, _ in stops)
+
+
+def test_one_record_serves_all_thresholds_of_a_rule_and_another_rule_has_its_own(engine):
+    reusing = ReusingEngine(engine, "f", ResultStore())
+    requests = ragged(PROMPTS, 12)
+
+    def generate(rule):
+        before = reusing.ran
+        made = reusing.generate(requests, StagePlan(exit=rule), Decoding())
+        return [(row.tokens, row.stop) for row in made], reusing.ran - before
+
+    for rule in FIRING[1:4]:
+        expected = engine.generate(requests, StagePlan(exit=rule), Decoding()).generations
+        made, ran = generate(rule)
+        assert made == [(row.tokens, row.stop) for row in expected]
+        assert ran == len(requests)
+        for other in thresholds(engine.generate(requests, StagePlan(exit=rule.uncut), Decoding()).generations, rule):
+            assert generate(other)[1] == 0
+    assert generate(None)[1] == len(requests)
+    assert generate(Confidence(threshold=0.9))[1] == 0  # confidences are in every record
+    assert generate(ExitRule("repetition", length=1, times=2))[1] == 0
+
+
+# --- calibrated by stage --------------------------------------------------------------------------------------------
+
+
+def test_each_stage_gets_its_own_threshold_from_its_own_texts():
+    rule = ExitRule("deepconf", window=1, k=3, eta=50)
+    plan = Plan({"recall": StagePlan(exit=rule), "summarize": StagePlan(exit=rule), "analyze": StagePlan()})
+    questions = [Question(str(n), "?", ("a", "b"), "A") for n in range(40)]
+    asked = []
+
+    def answer(some, uncut):
+        asked.extend(some)
+        assert all(stage.exit is None or stage.exit.signals == ("top3",) for stage in uncut.stages.values())
+        assert uncut["analyze"].exit is None
+
+        def stage(name, value):
+            return StageTrace(name, (1,), 0, (1,), ("",), ("eos",), signals=({"top3": (value,)},))
+
+        return [Trace(q.id, "", (stage("recall", 1.0), stage("summarize", 5.0)), "A", True) for q in some]
+
+    found = calibrated_exits(plan, lambda: questions, answer)
+    assert len(asked) == WARM_UP
+    assert (found["recall"].exit.threshold, found["summarize"].exit.threshold) == (1.0, 5.0)
+    assert found["analyze"].exit is None
+    assert calibrated_exits(found, lambda: pytest.fail("asked again"), answer) is found
+    with pytest.raises(LiteStageError, match="'recall' has no threshold"):
+        plan.validate(layers=12)
+    found.validate(layers=12)
+
+
+# --- as data --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXIT_RULES)
+def test_every_rule_goes_into_a_plans_file_and_comes_back(tmp_path, name):
+    rule = ExitRule(name)
+    assert type(rule) is EXIT_RULES[name]
+    assert rule.rule == name
+    assert ExitRule(**rule.to_dict()) == rule
+    assert str(rule)
+    plan = Plan({"recall": StagePlan(exit=rule)})
+    save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml").hash == plan.hash
+    assert load_plan(tmp_path / "plan.yaml")["recall"].exit == rule
+
+
+def test_the_confidence_rule_is_the_plan_that_it_was():
+    """Its hash is in stores and in results that exist."""
+    assert Confidence().to_dict() == {"rule": "confidence", "threshold": 0.5, "window": 5}
+    assert ExitRule() == ExitRule("confidence", 0.5, 5) == Confidence()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"rule": "entropi"}, ["'entropi'", "'entropy'"]),
+        ({"rule": ["a"]}, ["['a']"]),
+        ({"rule": "entropy", "ratio": 1}, ["'entropy'", "'ratio'", "threshold"]),
+        ({"rule": "relative_drop", "ratio": 1.5}, ["ratio", "1.5"]),
+        ({"rule": "relative_drop", "window": 0}, ["window", "0"]),
+        ({"rule": "deepconf", "threshold": -1}, ["threshold", "-1"]),
+        ({"rule": "deepconf", "eta": 101}, ["eta", "101"]),
+        ({"rule": "deepconf", "k": 0}, ["k", "0"]),
+        ({"rule": "entropy", "threshold": "x"}, ["threshold", "'x'"]),
+        ({"rule": "margin", "threshold": 2}, ["threshold", "2"]),
+        ({"rule": "repetition", "times": 1.5}, ["times", "1.5"]),
+        ({"rule": "sentence_end", "sentences": True}, ["sentences", "True"]),
+        ({"threshold": float("nan")}, ["threshold", "nan"]),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_told_in_one_sentence(given, named):
+    with pytest.raises(LiteStageError) as error:
+        ExitRule(**given)
+    for word in named:
+        assert word in str(error.value)
+
+
+def test_a_rule_and_its_parameters_are_options_of_every_command():
+    from litestage.config import load_config
+
+    assert load_config([]).exit == Confidence().to_dict()
+    assert load_config(["exit.threshold=0.4", "exit.window=3"]).exit == Confidence(threshold=0.4, window=3).to_dict()
+    chosen = load_config(["exit.rule=relative_drop", "exit.ratio=0.7"]).exit
+    assert chosen == {"rule": "relative_drop", "ratio": 0.7, "window": 5}
+    assert load_config(["exit={rule: sentence_end, sentences: 2}"]).exit == {"rule": "sentence_end", "sentences": 2}
+    for override, named in (("exit.rule=deepcon", "'deepconf'"), ("exit.patience=3", "'patience'")):
+        with pytest.raises(LiteStageError, match=f"exit: .*{named}"):
+            load_config([override])
