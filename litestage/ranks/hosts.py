@@ -39,10 +39,15 @@ class Pulse:
     now: Callable[[], float] = time.monotonic
     heard: dict[int, float] = field(init=False)
     answered: float = field(init=False)
+    _looked: float = field(init=False)
     _counts: dict[int, bytes] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.answered = self.now()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Takes all as heard of just now: after this process itself stood still, nobody can tell who was silent."""
+        self.answered = self._looked = self.now()
         self.heard = dict.fromkeys(range(len(self.hosts)), self.answered)
 
     def hear(self, counts: list[bytes]) -> None:
@@ -53,8 +58,14 @@ class Pulse:
                 self._counts[rank], self.heard[rank] = counted, self.answered
 
     def silent(self) -> list[int]:
-        """Ranks that have not been heard of for too long; without the store nobody can be, so then rank 0's host's."""
-        late = self.now() - SILENCE_S
+        """Ranks that have not been heard of for too long; without the store nobody can be, so then rank 0's host's.
+
+        To be asked every second or so.
+        """
+        now = self.now()
+        if now - self._looked > SILENCE_S / 3:
+            self.begin_anew()
+        self._looked, late = now, now - SILENCE_S
         if self.answered < late:
             return [rank for rank, host in enumerate(self.hosts) if host == self.hosts[0]]
         return [rank for rank, at in self.heard.items() if at < late]

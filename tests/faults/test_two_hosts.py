@@ -135,26 +135,40 @@ def pulse(clock):
     return Pulse(["alpha", "alpha", "beta", "beta"], clock)
 
 
-def test_a_rank_whose_count_stands_still_is_silent_after_a_while(pulse, clock):
-    for second in range(40):
+def seconds(pulse, clock, number, counts=None):
+    """So many seconds go by, each with a look, and with counts from the store where it answers."""
+    silent = []
+    for second in range(number):
         clock.at += 1
-        pulse.hear([b"%d" % second, b"%d" % second, b"%d" % second, b"%d" % min(second, 10)])
-        assert pulse.silent() == ([3] if second > 10 + SILENCE_S else [])
+        if counts is not None:
+            pulse.hear(counts(second))
+        silent.append(pulse.silent())
+    return silent
+
+
+def counting(second):
+    return [b"%d" % second] * 4
+
+
+def test_a_rank_whose_count_stands_still_is_silent_after_a_while(pulse, clock):
+    silent = seconds(pulse, clock, 40, lambda second: [b"%d" % second] * 3 + [b"%d" % min(second, 10)])
+    assert silent == [[3] if second > 10 + SILENCE_S else [] for second in range(40)]
 
 
 def test_without_the_store_it_is_the_host_that_has_it(pulse, clock):
-    pulse.hear([b"1", b"1", b"1", b"1"])
-    clock.at += SILENCE_S - 1
-    assert pulse.silent() == []
-    clock.at += 2
-    assert pulse.silent() == [0, 1]
+    seconds(pulse, clock, 5, counting)
+    silent = seconds(pulse, clock, 20)
+    assert silent == [[0, 1] if second >= SILENCE_S else [] for second in range(20)]
 
 
 def test_a_host_that_was_slow_for_a_moment_is_heard_again(pulse, clock):
-    pulse.hear([b"1", b"1", b"1", b"1"])
-    clock.at += SILENCE_S - 1
-    pulse.hear([b"2", b"2", b"2", b"1"])
-    clock.at += 0.5
-    pulse.hear([b"3", b"3", b"3", b"2"])
-    clock.at += SILENCE_S - 1
+    seconds(pulse, clock, 5, counting)
+    assert not any(seconds(pulse, clock, int(SILENCE_S) - 1, lambda second: [b"a"] * 3 + [b"b"]))
+    assert not any(seconds(pulse, clock, 30, counting))
+
+
+def test_who_stood_still_itself_accuses_nobody(pulse, clock):
+    seconds(pulse, clock, 5, counting)
+    clock.at += 600  # a laptop's lid, a debugger, a swapping machine
     assert pulse.silent() == []
+    assert not any(seconds(pulse, clock, 10))
