@@ -15,7 +15,7 @@ EXPERIMENTS := sensitivity threshold heuristics certificate noise search-cost \
 	importance transfer loops protocol calibration scale deep factorial adaptive-exit
 ONE_THREAD := OMP_NUM_THREADS=1
 .NOTPARALLEL:
-.PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test fuzz gate lint clean install
+.PHONY: reports report-menagerie $(EXPERIMENTS:%=report-%) report-bench report-baseline readme demo test fuzz versions gate lint clean install
 
 install: $(STAMP)
 
@@ -72,6 +72,11 @@ gate: $(STAMP)
 # Every parser against what hypothesis makes up, for about an hour.
 fuzz: $(STAMP)
 	LITESTAGE_FUZZ_EXAMPLES=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest --numprocesses auto --dist load tests/inputs/test_parsers_fuzzed.py
+
+# The core tests under other versions of Python, torch, transformers and lm-eval, each freshly installed; hours, and up to
+# 6 GB for each torch that comes with CUDA.
+versions:
+	$(PYTHON) tests/versions.py --write docs/versions.md $(VERSIONS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

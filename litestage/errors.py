@@ -16,3 +16,12 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     names = [str(name) for name in known]
     close = get_close_matches(value, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names)) or 'none'}."
+
+
+def not_written(error: OSError) -> str:
+    """A full disk, or a folder without rights, as one sentence; ``litestage:`` and exit code 2 are the caller's."""
+    place = f"{error.filename!r}: " if error.filename else ""
+    return (
+        f"{place}{error.strerror or error}; see to that place, its disk and its rights. "
+        "What was finished is kept, the same command goes on from there."
+    )

@@ -451,3 +451,45 @@ def test_a_task_of_ones_own_is_three_lines_beside_its_rows(model, tmp_path, monk
     assert results["versions"]["mine_multistage"] == 1.0
     assert reported(results, "mine_multistage")["stop_length_answer"] <= 1
     assert [sample["doc"]["answer"] for sample in results["samples"]["mine_multistage"]] == ["B", "B"]
+
+
+# --- lm-eval 0.5, which has a class for each output type ---
+
+
+@pytest.fixture
+def as_in_0_5(monkeypatch):
+    """Stands in for what lm-eval 0.5 does otherwise: its classes, lists of requests, and metrics held to a type."""
+    import importlib
+
+    import lm_eval.api.task as theirs
+
+    import litestage.harness.task as ours
+
+    class GenerateTask(theirs.ConfigurableTask):
+        def __init__(self, config):
+            known = [entry["metric"] for entry in config["metric_list"] if entry["metric"] == "acc"]
+            if known:
+                raise ValueError("metric acc does not match 'generate_until'")
+            named = [{**entry, "metric": entry["metric"].__name__} for entry in config["metric_list"]]
+            super().__init__(config={**config, "metric_list": named})
+
+        def construct_requests(self, doc, ctx, **keywords):
+            return [super().construct_requests(doc, ctx, **keywords)]
+
+    class MultipleChoiceTask(theirs.ConfigurableTask):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(theirs, "GenerateTask", GenerateTask, raising=False)
+        patch.setattr(theirs, "MultipleChoiceTask", MultipleChoiceTask, raising=False)
+        importlib.reload(ours)
+        yield GenerateTask
+    importlib.reload(ours)
+
+
+def test_staged_tasks_run_under_the_classes_of_lm_eval_0_5(model, as_in_0_5):
+    import litestage.harness.task as ours
+
+    assert issubclass(ours.StagedTask, as_in_0_5)
+    figures = reported(evaluate(model(batch_size=2), "menagerie_multistage"), "menagerie_multistage")
+    assert {"acc", "tokens", "parse_failure", "tokens_recall"} <= set(figures)

@@ -146,6 +146,17 @@ def test_a_constant_factor_has_a_narrow_interval():
     assert speedup_interval(full, full / 2) == pytest.approx((2.0, 2.0))
 
 
+def test_the_speedup_interval_of_a_whole_test_split_takes_little_memory():
+    import tracemalloc
+
+    seconds = np.random.default_rng(1).uniform(0.5, 2.0, (2, 1221))
+    tracemalloc.start()
+    speedup_interval(seconds[0], seconds[1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * 2**20  # all resamples at once take 293 MB
+
+
 def test_coverage_of_the_speedup_interval_at_60_questions():
     """Times of a question go together, and a method's noise is its own."""
     rng = np.random.default_rng(8)

@@ -10,7 +10,7 @@ _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 def main() -> None:
     """Runs the command line. A user's mistake is one sentence on standard error and exit code 2."""
     from litestage.cli.commands import app
-    from litestage.errors import LiteStageError
+    from litestage.errors import LiteStageError, not_written
 
     try:
         app()
@@ -21,12 +21,7 @@ def main() -> None:
         print(f"litestage: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder without rights
-        place = f"{error.filename!r}: " if error.filename else ""
-        print(
-            f"litestage: {place}{error.strerror or error}; see to that place, its disk and its rights. "
-            "What was finished is kept, the same command goes on from there.",
-            file=sys.stderr,
-        )
+        print(f"litestage: {not_written(error)}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:

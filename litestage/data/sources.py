@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from litestage import menagerie
 from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.hub import hub
 from litestage.stages import Question
 
 _NEEDED, _OPTIONAL = ("path", "folder", "format"), ("config", "revision")
@@ -101,8 +102,9 @@ class Hub:
         wanted = next(iter(self._commits.values()), self.revision)
         at = f" at {wanted!r}" if wanted else ""
         try:
-            builder = datasets.load_dataset_builder(self.path, self.config, revision=wanted)
-            builder.download_and_prepare()
+            with hub():
+                builder = datasets.load_dataset_builder(self.path, self.config, revision=wanted)
+                builder.download_and_prepare()
             rows = list(enumerate(builder.as_dataset(split=split), start=1))
         except Exception as error:  # datasets, huggingface_hub, requests and httpx each raise their own
             raise LiteStageError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from litestage.decoder.files import check_weights, first_line, json_object, listed
 from litestage.errors import LiteStageError
+from litestage.hub import hub
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _RUNS_OR_READS_MORE = ("megatron_config", "auto_mapping")
@@ -41,7 +42,8 @@ def adapter_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = Path(snapshot_download(name, allow_patterns=["adapter_*", "*token*", "*.jinja"]))
+        with hub():
+            found = Path(snapshot_download(name, allow_patterns=["adapter_*", "*token*", "*.jinja"]))
     except Exception as error:  # the hub's client raises errors of several libraries
         raise LiteStageError(
             f"The adapter {name!r} is neither a folder here nor could it be fetched from the hub ({first_line(error)})."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from litestage.decoder.checkpoint import Checkpoint, read_checkpoint, read_token
 from litestage.decoder.generation import check_choice, left_out, say_left_out
 from litestage.decoder.source import REFERENCE_MODELS, Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.hub import hub
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -96,7 +98,8 @@ def read_model(
     source = source_of(name, revision, adapter)
     at_first = (dtype or "auto") if source.adapter is None else torch.float32
     try:
-        read = read_checkpoint(source.place, name, source.revision, at_first)
+        with nullcontext() if source.local else hub():
+            read = read_checkpoint(source.place, name, source.revision, at_first)
     except OSError as error:
         raise LiteStageError(_not_fetched(name, source, error)) from None
     if source.adapter is None:

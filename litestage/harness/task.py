@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lm_eval.api.task as theirs
 from lm_eval.api.registry import get_aggregation
-from lm_eval.api.task import ConfigurableTask
 
 from litestage.conf import beside
 from litestage.data import Task, load_task
@@ -24,6 +25,11 @@ from litestage.errors import LiteStageError
 from litestage.harness.metrics import metric_list, metric_names, metrics
 from litestage.stages import Question
 from litestage.trace import Trace
+
+# lm-eval 0.4 has one class for all tasks; from 0.5 on there is one for each output type.
+_Generated: Any = getattr(theirs, "GenerateTask", theirs.ConfigurableTask)
+_Chosen: Any = getattr(theirs, "MultipleChoiceTask", theirs.ConfigurableTask)
+_BY_OUTPUT_TYPE = _Generated is not theirs.ConfigurableTask
 
 KEY = "litestage"
 """The generation keyword that tells our model which task and pipeline a request belongs to."""
@@ -75,10 +81,11 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
-class _OwnQuestions(ConfigurableTask):
-    """A task over a litestage task's test questions; ``source`` is that task."""
+class _OwnQuestions:
+    """For a task over a litestage task's test questions; ``source`` is that task."""
 
     source: Task
+    dataset: Any
 
     def download(self, *args: Any, **keywords: Any) -> None:
         """Puts the test questions where lm-eval looks for documents."""
@@ -91,7 +98,7 @@ class _OwnQuestions(ConfigurableTask):
         self.dataset = {"test": datasets.Dataset.from_list(rows)}
 
 
-class LikelihoodTask(_OwnQuestions):
+class LikelihoodTask(_OwnQuestions, _Chosen):
     """The same questions without stages, for any model: which option's text is the most probable after the question.
 
     ``acc`` compares log-likelihoods as they are, ``acc_norm`` by the length of the text, as in lm-eval's own tasks::
@@ -118,7 +125,7 @@ def _folder_of(config: dict[str, Any]) -> Path:
     return Path(str(config["metadata"].get("config_source", ""))).parent
 
 
-class StagedTask(_OwnQuestions):
+class StagedTask(_OwnQuestions, _Generated):
     """A multiple-choice task that a model answers in stages."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -142,7 +149,7 @@ class StagedTask(_OwnQuestions):
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
         request["pipeline"] = overridden or request.get("pipeline")  # else the task's own: which, a chat decides
-        config["metric_list"] = metric_list(metric_names(self.source.through(request["pipeline"]).stage_names))
+        config["metric_list"] = _listed(metric_names(self.source.through(request["pipeline"]).stage_names))
         config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
         super().__init__(config=config)
         self.config.metadata = {**(self.config.metadata or {}), "data": dict(self.source.source.origin)}
@@ -157,9 +164,11 @@ class StagedTask(_OwnQuestions):
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **keywords: Any) -> Any:
         """The request: its context is only for show, the stages make their own prompts from the document."""
-        instance = super().construct_requests(doc, ctx, **keywords)
-        instance.arguments[1][KEY]["chat_template"] = bool(keywords.get("apply_chat_template"))
-        return instance
+        made = super().construct_requests(doc, ctx, **keywords)
+        instances = made if isinstance(made, list) else [made]  # a list from lm-eval 0.5 on; 0.4 takes one, too
+        for instance in instances:
+            instance.arguments[1][KEY]["chat_template"] = bool(keywords.get("apply_chat_template"))
+        return instances
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
         """The question's figures.
@@ -171,15 +180,36 @@ class StagedTask(_OwnQuestions):
         if trace is None:
             raise LiteStageError(_NEEDS_OURS.format(self.config.task))
         figures = metrics(trace)
-        if list(figures) != [entry["metric"] for entry in self.config.metric_list]:
+        if list(figures) != [getattr(metric, "__name__", metric) for metric in self._metrics()]:
             self._list_metrics(list(figures))  # untimed, or the model was given another pipeline
         return figures
+
+    def _metrics(self) -> list[Any]:
+        return [entry["metric"] for entry in self.config.metric_list]
 
     def _list_metrics(self, names: list[str]) -> None:
         """Announces exactly the metrics there are: lm-eval's W&B logger wants every listed one for every document."""
         self.config.metric_list = metric_list(names)
         self._aggregation_list = {name: get_aggregation("mean") for name in names}
         self._higher_is_better = {entry["metric"]: entry["higher_is_better"] for entry in self.config.metric_list}
+
+
+def _listed(names: list[str]) -> list[dict[str, Any]]:
+    """``metric_list``; from lm-eval 0.5 on with functions, as names that it knows itself are held to its output types.
+
+    The functions are never called: ``process_results`` has every figure.
+    """
+    listed = metric_list(names)
+    if _BY_OUTPUT_TYPE:
+        for entry in listed:
+            named = partial(_never)
+            named.__name__ = entry["metric"]  # type: ignore[attr-defined]
+            entry["metric"] = named
+    return listed
+
+
+def _never(*_: Any, **__: Any) -> float:
+    raise NotImplementedError
 
 
 _NEEDS_OURS = (

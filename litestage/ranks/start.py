@@ -46,6 +46,7 @@ def launch(trainer: Trainer, device: str) -> None:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
+    from litestage.ranks.hosts import watch_hosts
     from litestage.ranks.watch import watch
     from litestage.runner.quiet import quiet
 
@@ -66,6 +67,9 @@ def launch(trainer: Trainer, device: str) -> None:
         raise LiteStageError(f"The ranks can't be started: {str(error).splitlines()[0]}") from error
     copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))  # plans travel, too
     take(Ranks(fabric.global_rank, fabric.local_rank, trainer.devices, trainer.num_nodes))
+    if trainer.num_nodes > 1:
+        met = fabric.strategy.cluster_environment
+        watch_hosts(met.main_address, met.main_port)
     if fabric.global_rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the process ends
         logging.disable(logging.WARNING)

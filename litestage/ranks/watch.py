@@ -23,6 +23,7 @@ from litestage.ranks.together import is_in_step
 
 _LOOK_S = 0.05  # Lightning looks every 5 s, and whoever looks first after a death tells
 _TELL_S = 3.0  # how long another is given to tell what happened
+_HOSTS_TELL_S = 20.0  # and litestage.ranks.hosts, which has to be sure
 _INTERRUPTED = 130  # exit code of Ctrl-C, which every process of a terminal gets
 
 
@@ -62,7 +63,7 @@ def _watch_children(children: Sequence[subprocess.Popen[bytes]], first: int) -> 
                 time.sleep(_TELL_S)  # the main thread was interrupted as well
             else:
                 end = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                _tell(
+                tell(
                     f"rank {rank} {end}, so the job ends; "
                     "what was finished is kept, the same command goes on from there."
                 )
@@ -75,11 +76,12 @@ def _watch_parent(parent: int, rank: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_S)
     if is_in_step():  # else the job was done
-        _tell(f"the process that started rank {rank} is gone, so rank {rank} ends.")
+        tell(f"the process that started rank {rank} is gone, so rank {rank} ends.")
     os._exit(1)
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """One line on the terminal, whatever else is being written there."""
     from litestage.progress import console
 
     console.show_cursor()  # a progress bar may have hidden it
@@ -94,7 +96,7 @@ class _Patient:
 
     def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if (isinstance(error, LiteStageError) and here().rank) or _is_broken_collective(error):
-            time.sleep(_TELL_S)
+            time.sleep(_TELL_S if here().num_nodes == 1 else _HOSTS_TELL_S)
         self.tell(kind, error, trace)
 
 

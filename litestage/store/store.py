@@ -112,8 +112,8 @@ class ResultStore:
         """Turns SQLite's and the file system's errors into one sentence that names the file."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # sqlite3 decodes a damaged file's own words
+            damaged = not isinstance(error, (sqlite3.OperationalError, OSError))
             remedy = "delete it" if damaged else "see to its disk and its rights,"
             raise LiteStageError(
                 f"The result store {str(self.path)!r} {what} ({error}); {remedy} or set store=<file>."
@@ -159,9 +159,10 @@ class ResultStore:
         self.__init__(state["path"])  # type: ignore[misc]
 
 
-def unpacked(packed: bytes, checksum: int) -> dict[str, Any] | None:
-    """A record as it was put, or None where it is damaged."""
-    return json.loads(zlib.decompress(packed)) if zlib.crc32(packed) == checksum else None
+def unpacked(packed: object, checksum: object) -> dict[str, Any] | None:
+    """A record as it was put, or None where it is damaged, so that it may be of any type."""
+    sound = isinstance(packed, bytes) and zlib.crc32(packed) == checksum
+    return json.loads(zlib.decompress(packed)) if sound else None  # type: ignore[arg-type]
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

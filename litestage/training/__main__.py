@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, not_written
 
 
 def main(arguments: list[str]) -> int:
@@ -20,7 +20,10 @@ def main(arguments: list[str]) -> int:
 
         print(f"Saved in {train(config)}")
     except LiteStageError as error:
-        print(error, file=sys.stderr)
+        print(f"litestage: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"litestage: {not_written(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -10,6 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 
 from litestage.data import load_task
 from litestage.data.staged import StagedRow, read_staged
@@ -92,7 +93,13 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: Tra
     Of a model with LoRA it is the adapter's folder; the tokenizer is the base's own.
     """
     rounded = copy.deepcopy(model).to(getattr(torch, config.save_dtype))
-    rounded.save_pretrained(output)
+    try:
+        rounded.save_pretrained(output)
+    except SafetensorError as error:  # as it says that a disk is full
+        raise LiteStageError(
+            f"The model cannot be written to {str(output)!r} ({error}); see to its disk and its rights. "
+            "The same command goes on from the last checkpoint."
+        ) from None
     if not config.lora.rank:
         tokenizer.save_pretrained(output)
     OmegaConf.save(OmegaConf.structured(config), output / "training.yaml")

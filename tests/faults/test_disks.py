@@ -76,3 +76,21 @@ def test_a_folder_of_results_that_was_whole_stays_whole_when_the_disk_fills_up(s
     kept = disk / "out" / "results.json"
     assert not kept.exists() or json.loads(kept.read_text())["schema"] == "litestage.results/1"
     assert not kept.exists() or kept.read_bytes() == before
+
+
+def test_a_training_whose_disk_fills_up_says_so_in_one_sentence_and_goes_on_when_there_is_room(small_disk, tmp_path):
+    disk = small_disk(384)
+    (disk / "something else").write_bytes(bytes(160 * 1024))
+    shape = ["model.architecture.num_hidden_layers=2", "model.architecture.hidden_size=32"]
+    options = ["menagerie", *shape, "model.architecture.intermediate_size=64", "model.vocab_size=512"]
+    options += ["rows={recall: 4, analyze: 4, summarize: 4}", "data.menagerie=[menagerie_yesno]", "threads=1"]
+    command = [sys.executable, "-m", "litestage.training", *options, "steps=6", "save_every=3"]
+    command.append(f"output={disk / 'out'}")
+    run = {"capture_output": True, "text": True, "check": False, "timeout": 300}
+    stopped = subprocess.run(command, **run, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert stopped.returncode == 2, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "No space left" in stopped.stderr
+    (disk / "something else").unlink()
+    assert subprocess.run(command, **run, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert (disk / "out" / "model.safetensors").is_file()
