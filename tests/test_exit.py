@@ -56,7 +56,7 @@ def test_the_step_of_the_exit_looks_at_a_window_for_every_token_and_no_more():
             Watched.seen += len(found) if isinstance(key, slice) else 1
             return found
 
-    assert exit_step(ExitRule(threshold=0.0, window=3), Watched([0.5] * 400)) is None
+    assert exit_step(ExitRule(threshold=0.0, window=3), Steps(confidences=Watched([0.5] * 400))) is None
     assert Watched.seen <= 2 * 3 * 400
 
 

@@ -109,7 +109,7 @@ def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]
     for which, by_stage in skips.items():
         made["on", "off", which, "none"] = Plan({stage: StagePlan(skip=skip) for stage, skip in by_stage.items()})
         made["on", "off", which, "fitted"] = Plan({stage: fitted(stage, skip) for stage, skip in by_stage.items()})
-    with_exit = {(levels[0], "on", *levels[2:]): plan.with_exit(bench.exit_rule) for levels, plan in made.items()}
+    with_exit = {(levels[0], "on", *levels[2:]): bench.with_suffixes(plan, ["exit"]) for levels, plan in made.items()}
     return {**made, **with_exit}
 
 
