@@ -198,7 +198,7 @@ def test_each_stage_gets_its_own_threshold_from_its_own_texts():
 # --- as data --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXIT_RULES)
+@pytest.mark.parametrize("name", [name for name in EXIT_RULES if name != "by_stage"])
 def test_every_rule_goes_into_a_plans_file_and_comes_back(tmp_path, name):
     rule = ExitRule(name)
     assert type(rule) is EXIT_RULES[name]
@@ -209,6 +209,26 @@ def test_every_rule_goes_into_a_plans_file_and_comes_back(tmp_path, name):
     save_plan(plan, tmp_path / "plan.yaml")
     assert load_plan(tmp_path / "plan.yaml").hash == plan.hash
     assert load_plan(tmp_path / "plan.yaml")["recall"].exit == rule
+
+
+@pytest.mark.parametrize("name", [name for name in EXIT_RULES if name != "by_stage"])
+def test_what_a_search_tries_of_a_rule_are_rules_of_that_name_each_once(name):
+    tried = EXIT_RULES[name].grid()
+    assert {rule.rule for rule in tried} == {name}
+    assert len(set(tried)) == len(tried) >= 3
+
+
+def test_a_rule_by_stage_gives_each_stage_its_own_and_others_none():
+    given = {"rule": "by_stage", "stages": {"recall": {"rule": "sentence_end"}, "analyze": {"threshold": 0.4}}}
+    rule = ExitRule(**given)
+    assert ExitRule(**rule.to_dict()) == rule
+    plan = Plan.full(("recall", "analyze", "summarize")).with_exit(rule)
+    assert plan["recall"].exit == ExitRule("sentence_end")
+    assert plan["analyze"].exit == Confidence(threshold=0.4)
+    assert plan["summarize"].exit is None
+    assert hash(rule) == hash(ExitRule(**given))
+    with pytest.raises(LiteStageError, match="by_stage"):
+        StagePlan(exit=rule)
 
 
 def test_the_confidence_rule_is_the_plan_that_it_was():
@@ -253,3 +273,27 @@ def test_a_rule_and_its_parameters_are_options_of_every_command():
     for override, named in (("exit.rule=deepcon", "'deepconf'"), ("exit.patience=3", "'patience'")):
         with pytest.raises(LiteStageError, match=f"exit: .*{named}"):
             load_config([override])
+
+
+# --- on the embedded model ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_deepconf_is_calibrated_where_it_is_used_by_the_clock_and_from_the_store(tmp_path):
+    from litestage.config import load_config
+    from litestage.workbench import Workbench
+
+    options = [f"store={tmp_path / 'store.sqlite'}", "exit={rule: deepconf, eta: 10, window: 4}"]
+    bench = Workbench.open(load_config([*options, "search.calibration=12"]))
+    plan = bench.plan("full+exit")
+    found = {name: stage.exit.threshold for name, stage in plan.stages.items()}
+    assert len(set(found.values())) == 3  # each stage its own
+    assert bench.plan("full+exit").hash == plan.hash
+    questions = bench.task.questions("test")[:3]
+    kept = bench.session.run(questions, {"cut": plan}, bench.pipeline)["cut"]
+    timed = bench.session.run(questions, {"cut": plan}, bench.pipeline, timed=True)["cut"]
+    texts = [[stage.texts for stage in trace.stages] for trace in kept]
+    assert texts == [[stage.texts for stage in trace.stages] for trace in timed]
+    assert any("exit" in stage.stops for trace in kept for stage in trace.stages)
+    with pytest.raises(LiteStageError, match=r"has no threshold.*exit\.threshold"):
+        Workbench.open(load_config([*options, "search.exit=true", "search.calibration=4"]), bench.session).search()

@@ -33,7 +33,7 @@ from litestage.store import ResultStore, ReusingEngine
 SMALL = {
     "sensitivity": ["rankings=[cosine,fidelity]", "search.max_budget=4", "step=4"],
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
-    "adaptive-exit": ["plans=[cosine:6]", "search.calibration=24", "search.confirm=8", "search.max_accuracy_drop=0.5"],
+    "adaptive-exit": ["plans=[cosine:6]", "search.confirm=4", "search.max_accuracy_drop=0.5"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
     "certificate": ["searches=200", "sizes=[40]", "bounds=[0.1]"],
     "noise": ["repeats=2", "search.max_budget=2", "fresh=6", "uncertified=1"],
