@@ -281,7 +281,8 @@ def _mends(rows: Sequence[Row]) -> str:
             f"with {budget} skipped {_said(never, 'same_text')} of the texts are full depth's if never refreshed, at "
             f"most {_said(best, 'same_text')} if refreshed {best['refreshed']}, which runs "
             f"{best['full_depth_tokens']:.0%} of the tokens at full depth; {trigger}; self-speculation "
-            f"leaves {_said(speculated, 'same_text')} as they are and has a token wait for {speculated['passes_per_token']:.0%} of full depth's sub-layers, {never['passes_per_token']:.0%} if "
+            f"leaves {_said(speculated, 'same_text')} as they are and has a token wait for "
+            f"{speculated['passes_per_token']:.0%} of full depth's sub-layers, {never['passes_per_token']:.0%} if "
             f"nothing is ever verified"
         )
     said = f"{'; '.join(parts)}."
