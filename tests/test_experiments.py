@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,7 +47,13 @@ SMALL = {
         *("models=[]", "pipelines=[]", "searches=[greedy]", "search.max_budget=2"),
     ],
     "deep": ["budgets=[4]", "tokens=12", "every=[4]", "below=[0.5]"],
-    "factorial": ["form=scale", "tokens=400", "search.max_budget=2", "search.max_accuracy_drop=1"],
+    "factorial": [
+        "form=scale",
+        "latency_questions=1",
+        "tokens=400",
+        "search.max_budget=2",
+        "search.max_accuracy_drop=1",
+    ],
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
@@ -345,21 +352,20 @@ def test_a_text_that_is_refreshed_at_every_token_is_full_depths():
         texts = writer.write(prompts, StagePlan(), every, below)
         assert [text.tokens for text in texts] == full
         assert all(text.refreshes[0] == 0 for text in texts)
+    session.engine = engine
+    texts, guessed, accepted = writer.speculate(prompts, skipping.skip, 3)
+    assert [text.tokens for text in texts] == full
+    assert 0 <= accepted <= guessed
     assert [text.refreshes for text in writer.write(prompts[:1], StagePlan(), every=5)] == [(0, 5, 10)]
 
 
 def test_an_effect_is_taken_over_all_levels_of_the_other_factors():
-    speed = {"skip": 2.0, "exit": 1.1, "budgets": 1.2, "compensation": 0.9}
-    loss = {"skip": 0.2, "exit": 0.05, "budgets": -0.1, "compensation": -0.05}
+    speed = {"skip": 2.0, "exit": 1.1, "budgets": 1.2, "compensation": 0.9, "draft": 1.3}
+    loss = {"skip": 0.2, "exit": 0.05, "budgets": -0.1, "compensation": -0.05, "draft": 0}
     correct, seconds = {}, {}
     for levels in [
-        *(("off", exit, "", "") for exit in ("off", "on")),
-        *(
-            ("on", exit, by, fit)
-            for exit in ("off", "on")
-            for by in ("global", "by stage")
-            for fit in ("none", "fitted")
-        ),
+        *(("off", exit, "", "", draft) for exit, draft in product(("off", "on"), repeat=2)),
+        *product(["on"], ("off", "on"), ("global", "by stage"), ("none", "fitted"), ("off", "on")),
     ]:
         on = [name for name, level in zip(speed, levels, strict=True) if level in ("on", "by stage", "fitted")]
         right = round(1000 * (1 - sum(loss[name] for name in on) - 0.1 * (levels[2] == "global")))
@@ -371,5 +377,7 @@ def test_an_effect_is_taken_over_all_levels_of_the_other_factors():
     assert found["compensation"]["speedup"] == pytest.approx(0.9)
     assert found["skip"]["speedup"] == pytest.approx(2 * 1.2**0.5)  # budgets by stage in half of the pairs
     assert found["exit"]["accuracy_gained"] == pytest.approx(-0.05)
-    assert found["exit, where nothing is skipped"]["pairs"] == 1
-    assert found["exit, where sub-layers are skipped"]["pairs"] == 4
+    assert found["exit, where nothing is skipped"]["pairs"] == 2
+    assert found["exit, where sub-layers are skipped"]["pairs"] == 8
+    assert found["draft"]["speedup"] == pytest.approx(1.3)
+    assert found["draft"]["accuracy_gained"] == 0

@@ -15,6 +15,7 @@ QUESTIONS = [
     Question("five", "Where is sand?", ("beach", "cloud", "sun", "moon", "ice"), "A"),
 ]
 STAGED = ("recall_analyze_summarize", "recall_analyze_summarize_fewshot")
+ITERATIVE = "menagerie_iterative"
 
 
 def outputs_of(pipeline, question):
@@ -43,7 +44,10 @@ def test_every_stage_renders_with_question_options_and_earlier_texts(name: str, 
             assert all(f"({option.label}) {option.text}" in prompt for option in question.lettered)
             assert prompt == prompt.rstrip()  # a trailing space would change the next token
             earlier = [text for value in outputs.values() for text in ([value] if isinstance(value, str) else value)]
-            assert all(text in prompt for text in earlier)
+            if name == ITERATIVE:  # what was written anew stands in the place of what it replaces
+                assert not earlier or any(text in prompt for text in earlier)
+            else:
+                assert all(text in prompt for text in earlier)
         outputs[stage.name] = outputs_of(pipeline, question)[stage.name]
 
 

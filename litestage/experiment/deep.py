@@ -1,5 +1,5 @@
 """Long generation: how errors grow with the distance from the prompt where sub-layers are skipped, and what running all
-of them again does about it, every so many tokens or where the model is unsure.
+of them again does about it: every so many tokens, where the model is unsure, or to verify every token.
 
 A refresh runs prompt and text so far through all sub-layers, which mends keys and values, and takes the next token from
 there. What was written before stays. All texts are held against those of full depth for the same prompts.
@@ -33,7 +33,7 @@ from litestage.stages import Question
 from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
-STATIC, PROMPT = "never", "for the prompt only"
+STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"
 
 
 @dataclass
@@ -48,6 +48,7 @@ class DeepConfig(RunConfig):
         past_the_end: whether texts go on past their end, for a model that writes short ones.
         every: refresh every so many tokens.
         below: refresh where a token's probability is no more than this.
+        draft: tokens drafted at a time without the same sub-layers, and verified by all (self-speculation).
         bins: tokens of a bin of distance.
     """
 
@@ -57,6 +58,7 @@ class DeepConfig(RunConfig):
     past_the_end: bool = False
     every: list[int] = field(default_factory=lambda: [4, 8, 16])
     below: list[float] = field(default_factory=lambda: [0.5, 0.9])
+    draft: int = 4
     bins: int = 8
 
 
@@ -74,15 +76,26 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
     texts = list(zip(prompts, full, strict=True))
     rows: list[dict[str, Any]] = []
     forced: list[dict[str, Any]] = []
-    policies = _policies(config)
-    with bar("policies on long texts", len(config.budgets) * len(policies)) as advance:
+    policies, sublayers = _policies(config), 2 * session.engine.decoder.layers
+    with bar("policies on long texts", len(config.budgets) * (len(policies) + 1)) as advance:
         for budget in config.budgets:
             plan = StagePlan(skip=SkipSet.of(order[:budget]))
             forced += from_rank_zero(partial(_by_distance, session, texts, plan, budget, config))
             for name, (every, below) in policies.items():
                 written = writer.write(prompts, plan, every, below)
-                rows.append({"budget": budget, "refreshed": name, **_compared(bench, full, written, budget)})
+                tokens = sum(len(text.tokens) for text in written)
+                share = sum(len(text.refreshes) for text in written) / tokens
+                passes = 1 - (1 - share) * budget / sublayers
+                rows.append({"budget": budget, "refreshed": name, **_compared(full, written, share, passes)})
                 advance(1)
+            written, guessed, accepted = from_rank_zero(partial(writer.speculate, prompts, plan.skip, config.draft))
+            tokens = sum(len(text.tokens) for text in written)
+            verified = (
+                1 - accepted / tokens
+            )  # each pass through all sub-layers adds a token of its own to what it accepts
+            passes = verified + guessed / tokens * (1 - budget / sublayers)
+            rows.append({"budget": budget, "refreshed": SPECULATED, **_compared(full, written, verified, passes)})
+            advance(1)
     return Findings(
         split="test",
         questions=len(prompts),
@@ -107,7 +120,7 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
 def _check(bench: Workbench, config: DeepConfig) -> None:
     most, names = 2 * bench.session.engine.decoder.layers, bench.pipeline.stage_names
     some(budgets=config.budgets)
-    at_least(1, budgets=min(config.budgets), tokens=config.tokens, bins=config.bins)
+    at_least(1, budgets=min(config.budgets), tokens=config.tokens, bins=config.bins, draft=config.draft)
     at_least(1, every=min(config.every, default=1))
     if max(config.budgets) > most:
         raise LiteStageError(f"budgets has {max(config.budgets)}, but the model has {most} sub-layers; give less.")
@@ -168,22 +181,25 @@ def _by_distance(
     return rows
 
 
-def _compared(bench: Workbench, full: Sequence[Tokens], written: Sequence[Written], budget: int) -> dict[str, Any]:
-    """A policy's texts beside full depth's."""
+def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, passes: float) -> dict[str, Any]:
+    """A policy's texts beside full depth's.
+
+    Args:
+        share: tokens at which all sub-layers ran.
+        passes: sub-layers that a token waits for, one after another, as a share of full depth's.
+    """
     same = [_agree(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
     identical, interval = share_of_texts(
         [wanted == text.tokens for wanted, text in zip(full, written, strict=True)], [1] * len(full)
     )
     until, its_interval = share_of_texts(same, [len(wanted) for wanted in full])
-    tokens, refreshed = (sum(len(text.tokens) for text in written), sum(len(text.refreshes) for text in written))
-    sublayers = 2 * bench.session.engine.decoder.layers
     return {
         "same_text": identical,
         "same_text_ci95": interval,
         "until_it_differs": until,
         "until_it_differs_ci95": its_interval,
-        "full_depth_tokens": refreshed / tokens,
-        "passes_per_token": 1 - (1 - refreshed / tokens) * budget / sublayers,
+        "full_depth_tokens": share,
+        "passes_per_token": passes,
         "still_same": [
             fmean(count > at for count, wanted in zip(same, full, strict=True) if len(wanted) > at)
             for at in range(max(map(len, full)))
@@ -241,7 +257,7 @@ def _mends(rows: Sequence[Row]) -> str:
     parts = []
     for budget in dict.fromkeys(row["budget"] for row in rows):
         of = [row for row in rows if row["budget"] == budget]
-        never, *refreshed = of
+        never, *refreshed, speculated = of
         if not refreshed:
             continue
         best = max(refreshed, key=lambda row: (row["until_it_differs"], -row["full_depth_tokens"]))
@@ -264,7 +280,10 @@ def _mends(rows: Sequence[Row]) -> str:
         parts.append(
             f"with {budget} skipped {_said(never, 'same_text')} of the texts are full depth's if never refreshed, at "
             f"most {_said(best, 'same_text')} if refreshed {best['refreshed']}, which runs "
-            f"{best['full_depth_tokens']:.0%} of the tokens at full depth; {trigger}"
+            f"{best['full_depth_tokens']:.0%} of the tokens at full depth; {trigger}; self-speculation "
+            f"leaves {_said(speculated, 'same_text')} as they are and has a token wait for "
+            f"{speculated['passes_per_token']:.0%} of full depth's sub-layers, {never['passes_per_token']:.0%} if "
+            f"nothing is ever verified"
         )
     said = f"{'; '.join(parts)}."
     return said[:1].upper() + said[1:]

@@ -1,5 +1,5 @@
 """Which part of the method brings the speed and which costs the accuracy: skipping, the exit rule, a budget and an
-order of its own for every stage, and compensation, each on and off with all others.
+order of its own for every stage, compensation, and drafts, each on and off with all others.
 
 A searched plan says how many sub-layers each stage skips. *By stage* that is what is skipped, in each stage's own
 order; *global* is the mean of it in every stage, in one order for all stages.
@@ -27,6 +27,8 @@ from litestage.profile.compensation import fit_compensation
 from litestage.profile.forced import TeacherForced, pooled
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
+from litestage.runner import run as run_questions
+from litestage.stats import speedup_interval
 from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
@@ -36,14 +38,19 @@ FACTORS = {
     "exit": ("off", "on"),
     "budgets": ("global", "by stage"),
     "compensation": ("none", "fitted"),
+    "draft": ("off", "on"),
 }
-"""By factor, its two levels. Without skipping the last two are the same plan."""
+"""By factor, its two levels. Without skipping, budgets and compensation have none."""
 RESAMPLES = 2000
+NOTHING = ("off", "off", "", "", "off")
 
 
 @dataclass
 class FactorialConfig(RunConfig):
     """Options of ``experiment factorial``. ``exit`` is the rule that is on or off.
+
+    With ``latency_questions`` so many are answered one at a time, by the clock, and drafts are a fifth factor: what
+    they bring cannot be predicted from token counts. With 0 latency is predicted, and no plan has drafts.
 
     Attributes:
         form: of compensation: scale, affine, lowrank:K, linear or block.
@@ -63,24 +70,45 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
     found = bench.search(replace(config.search, compensation="none", try_exits=False)).plan
     budgets = {stage: len(found[stage].skip) for stage in bench.pipeline.stage_names}
     plans, trials = _plans(bench, config, budgets), Trials.on_test(bench)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with bar("combinations on the test split", len(plans)) as advance:
         for levels, plan in plans.items():
             rows.append({**dict(zip(FACTORS, levels, strict=True)), **trials.row(plan)})
             advance(1)
     correct = {levels: np.array(trials.correct(plan), dtype=float) for levels, plan in plans.items()}
-    seconds = {levels: np.array(trials.seconds(plan)) for levels, plan in plans.items()}
+    timed = config.latency_questions > 0
+    seconds = _by_the_clock(trials, plans, config.latency_questions) if timed else _predicted(trials, plans)
+    for row, own in zip(rows, seconds.values(), strict=True) if timed else ():
+        full = seconds[NOTHING]
+        row |= {"measured_speedup": float(full.sum() / own.sum())}
+        row["measured_speedup_ci95"] = list(speedup_interval(full.tolist(), own.tolist()))
     effects = effects_of(correct, seconds)
     return Findings(
         split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=[*FACTORS, *COLUMNS],
-        table=[[*(str(row[factor]) for factor in FACTORS), *cells(row)] for row in rows],
-        shows=(_speed(effects, rows), _accuracy(effects)),
+        columns=[*FACTORS, *COLUMNS, *(["by the clock [95 %]"] if timed else [])],
+        table=[[*(str(row[factor]) for factor in FACTORS), *cells(row), *_measured(row)] for row in rows],
+        shows=(_speed(effects, "by the clock" if timed else "predicted"), _accuracy(effects)),
         figure=_figure(effects),
-        more={"effects": effects, "budgets": budgets, "form": config.form},
+        more={"effects": effects, "budgets": budgets, "form": config.form, "latency_questions": len(seconds[NOTHING])},
+        latency="by the clock, one question at a time, interleaved, where it is an effect's; rows are predicted"
+        if timed
+        else "predicted: token counts times step costs measured on this machine",
     )
+
+
+def _predicted(trials: Trials, plans: Mapping[Levels, Plan]) -> dict[Levels, np.ndarray]:
+    return {levels: np.array(trials.seconds(plan)) for levels, plan in plans.items()}
+
+
+def _by_the_clock(trials: Trials, plans: Mapping[Levels, Plan], count: int) -> dict[Levels, np.ndarray]:
+    """Seconds per question under each plan, one question at a time, plans interleaved."""
+    bench, names = trials.bench, {"/".join(levels): levels for levels in plans}
+    contestants = {name: bench.session.contestant(bench.pipeline, plans[levels]) for name, levels in names.items()}
+    store = bench.session.reusing.store
+    traces = run_questions(trials.questions[:count], contestants, timed=True, journal=store, progress="latency")
+    return {names[name]: np.array([trace.latency_s or 0.0 for trace in rows]) for name, rows in traces.items()}
 
 
 def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]) -> dict[Levels, Plan]:
@@ -120,7 +148,7 @@ def _pairs(known: Mapping[Levels, Any], factor: str) -> Iterator[tuple[Levels, L
     for levels in known:
         if factor == "skip":
             if levels[0] == "on" and levels[3] == "none":
-                yield ("off", levels[1], "", ""), levels
+                yield ("off", levels[1], "", "", levels[4]), levels
         elif levels[place] == on:
             yield (*levels[:place], off, *levels[place + 1 :]), levels
 
@@ -133,22 +161,21 @@ def effects_of(
     Accuracy gained is a mean of differences, the speed-up a geometric mean of ratios; a bootstrap draws questions.
 
     Args:
-        correct, seconds: by combination, of every question, in the same order.
+        correct, seconds: by combination, of every question; seconds may be of fewer questions.
     """
     names = list(correct)
-    right, times = np.array([correct[name] for name in names]), np.array([seconds[name] for name in names])
-    count = right.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    weights = np.vstack([np.ones(count), drawn])  # the first is the questions as they are
-    accuracy, log_time = weights @ right.T / count, np.log(weights @ times.T)
+    right = _resampled(np.array([correct[name] for name in names]), seed)
+    log_time = np.log(_resampled(np.array([seconds[name] for name in names]), seed))
     wanted: dict[str, Callable[[Levels], bool]] = {factor: lambda on: True for factor in FACTORS}
     wanted["exit, where nothing is skipped"] = lambda on: on[0] == "off"
     wanted["exit, where sub-layers are skipped"] = lambda on: on[0] == "on"
     effects = []
     for name, counts in wanted.items():
         pairs = [pair for pair in _pairs(correct, name.partition(",")[0]) if counts(pair[1])]
+        if not pairs:
+            continue
         off, on = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
-        gained = (accuracy[:, on] - accuracy[:, off]).mean(axis=1)
+        gained = (right[:, on] - right[:, off]).mean(axis=1)
         faster = np.exp((log_time[:, off] - log_time[:, on]).mean(axis=1))
         effects.append(
             {
@@ -163,9 +190,23 @@ def effects_of(
     return effects
 
 
+def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means over questions [1 + resamples, combinations] of values [combinations, questions]; first as they are."""
+    count = values.shape[1]
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return np.asarray(np.vstack([np.ones(count), drawn]) @ values.T / count)
+
+
 def _interval(values: np.ndarray) -> list[float]:
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return [float(min(low, values[0])), float(max(high, values[0]))]
+
+
+def _measured(row: Row) -> list[str]:
+    if "measured_speedup" not in row:
+        return []
+    low, high = row["measured_speedup_ci95"]
+    return [f"{row['measured_speedup']:.2f}x [{low:.2f}, {high:.2f}]"]
 
 
 def _times(effect: Row) -> str:
@@ -173,15 +214,10 @@ def _times(effect: Row) -> str:
     return f"{effect['factor']} {effect['speedup']:.2f} times ({INTERVAL} {low:.2f} to {high:.2f})"
 
 
-def _speed(effects: Sequence[Row], rows: Sequence[Row]) -> str:
-    fastest = max(rows, key=lambda row: row["predicted_speedup"])
-    levels = ", ".join(f"{factor} {fastest[factor]}" for factor in FACTORS if fastest[factor])
+def _speed(effects: Sequence[Row], how: str) -> str:
     slower = [effect["factor"] for effect in effects if effect["speedup_ci95"][1] < 1]
-    note = f"; {', '.join(slower)} makes answers slower" if slower else ""
-    return (
-        f"Predicted speed-up by what is on, over all other levels: {'; '.join(map(_times, effects))}{note}. The "
-        f"fastest combination ({levels}) is predicted {fastest['predicted_speedup']:.2f} times as fast as full depth."
-    )
+    note = f"; {', '.join(slower)} made answers slower" if slower else ""
+    return f"Speed-up by what is on ({how}), over all levels of the others: {'; '.join(map(_times, effects))}{note}."
 
 
 def _accuracy(effects: Sequence[Row]) -> str:
@@ -207,7 +243,7 @@ def _figure(effects: Sequence[Row]) -> Any:
         axis.set_xticks(list(places), [effect["factor"].replace(", ", ",\n") for effect in effects], fontsize=7)
         axis.tick_params(axis="x", labelrotation=30)
     name_axes(accuracy, title="accuracy gained by it", y="points")
-    name_axes(speed, title="speed-up by it", y="predicted, times")
+    name_axes(speed, title="speed-up by it", y="times")
     return figure
 
 

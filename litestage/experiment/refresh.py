@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from litestage.engine import Decoding, Engine, Request
-from litestage.plan import ExitRule, StagePlan
+from litestage.plan import ExitRule, SkipSet, StagePlan
+from litestage.plan.draft import Draft
 from litestage.session import Session
 from litestage.store import ReusingEngine
 
@@ -75,6 +76,23 @@ class Writer:
                     left.append(row)
             going = left
         return [Written(tokens, tuple(at)) for tokens, at in zip(texts, refreshes, strict=True)]
+
+    def speculate(self, prompts: Sequence[Tokens], skip: SkipSet, length: int) -> tuple[list[Written], int, int]:
+        """Texts that are drafted without ``skip``, so many tokens at a time, and verified by all sub-layers.
+
+        Returns:
+            The texts, how many tokens were guessed, and how many of these were right.
+        """
+        plan = StagePlan(draft=Draft("skip", length=length, skip=skip))
+        texts: list[Written] = []
+        guessed = accepted = 0
+        for at in range(0, len(prompts), self.session.batch_size):
+            part = prompts[at : at + self.session.batch_size]
+            requests = [Request(prompt, self.limit, group=row) for row, prompt in enumerate(part)]
+            for row in self.session.engine.generate(requests, plan, self.decoding).generations:
+                texts.append(Written(row.tokens, ()))
+                guessed, accepted = guessed + row.guessed, accepted + row.accepted
+        return texts, guessed, accepted
 
     def _segments(self, prompts: Sequence[Tokens], plan: StagePlan, limit: int) -> list[tuple[Tokens, bool]]:
         """By prompt, what follows it, without the token at which an exit rule was met, and whether that is its end."""
