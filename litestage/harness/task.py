@@ -26,10 +26,10 @@ from litestage.harness.metrics import metric_list, metric_names, metrics
 from litestage.stages import Question
 from litestage.trace import Trace
 
-# lm-eval 0.4 has one class for all tasks; from 0.5 on there is one for each output type.
-_Generated: Any = getattr(theirs, "GenerateTask", theirs.ConfigurableTask)
-_Chosen: Any = getattr(theirs, "MultipleChoiceTask", theirs.ConfigurableTask)
-_BY_OUTPUT_TYPE = _Generated is not theirs.ConfigurableTask
+# lm-eval 0.4 has one class for all tasks of a YAML; from 0.5 on there is one for each output type.
+_BY_OUTPUT_TYPE = hasattr(theirs, "GenerateTask")
+_Generated: Any = theirs.GenerateTask if _BY_OUTPUT_TYPE else theirs.ConfigurableTask
+_Chosen: Any = theirs.MultipleChoiceTask if _BY_OUTPUT_TYPE else theirs.ConfigurableTask  # 0.4's own is another thing
 
 KEY = "litestage"
 """The generation keyword that tells our model which task and pipeline a request belongs to."""

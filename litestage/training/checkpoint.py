@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Checkpoint
 
+from litestage.atomic import replacing
 from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Checkpoints(Checkpoint):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.config.save_every and trainer.global_step % self.config.save_every == 0:
-            trainer.save_checkpoint(self.file)
+            with replacing(self.file) as beside:  # Lightning's own move is none between two disks
+                trainer.save_checkpoint(beside)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint[_OPTIONS] = asdict(self.config)
