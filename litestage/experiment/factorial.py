@@ -27,7 +27,7 @@ from litestage.profile.compensation import fit_compensation
 from litestage.profile.forced import TeacherForced, pooled
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 Levels = tuple[str, ...]
