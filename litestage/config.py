@@ -8,6 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
+from litestage.atomic import write_text
 from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
@@ -238,6 +241,11 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         if number is not None and number < least:
             raise LiteStageError(f"{name} is {number}; give at least {least}.")
     return config
+
+
+def save_config(config: RunConfig, folder: Path) -> None:
+    """Writes the resolved configuration, every option of it, as ``config.yaml``."""
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def variant(config: RunConfig, name: str) -> SearchConfig:

@@ -35,7 +35,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def step_costs_once():
     """A model's step costs take seconds to measure, more on a busy machine, and no test looks at their values."""
-    from litestage import session
+    from litestage.session import session
 
     measure, kept = session.measure_step_costs, {}
 

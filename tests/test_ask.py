@@ -6,10 +6,10 @@ import os
 import pytest
 
 from litestage.cli import main
-from litestage.compare import check_methods
+from litestage.comparison.compare import check_methods
+from litestage.comparison.grid import cells_of
 from litestage.config import load_config
 from litestage.decoder.gguf import installed_gguf
-from litestage.grid import cells_of
 
 
 @pytest.fixture

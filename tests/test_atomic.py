@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from litestage.atomic import replacing, write_text
+from litestage.comparison.results import write_results
 from litestage.errors import LiteStageError
 from litestage.plan import Plan, SkipSet, StagePlan, load_plan, save_plan
-from litestage.results import write_results
 from litestage.store import default_store_path
 
 

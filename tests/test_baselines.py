@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import FAMILIES, PIPELINE, Characters, random_model, random_prompts, some_questions, staged_model
 
+from litestage.comparison.results import Measured, summarise
 from litestage.config import load_config
 from litestage.engine import Engine
 from litestage.errors import LiteStageError
@@ -19,10 +20,9 @@ from litestage.profile.forced import TeacherForced, pooled
 from litestage.profile.greedy import divergence
 from litestage.profile.hadamard import hadamard
 from litestage.profile.sprint import Pruning
-from litestage.results import Measured, summarise
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 WHOLE_LAYERS = (
     "uniform",
@@ -437,7 +437,7 @@ def test_what_is_measured_needs_a_task(session, method):
 @pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint-bare"])
 def test_one_ranking_serves_every_budget(session, method, monkeypatch):
     larger = session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip
-    monkeypatch.setattr("litestage.measuring.run", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("litestage.session.measuring.run", lambda *_, **__: pytest.fail("measured again"))
     smaller = session.plan(f"{method}:2", Task(), PIPELINE)["recall"].skip
     assert set(smaller.names) < set(larger.names)
     assert session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip == larger

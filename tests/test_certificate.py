@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy.stats import binom
 
-from litestage.compare import _certificate
+from litestage.comparison.compare import _certificate
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
@@ -21,8 +21,8 @@ from litestage.search.certify import walk, walk_order
 from litestage.search.greedy import greedy_search
 from litestage.search.one_budget import one_budget_search
 from litestage.search.record import write_search
+from litestage.session.workbench import SearchQuestions, Workbench
 from litestage.stats import Bound, Pairs
-from litestage.workbench import SearchQuestions, Workbench
 from tests.test_racing import WrittenDown, problem, same
 
 # --- the test -------------------------------------------------------------------------------------------------------

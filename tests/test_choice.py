@@ -11,6 +11,8 @@ from run_folders import FULL, method, results
 from tiny import FAMILIES, Characters, contestant, random_model, reference_logits, some_questions, staged_model
 from tiny_model import save_tiny_model
 
+from litestage.comparison.results import Measured, summarise
+from litestage.comparison.samples import write_samples
 from litestage.engine import Engine, Generation
 from litestage.harness.metrics import metric_names, metrics
 from litestage.harness.task import answered
@@ -18,9 +20,7 @@ from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.report.failures import failures
 from litestage.report.runs import Run
 from litestage.report.tables import methods_table
-from litestage.results import Measured, summarise
 from litestage.runner import run
-from litestage.samples import write_samples
 from litestage.stages import Pipeline, Question, Stage
 from litestage.store import ResultStore, ReusingEngine
 from litestage.trace import Trace

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from tiny import PIPELINE, contestant, some_questions, staged_model
 
+from litestage.comparison.results import Measured, summarise
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
-from litestage.results import Measured, summarise
 from litestage.runner import run
 from litestage.stages import Pipeline, Stage
 from litestage.store import ResultStore, ReusingEngine

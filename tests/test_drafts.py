@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import FAMILIES, random_prompts, tiny_engine
 
-from litestage.compare import compare
+from litestage.comparison.compare import compare
 from litestage.config import load_config
 from litestage.drafts.calibrated import that_pay, token_share
 from litestage.drafts.lookup import Lookup, Phrases
@@ -16,8 +16,8 @@ from litestage.methods.shorthand import parted
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
 from litestage.profile import StepCosts
+from litestage.session.workbench import Workbench
 from litestage.trace import StageTrace, Trace
-from litestage.workbench import Workbench
 
 PROMPTS = random_prompts((5, 12, 17, 23, 30, 9, 21, 14))
 REQUESTS = [Request(prompt, 20, group=index // 2) for index, prompt in enumerate(PROMPTS)]
@@ -190,7 +190,9 @@ def test_a_comparison_has_rows_with_drafts_that_answer_as_without(tmp_path: Path
             ]
         )
     )
-    monkeypatch.setattr("litestage.session.that_pay", lambda session, plan, drafts, *rest: drafts)  # a busy machine
+    monkeypatch.setattr(
+        "litestage.session.session.that_pay", lambda session, plan, drafts, *rest: drafts
+    )  # a busy machine
     found = compare(bench)
     rows = {row["name"]: row for row in found.results["methods"]}
     assert list(rows) == ["full", "full+lookup", "uniform+self+exit", "litestage+lookup"]

@@ -281,7 +281,7 @@ def test_a_rule_and_its_parameters_are_options_of_every_command():
 @pytest.mark.slow
 def test_deepconf_is_calibrated_where_it_is_used_by_the_clock_and_from_the_store(tmp_path):
     from litestage.config import load_config
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     options = [f"store={tmp_path / 'store.sqlite'}", "exit={rule: deepconf, eta: 10, window: 4}"]
     bench = Workbench.open(load_config([*options, "search.calibration=12"]))

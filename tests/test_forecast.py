@@ -2,10 +2,10 @@
 
 import pytest
 
-from litestage import forecast as module
+from litestage.comparison import forecast as module
+from litestage.comparison.forecast import Forecast, duration, forecast
 from litestage.config import load_config
-from litestage.forecast import Forecast, duration, forecast
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 
 @pytest.fixture

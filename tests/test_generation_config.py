@@ -76,10 +76,10 @@ def test_they_can_be_refused(with_settings):
 
 
 def test_results_name_them_and_litestage_compare_and_lm_eval_can_refuse_them(with_settings, tmp_path):
-    from litestage.compare import compare
+    from litestage.comparison.compare import compare
     from litestage.config import load_config
     from litestage.lm import LiteStageLM
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     folder = with_settings(repetition_penalty=1.1)
     limits = "max_new_tokens={recall: 4, analyze: 4, summarize: 4}"

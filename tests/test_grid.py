@@ -15,10 +15,10 @@ from tiny_model import save_tiny_model
 
 from litestage.cli import main
 from litestage.cli.output import save_config
+from litestage.comparison.grid import cells_of, results_before, summarise_grid
 from litestage.config import load_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError
-from litestage.grid import cells_of, results_before, summarise_grid
 from litestage.methods.shorthand import seeded
 from litestage.report.grid import answers, grid_tables, warnings, write_grid_report
 from litestage.stats import over_independent, over_the_same

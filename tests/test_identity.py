@@ -18,8 +18,8 @@ from litestage.environment import environment
 from litestage.identity import tokenizer_digest
 from litestage.plan import StagePlan
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 REQUESTS = [Request(prompt, 8, group=row, stream=f"q{row}") for row, prompt in enumerate(random_prompts((5, 9, 12)))]
 

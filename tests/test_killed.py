@@ -25,7 +25,8 @@ OPTIONS = {
 
 SEARCHES = """
 import json, os, sys
-import litestage.runner.journal, litestage.runner.module, litestage.search.record, litestage.workbench, scipy.optimize
+import litestage.runner.journal, litestage.runner.module, litestage.search.record, scipy.optimize
+import litestage.session.workbench
 from litestage.cli import main
 while line := sys.stdin.readline():
     child = os.fork()
@@ -82,7 +83,7 @@ def step_costs(tmp_path_factory):
     path = tmp_path_factory.mktemp("costs") / "store.sqlite"
     each = (1e-3, 0.0, 2e-4, 0.0, 0.0, 3e-4, 0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("litestage.session.measure_step_costs", lambda engine: StepCosts(12, each, each, 0.0))
+        patch.setattr("litestage.session.session.measure_step_costs", lambda engine: StepCosts(12, each, each, 0.0))
         Session.open("reference", store=path).step_costs()
     return path
 

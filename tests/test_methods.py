@@ -291,8 +291,8 @@ def test_only_the_calibration_split_is_read_and_only_by_methods_that_measure(ses
 
 def test_importance_is_measured_once_and_kept(session, monkeypatch):
     first = session.plan("cosine:3", task([]), PIPELINE)
-    monkeypatch.setattr("litestage.session.measure_importance", lambda *_, **__: never())
-    monkeypatch.setattr("litestage.session.run", lambda *_, **__: never())
+    monkeypatch.setattr("litestage.session.session.measure_importance", lambda *_, **__: never())
+    monkeypatch.setattr("litestage.session.session.run", lambda *_, **__: never())
     assert session.plan("cosine:3", task([]), PIPELINE).hash == first.hash
     assert session.plan("adaskip:5", task([]), PIPELINE)["recall"].skip.mhsa is not None
     with pytest.raises(AssertionError, match="was measured"):  # other questions are another measurement

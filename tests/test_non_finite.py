@@ -134,7 +134,7 @@ def test_what_broke_is_not_kept(breaking):
 
 
 def test_results_count_it(breaking):
-    from litestage.results import Measured, summarise
+    from litestage.comparison.results import Measured, summarise
 
     full = contestant()
     measured = Measured(full.plan, run(QUESTIONS, {"full": full})["full"], ())

@@ -11,8 +11,8 @@ from tiny import FAMILIES, LONGROPES, contestant, random_prompts, some_questions
 from litestage.config import load_config
 from litestage.engine import Decoding, Engine, PrefixCache, Request, scheduler
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
+from litestage.session.workbench import Workbench
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 SEVERAL = SkipSet(mhsa=(1,), ffn=(2,))
 REUSING = [family for family in FAMILIES if family not in LONGROPES]  # its rotary factors change under way

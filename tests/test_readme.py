@@ -145,7 +145,7 @@ def typed(
     """Runs one command in the reader's folder, and fails as it fails."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("LITESTAGE_DATA", data)
-    monkeypatch.setattr("litestage.session.measure_step_costs", given_costs)
+    monkeypatch.setattr("litestage.session.session.measure_step_costs", given_costs)
 
     def stand_in(word: str) -> str:
         if (match := re.fullmatch(r"model=(?!reference)(.+)", word)) is not None:

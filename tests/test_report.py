@@ -194,7 +194,7 @@ def test_a_method_at_several_budgets_is_a_line_over_them():
     [
         ({"think": 4, "answer": 2}, None, "skips 4 sub-layers in think, 2 in answer."),
         ({"think": 0, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
-         "skips nothing and ends a stage early (exit rule confidence, threshold 0.5, window 5)."),
+         "skips nothing and ends a stage early (exit rule confidence: confidence <= 0.5 over 5)."),
         ({"think": 1, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
          "skips 1 sub-layer in think, 0 in answer and ends a stage early"),
     ],
@@ -252,7 +252,10 @@ def test_several_runs_make_one_page_and_one_results_file(tmp_path):
     assert "Think loses first. Answer bears all." in text
     assert "0.125 [0.1, 0.15]" in text
     kept = json.loads((tmp_path / "both" / "results.json").read_text())
-    assert [run["results"]["schema"] for run in kept["runs"]] == ["litestage.results/1", "litestage.experiment/1"]
+    assert [run["results"]["schema"] for run in kept["runs"]] == [
+        "litestage.results/1",
+        "litestage.experiment/1",
+    ]
 
 
 def test_the_markdown_twin_links_figures_that_are_there(tmp_path):

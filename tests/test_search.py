@@ -100,7 +100,7 @@ def test_a_ladder_takes_the_ranking_in_order():
 
 def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path, monkeypatch):
     from litestage.config import load_config
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
     options = ["search.calibration=12", "search.confirm=0", "search.max_budget=3", f"store={tmp_path / 'store.sqlite'}"]
@@ -124,7 +124,7 @@ def test_an_exit_rule_that_ruins_the_answers_is_not_found_harmless_because_it_wa
     tmp_path, monkeypatch, strategy
 ):
     from litestage.config import load_config
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): WRITTEN_DOWN)
     options = [
@@ -151,7 +151,7 @@ def test_an_exit_rule_that_ruins_the_answers_is_not_found_harmless_because_it_wa
 def test_selection_never_asks_for_the_test_split(tmp_path, monkeypatch, strategy):
     from litestage.config import load_config
     from litestage.data import Task
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     real = Task.questions
 

@@ -9,8 +9,8 @@ from litestage.config import load_config
 from litestage.data import load_task
 from litestage.profile import StepCosts
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.stages import Question
-from litestage.workbench import Workbench
 
 STRATEGIES = {
     "greedy": ["search.strategy=greedy"],

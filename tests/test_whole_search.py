@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from litestage.compare import compare
+from litestage.comparison.compare import compare
 from litestage.config import load_config, variant
 from litestage.errors import LiteStageError
 from litestage.plan import load_plan
 from litestage.profile import StandInCosts, StepCosts
 from litestage.search.record import FRONTIER, best_within, write_search
 from litestage.session import Session
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 SMALL = (
     "search.calibration=24",

@@ -84,8 +84,8 @@ def search_row(shape: Shape, tokenizer: Any = None, options: Sequence[str] = ())
     from litestage.decoder import LoadedModel
     from litestage.engine import Engine
     from litestage.session import Session
+    from litestage.session.workbench import Workbench
     from litestage.store import ResultStore, ReusingEngine
-    from litestage.workbench import Workbench
 
     row = Row(f"{shape.name}, {_where(shape.engine.decoder.device)}", SEARCH, "ten minutes", bar=1.0)
     try:

@@ -14,9 +14,9 @@ from litestage.config import load_config
 from litestage.engine import Decoding, Request
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.stages import Pipeline, Question
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 BATCH_SIZES = (16, 64, 256)
 """Rows in a batch of generate; the best counts."""

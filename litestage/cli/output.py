@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from litestage.atomic import told, write_text
-from litestage.config import RunConfig
+from litestage.atomic import told
+from litestage.config import RunConfig, save_config
 from litestage.ranks import own_folder
 
 
@@ -53,6 +52,46 @@ def output_folder(config: RunConfig, command: str) -> Path:
     return folder
 
 
-def save_config(config: RunConfig, folder: Path) -> None:
-    """Writes the resolved configuration, every option of it."""
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+def print_results(results: dict[str, Any]) -> None:
+    """The comparison as a table, one method a row."""
+    from litestage.report.tables import certified, share
+
+    stages = list(results["methods"][0]["stages"])
+    rows = []
+    for method in results["methods"]:
+        low, high = method["accuracy_drop_ci95"]
+        row = [
+            method["name"],
+            f"{method['accuracy']:.1%}",
+            f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+            share(method["agreement"], method["agreement_ci95"]),
+            certified(method, results["methods"][0]),
+        ]
+        if "latency_s" in method:
+            fast, slow = method["speedup_ci95"]
+            row += [f"{method['latency_s']['mean'] * 1000:.1f}", f"{method['speedup']:.2f}x [{fast:.2f}, {slow:.2f}]"]
+        else:
+            row += ["", ""]
+        row.append(" / ".join(f"{method['stages'][stage]['tokens']:.1f}" for stage in stages))
+        skipped = [method["stages"][stage]["skipped"] for stage in stages]
+        row.append(" / ".join(f"{s['mhsa']}+{s['ffn']}" for s in skipped))
+        rows.append(row)
+    by_stage = " / ".join(stages)
+    print_table(
+        [
+            "method",
+            "accuracy",
+            "drop, points [95 %]",
+            "same answers [95 %]",
+            "certified",
+            "ms",
+            "speed-up [95 %]",
+            f"tokens per stage\n{by_stage}",
+            "skipped per stage\nattention+FFN",
+        ],
+        rows,
+        title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} "
+        f"on {results['environment']['hardware']}",
+    )
+    if not any("latency_s" in method for method in results["methods"]):
+        print(f"Latency: {results['latency_measured']}.")

@@ -28,8 +28,8 @@ def ask(
     config = load_config(overrides)
     if (question is None) != (not options):
         raise LiteStageError("A question needs its options, and options a question: --question '...' --option a ...")
+    from litestage.session.workbench import Workbench
     from litestage.stages import Question
-    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     asked = bench.task.questions("test")[0] if question is None else Question("asked", question, tuple(options))

@@ -13,9 +13,9 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     """Runs an experiment, prints its table and two sentences, and writes results.json and plot.svg; or runs a grid."""
     from litestage.experiment import GRIDS, find_experiment, write_findings
     from litestage.report import read_run
+    from litestage.session.workbench import Workbench
     from litestage.store.journal import until_written
     from litestage.tracking import track
-    from litestage.workbench import Workbench
 
     if name in GRIDS:
         config = load_config(overrides, f"experiment/{name}")

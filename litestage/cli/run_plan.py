@@ -18,7 +18,7 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
     if spec.endswith((".yaml", ".yml")):
         plan = load_plan(spec)
     else:
-        from litestage.workbench import Workbench
+        from litestage.session.workbench import Workbench
 
         bench = Workbench.open(config)
         plan = bench.plan(spec)
@@ -35,7 +35,7 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Checks a plan file against the configured model and task."""
     config = load_config(overrides)
     load_plan(path)  # a malformed file is told before a model is loaded
-    from litestage.workbench import Workbench
+    from litestage.session.workbench import Workbench
 
     bench = Workbench.open(config)
     plan = bench.session.plan(str(path), bench.task, bench.pipeline)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from litestage.atomic import write_text
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
-
-if TYPE_CHECKING:
-    from litestage.profile import Importance
-    from litestage.workbench import Workbench
 
 
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
@@ -22,8 +14,9 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     from litestage.memory import peak_memory
     from litestage.plan import SkipSet
     from litestage.report import read_run
+    from litestage.session.profiled import profile_of, write_profile
+    from litestage.session.workbench import Workbench
     from litestage.tracking import track
-    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, "profile")
@@ -54,34 +47,13 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     )
     print(f"Step costs are off by {costs.held_out_error:.1%} (median) on masks that were not in the fit.")
     content = {
-        **_of(bench, importance),
+        **profile_of(bench, importance),
         "step_costs": costs.to_dict(),
         "memory": peak_memory(),
         "command": command_line("profile", *overrides),
     }
-    write_text(folder / "profile.json", json.dumps(content, indent=2) + "\n")
+    write_profile(content, folder)
     print(f"Written to {folder}/: profile.json")
     track(config.tracking, read_run(folder), "profile")
     if as_json:
         print_json(content)
-
-
-def write_known_importance(bench: Workbench, folder: Path) -> bool:
-    """Writes profile.json with the importance that a method here was made from, if any was; nothing is measured."""
-    importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
-    if importance is None:
-        return False
-    write_text(folder / "profile.json", json.dumps(_of(bench, importance), indent=2) + "\n")
-    return True
-
-
-def _of(bench: Workbench, importance: Importance) -> dict[str, Any]:
-    from litestage.environment import environment
-
-    return {
-        "schema": "litestage.profile/1",
-        "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
-        "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
-        "environment": environment(bench.session.engine),
-        "importance": importance.to_dict(),
-    }

@@ -19,9 +19,9 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     config = load_config(overrides)
     from litestage.report import read_run
     from litestage.search.record import write_search
+    from litestage.session.workbench import Workbench
     from litestage.store.journal import until_written
     from litestage.tracking import track
-    from litestage.workbench import Workbench
 
     bench = Workbench.open(config)
     folder = output_folder(config, "search")

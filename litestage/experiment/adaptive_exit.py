@@ -24,7 +24,7 @@ from litestage.progress import bar
 from litestage.search import SearchProblem, SearchResult
 from litestage.search.choice import choose
 from litestage.search.pareto import WORTHWHILE
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 RULES = tuple(name for name in EXIT_RULES if name != "by_stage")

@@ -34,8 +34,8 @@ from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import Sequenced
 from litestage.progress import bar
+from litestage.session.workbench import Workbench
 from litestage.stats import accuracy_drop_interval, wilson_interval
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 COSINE, ACCURACY = "cosine", "accuracy"

@@ -15,9 +15,9 @@ from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import bar
+from litestage.session.workbench import Workbench
 from litestage.stats import Bound
 from litestage.stats.bound import score
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 COLUMNS = ("table", "losses", "bound", "n", "broken [95 % limit]", "certified", "speed-up", "without", "possible")

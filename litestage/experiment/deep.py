@@ -29,8 +29,8 @@ from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.stages import Question
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"

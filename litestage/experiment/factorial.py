@@ -28,8 +28,8 @@ from litestage.profile.forced import TeacherForced, pooled
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
 from litestage.runner import run as run_questions
+from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 Levels = tuple[str, ...]

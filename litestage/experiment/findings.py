@@ -13,7 +13,7 @@ from litestage.config import Config
 from litestage.environment import environment
 from litestage.memory import peak_memory
 from litestage.report.drawing import svg_file
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 SCHEMA = "litestage.experiment/1"
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from litestage.data.sources import Menagerie
 from litestage.plan import Plan
+from litestage.session.workbench import Workbench
 from litestage.stages import Question
 from litestage.stats import Pairs, agreement, pairs_interval
-from litestage.workbench import Workbench
 
 TOGETHER = 1000
 """Questions whose traces are in memory at a time."""

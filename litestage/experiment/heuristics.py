@@ -20,8 +20,8 @@ from litestage.experiment.wording import COLUMNS, cells, drop_of, points, speedu
 from litestage.methods import METHODS
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.progress import bar
+from litestage.session.workbench import Workbench
 from litestage.stats import accuracy_drop_interval
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 EVERY_FOURTH = "every-4th"

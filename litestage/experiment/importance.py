@@ -21,7 +21,7 @@ from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 SCORES = ("cosine", "fidelity")

@@ -20,7 +20,7 @@ from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.methods.setting import NotThisBudget
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.progress import bar
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 FULL, FIDELITY = "full", "fidelity"

@@ -19,8 +19,8 @@ from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.wording import INTERVAL
+from litestage.session.workbench import Workbench
 from litestage.stats import wilson_interval
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 

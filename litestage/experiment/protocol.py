@@ -25,8 +25,8 @@ from litestage.experiment.texts import about, order_on, own_texts
 from litestage.experiment.trials import Trials
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.progress import bar
+from litestage.session.workbench import Workbench
 from litestage.trace import Trace
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 

@@ -10,9 +10,9 @@ import torch
 from litestage.decoder.load import LoadedModel, fingerprint
 from litestage.engine import Engine
 from litestage.session import Session
+from litestage.session.workbench import Workbench
 from litestage.stages import Pipeline, Stage
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 WEIGHT_STD = 0.25
 """Of random weights: large enough that a skipped sub-layer changes what is written."""

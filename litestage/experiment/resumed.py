@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from litestage.environment import environment
 from litestage.ranks import from_rank_zero
+from litestage.session.workbench import Workbench
 from litestage.store.journal import RunJournal
-from litestage.workbench import Workbench
 
 
 class Resumed:

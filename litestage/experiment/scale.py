@@ -28,7 +28,7 @@ from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.progress import bar
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 COSTS = {"sublayer_tokens": "sub-layer passes of a token", "decode_steps": "decode steps", "seconds": "seconds"}

@@ -22,9 +22,9 @@ from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.plan import Plan
 from litestage.runner import run as run_questions
 from litestage.search import SearchResult
+from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
 from litestage.store import ResultStore, ReusingEngine
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 

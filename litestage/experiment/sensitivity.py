@@ -16,7 +16,7 @@ from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of
 from litestage.plan import Plan
 from litestage.progress import bar
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 RANKINGS = {"cosine": "global", "cosine_per_stage": "per_stage", "fidelity": "fidelity"}
 

@@ -18,7 +18,7 @@ from litestage.profile.forced import Sequenced, TeacherForced, drawn, stage_sequ
 from litestage.profile.greedy import Harm, divergence, greedy_order
 from litestage.ranks import from_rank_zero
 from litestage.reading import read_text
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 CHUNK = 64
 """Tokens of a piece of plain text."""

@@ -19,7 +19,7 @@ from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
 from litestage.plan import ExitRule, Plan
 from litestage.progress import bar
-from litestage.workbench import Workbench
+from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
 

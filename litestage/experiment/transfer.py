@@ -20,8 +20,8 @@ from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, points
 from litestage.plan import Plan
 from litestage.progress import bar
+from litestage.session.workbench import Workbench
 from litestage.stats import accuracy_drop_interval, wilson_interval
-from litestage.workbench import Workbench
 
 Row = Mapping[str, Any]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from litestage.plan import Plan
 from litestage.runner import run
+from litestage.session.workbench import Workbench
 from litestage.stages import Question
 from litestage.stats import accuracy_drop_interval, agreement, speedup_interval
 from litestage.trace import Trace
-from litestage.workbench import Workbench
 
 
 @dataclass

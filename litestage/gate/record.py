@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import write_text
+from litestage.comparison.results import SCHEMA
 from litestage.errors import LiteStageError
 from litestage.records import Judged, read_answers, same_stages
 from litestage.records import read_record as read
-from litestage.results import SCHEMA
 
 
 @dataclass(frozen=True)

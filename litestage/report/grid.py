@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from litestage.comparison.grid.summary import SCHEMA
 from litestage.errors import LiteStageError
-from litestage.grid.summary import SCHEMA
 from litestage.reading import read_json
 from litestage.records import Grid, check
 from litestage.report.page import HERE, jinja, plain_markdown

@@ -34,7 +34,7 @@ import json, os, sys
 import lm_eval.__main__, lm_eval._cli, lm_eval.evaluator, lm_eval.tasks
 import matplotlib.pyplot, scipy.optimize, transformers
 import litestage.lm, litestage.report, litestage.runner.journal, litestage.runner.module, litestage.search.record
-import litestage.experiment, litestage.training.__main__, litestage.training.run, litestage.workbench
+import litestage.experiment, litestage.training.__main__, litestage.training.run, litestage.session.workbench
 from litestage import cli
 mains = {
     "litestage": cli.main,

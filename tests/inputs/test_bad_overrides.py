@@ -71,7 +71,7 @@ def test_what_is_no_option_is_one_sentence_in_every_command(refused, command, ov
     ],
 )
 def test_a_value_that_cannot_be_is_one_sentence_before_anything_runs(refused, monkeypatch, command, override):
-    monkeypatch.setattr("litestage.session.load_model", _not_yet)
+    monkeypatch.setattr("litestage.session.session.load_model", _not_yet)
     refused(*command, override, names=[override.split("=")[0].split(".")[0]])
 
 
@@ -207,5 +207,5 @@ def test_an_experiments_rules_are_checked_with_its_options(one_sentence, overrid
     ],
 )
 def test_a_method_that_is_none_is_refused_before_a_model_is_loaded(refused, monkeypatch, methods):
-    monkeypatch.setattr("litestage.session.load_model", _not_yet)
+    monkeypatch.setattr("litestage.session.session.load_model", _not_yet)
     refused("compare", f"methods={methods}")

@@ -13,8 +13,8 @@ from litestage.plan import Plan
 from litestage.ranks import from_rank_zero
 from litestage.runner import run
 from litestage.search.calibrated import most_skipped
+from litestage.session.workbench import Workbench
 from litestage.stages import Question
-from litestage.workbench import Workbench
 
 TOGETHER, ALONE = 8, 2
 """How many questions full depth answers beforehand, in one batch and one at a time."""

@@ -13,7 +13,6 @@ from litestage.drafts.calibrated import lookup_drafts, self_drafts, that_pay
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.measuring import Calibration, TaskMeasurements
 from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
 from litestage.plan.draft import Draft
@@ -29,6 +28,7 @@ from litestage.profile.exits import calibrated_exits
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
+from litestage.session.measuring import Calibration, TaskMeasurements
 from litestage.stages import Pipeline, Prompt, Question
 from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
 from litestage.trace import Trace

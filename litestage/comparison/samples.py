@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import replacing
-from litestage.results import Measured
+from litestage.comparison.results import Measured
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
 

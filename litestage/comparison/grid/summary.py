@@ -7,7 +7,7 @@ from math import exp, log
 from statistics import fmean
 from typing import Any
 
-from litestage.grid.cells import Cell
+from litestage.comparison.grid.cells import Cell
 from litestage.stats import holm, over_independent, over_the_same
 
 SCHEMA = "litestage.grid/1"

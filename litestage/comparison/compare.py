@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from litestage.comparison.forecast import forecast
+from litestage.comparison.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.forecast import forecast
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.methods.shorthand import parse_shorthand, parted
 from litestage.plan import Certificate, Plan, load_plan
 from litestage.plan.words import what_it_does
 from litestage.progress import console
 from litestage.ranks import from_rank_zero, here
-from litestage.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.runner import Contestant, run
 from litestage.search import SearchResult
 from litestage.session import Session
+from litestage.session.workbench import Workbench, open_session
 from litestage.stages import Question
-from litestage.workbench import Workbench, open_session
 
 RETRAINED = {"full-half": "reference-half"}
 """Rows that are another model at full depth: the reference recipe trained at half the depth."""

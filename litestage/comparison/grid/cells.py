@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from litestage.comparison.results import SCHEMA
 from litestage.conf import available, find
 from litestage.config import GridConfig, ModelConfig, RunConfig
 from litestage.data import load_task
@@ -14,7 +15,6 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
 from litestage.reading import given_mapping, read_yaml
 from litestage.records import Results, read_record
-from litestage.results import SCHEMA
 
 NOT_WHAT_IS_FOUND = ("output", "store", "tracking", "trainer")
 """Options that change where and how a comparison runs, not what it finds."""

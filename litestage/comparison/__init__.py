@@ -1,0 +1,1 @@
+"""Methods side by side on one task, or over a grid of models, tasks and seeds."""

@@ -1,0 +1,41 @@
+"""A comparison run, and everything of it written into a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from litestage.comparison.compare import Comparison, compare
+from litestage.comparison.results import write_results
+from litestage.comparison.samples import write_samples
+from litestage.ranks import here
+from litestage.report import read_run, write_report
+from litestage.search.record import write_search
+from litestage.session.profiled import write_known_importance
+from litestage.session.workbench import Workbench
+from litestage.store.journal import until_written
+from litestage.tracking import track
+
+
+def compare_into(folder: Path, bench: Workbench, typed: str, job: str = "compare") -> tuple[dict[str, Any], Comparison]:
+    """Compares the configuration's methods and writes everything into ``folder``; returns what is in results.json.
+
+    Args:
+        typed: the command that does this again.
+        job: what a tracker calls it.
+    """
+    with until_written(bench.session.reusing.store):
+        found = compare(bench)
+        results = {**found.results, "command": typed}
+        write_samples(found.questions, found.measured, folder)
+        if found.search:
+            write_search(found.search, folder)
+        profiled = write_known_importance(bench, folder)
+        write_results(results, folder / "results.json")
+    run = read_run(folder)
+    run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
+    if here().rank == 0:
+        write_report([run], folder)
+    track(bench.config.tracking, run, job)
+    return results, found

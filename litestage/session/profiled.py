@@ -1,0 +1,36 @@
+"""profile.json: what a session has measured of its model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from litestage.atomic import write_text
+from litestage.environment import environment
+from litestage.profile import Importance
+from litestage.session.workbench import Workbench
+
+
+def profile_of(bench: Workbench, importance: Importance) -> dict[str, Any]:
+    """The importance as plain data, with what it was measured on."""
+    return {
+        "schema": "litestage.profile/1",
+        "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
+        "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
+        "environment": environment(bench.session.engine),
+        "importance": importance.to_dict(),
+    }
+
+
+def write_profile(content: dict[str, Any], folder: Path) -> None:
+    write_text(folder / "profile.json", json.dumps(content, indent=2) + "\n")
+
+
+def write_known_importance(bench: Workbench, folder: Path) -> bool:
+    """Writes profile.json with the importance that a method here was made from, if any was; nothing is measured."""
+    importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
+    if importance is None:
+        return False
+    write_profile(profile_of(bench, importance), folder)
+    return True
