@@ -48,7 +48,7 @@ class EngineConfig:
     """Where and how to run. ``batch_size`` questions go together wherever latency is not being measured.
 
     ``path`` is ``host``, which writes out every decode step; ``static``, which repeats recorded ones
-    (:mod:`litestage.engine.graph_runner`); or ``fast``: static on CUDA, host elsewhere. ``compile`` says whether static
+    (:mod:`litestage.engine.graph.runner`); or ``fast``: static on CUDA, host elsewhere. ``compile`` says whether static
     steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
     """
 

@@ -30,5 +30,5 @@ def test_a_timed_question_passes_these_functions_in_this_order():
 
 def test_every_file_of_the_engine_is_told_and_there():
     (row,) = (line for line in TEXT.splitlines() if line.startswith("| `litestage/engine/`"))
-    files = {path.name for path in Path(sys.modules["litestage.engine"].__file__).parent.glob("[a-z]*.py")}
+    files = {path.name for path in Path(sys.modules["litestage.engine"].__file__).parent.rglob("[a-z]*.py")}
     assert set(re.findall(r"`(\w+\.py)`", row)) == files - {"requests.py"}

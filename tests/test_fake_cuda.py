@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from litestage.decoder.decoder import Decoder
 from litestage.engine import Decoding
-from litestage.engine.compiled import Regions
-from litestage.engine.decode_step import DecodeStep, Ends
-from litestage.engine.graph_runner import GraphRunner, StaticKVCache
+from litestage.engine.graph.cache import StaticKVCache
+from litestage.engine.graph.compiled import Regions
+from litestage.engine.graph.decode_step import DecodeStep, Ends
+from litestage.engine.graph.runner import GraphRunner
 from litestage.engine.sampler import Sampler
 from litestage.plan import SkipSet, StagePlan
 

@@ -10,9 +10,10 @@ from test_fast import fans, outcome
 from test_parity import PROMPTS, ragged, run
 from tiny import Characters, random_prompts, tiny_engine, tiny_model
 
-from litestage.engine import Decoding, Engine, Request, graph_runner, scheduler
+from litestage.engine import Decoding, Engine, Request, scheduler
 from litestage.engine.cache import KVCache
-from litestage.engine.graph_runner import GraphRunner
+from litestage.engine.graph import runner as graph_runner
+from litestage.engine.graph.runner import GraphRunner
 from litestage.engine.memory import available_host_bytes, bytes_per_token, out_of_memory
 from litestage.engine.runner import HostRunner
 from litestage.errors import LiteStageError

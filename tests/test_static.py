@@ -20,10 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from litestage.decoder.regions import Product
-from litestage.engine import Decoding, Engine, PrefixCache, Request, graph_runner, scheduler
-from litestage.engine.decode_step import Column
-from litestage.engine.graph_runner import GraphRunner, StaticKVCache
-from litestage.engine.readback import POLL
+from litestage.engine import Decoding, Engine, PrefixCache, Request, scheduler
+from litestage.engine.graph import cache
+from litestage.engine.graph.cache import StaticKVCache
+from litestage.engine.graph.decode_step import Column
+from litestage.engine.graph.readback import POLL
+from litestage.engine.graph.runner import GraphRunner
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
 
@@ -60,7 +62,7 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch):
-    monkeypatch.setattr(graph_runner, "SMALLEST_BUCKET", 32)
+    monkeypatch.setattr(cache, "SMALLEST_BUCKET", 32)
 
 
 def static_engine(family="llama", taped=True):

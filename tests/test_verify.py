@@ -3,9 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from tiny import contestant, random_prompts, some_questions, tiny_engine
+import torch
+from oracle import tiny_oracle
+from tiny import Characters, contestant, random_prompts, some_questions, tiny_engine, tiny_model
 
-from litestage.engine import Decoding, Request
+from litestage.engine import Decoding, Detokenise, Engine, Request
+from litestage.engine.attention import FREE
+from litestage.engine.prompt_tree import prompt_trees
+from litestage.engine.rows import Row
+from litestage.engine.sampler import Sampler
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.store import ResultStore
 
@@ -48,6 +54,31 @@ def test_a_right_draft_takes_one_pass(monkeypatch):
     engine.generate(REQUESTS[:1], StagePlan(), Decoding())
     assert verified == 2  # the prompt and the draft
     assert len(passes) == len(tokens)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("path", ["host", "static"])
+def test_rows_run_guesses_of_any_number_in_one_pass_and_nothing_rejected_stays(path):
+    """A runner's third operation, again and again: rows of two lanes, 0 to 4 guesses, right, half right and wrong."""
+    written = tiny_oracle("qwen2").generate(REQUESTS[:4], StagePlan(), Decoding()).generations
+    rows = [Row(request, None, (2,), Detokenise(Characters()), False) for request in REQUESTS[:4]]
+    runner, passes = Engine(tiny_model("qwen2"), Characters(), path).runner, 0
+    batch = runner.batch(StagePlan(), Sampler(Decoding()), lanes=2, slots=30, widest=2)
+    batch.trees[:] = prompt_trees(rows, 64)
+    runner.prefill(batch, [0, 1])
+    while any(row.going for row in rows):
+        guesses = {}
+        for at, (row, own) in enumerate(zip(rows, written, strict=True)):
+            count = (at + passes) % 5
+            right = own.tokens[len(row.tokens) :][:count]
+            guesses[row] = [row.last, *right[: (passes + 1) % 4], *[7] * max(0, count - (passes + 1) % 4)]
+        runner.verify(batch, guesses)
+        passes += 1
+        for lane, tree in enumerate(batch.trees):
+            kept = len(tree.prompt) + sum(len(row.tokens) - 1 for row in tree.rows)
+            assert (batch.cache.positions[lane] != FREE).sum() == kept <= batch.cache.used[lane]
+    assert [tuple(row.tokens) for row in rows] == [row.tokens for row in written]
+    assert passes < 0.7 * max(len(row.tokens) for row in rows)
 
 
 def test_stop_strings_limits_and_exits_hold_inside_a_draft():

@@ -127,7 +127,7 @@ def _new_mask(shape: Shape) -> Row:
 def check(device: str) -> dict[str, Any]:
     """Whether static steps, as they run here, write the tokens of the host's steps in float32, and how they run."""
     from litestage.engine import Decoding, Engine, Request
-    from litestage.engine.graph_runner import GraphRunner
+    from litestage.engine.graph.runner import GraphRunner
 
     shape = Shape.made(2, torch.float32, device)
     engine = Engine(copy.deepcopy(shape.rival), shape.engine.tokenizer, "static")

@@ -61,59 +61,59 @@ class ForwardContext:
         """Where in memory a layer's keys and values begin."""
         return self._cache.layer(heads, dtype).whole.data_ptr()
 
-    def attend(self, heads: Heads, made: Tensor) -> Tensor:
-        """Attention of the queries in ``made`` over their lanes' slots: [tokens, query heads * width].
+    def attend(self, heads: Heads, qkv: Tensor) -> Tensor:
+        """Attention of the queries in ``qkv`` over their lanes' slots: [tokens, query heads * width].
 
-        ``made`` [tokens, (query + 2 * key heads) * width] holds queries, keys and values side by side. Views are most
+        ``qkv`` [tokens, (query + 2 * key heads) * width] holds queries, keys and values side by side. Views are most
         of a small model's attention, so each tensor is one view of it.
         """
-        lanes, each, rep, width = self._count, self._queries, heads.queries // heads.keys, heads.width
-        row, tokens = made.shape[1], made.shape[0]
+        lanes, each, group, width = self._count, self._queries, heads.queries // heads.keys, heads.width
+        row, tokens = qkv.shape[1], qkv.shape[0]
         first, second = heads.queries * width, (heads.queries + heads.keys) * width  # where keys and values begin
-        held = self._cache.layer(heads, made.dtype)
-        held.flat.index_copy_(1, self._slots, made.as_strided((2 * heads.keys, tokens, width), (width, row, 1), first))
+        layer = self._cache.layer(heads, qkv.dtype)
+        layer.flat.index_copy_(1, self._slots, qkv.as_strided((2 * heads.keys, tokens, width), (width, row, 1), first))
         if self._fresh:
             shape, strides = (lanes, heads.keys, each, width), (each * row, width, row, 1)
-            keys, values = made.as_strided(shape, strides, first), made.as_strided(shape, strides, second)
+            keys, values = qkv.as_strided(shape, strides, first), qkv.as_strided(shape, strides, second)
         else:
-            keys, values = held.views(self._seen)
+            keys, values = layer.views(self._seen)
             if self._which is not None:
                 keys, values = keys[self._which], values[self._which]
         causal = self._fresh and self._cache.alone and heads.window is None
-        if lanes == 1 and each > 1 and heads.softcap is None and (causal or rep > 1):
+        if lanes == 1 and each > 1 and heads.softcap is None and (causal or group > 1):
             # key heads in the place of the batch: long prompts need no mask, or one for all heads
-            asked = made.as_strided((heads.keys, rep, each, width), (rep * width, width, row, 1), 0)
-            keys, values = (part[0][:, None].expand(-1, rep, -1, -1) for part in (keys, values))
-            mask = None if causal else self._mask_of(heads.window, 1, made.dtype)
+            query = qkv.as_strided((heads.keys, group, each, width), (group * width, width, row, 1), 0)
+            keys, values = (part[0][:, None].expand(-1, group, -1, -1) for part in (keys, values))
+            mask = None if causal else self._mask_of(heads.window, 1, qkv.dtype)
             out = F.scaled_dot_product_attention(
-                asked, keys, values, attn_mask=mask, is_causal=causal, scale=heads.scale
+                query, keys, values, attn_mask=mask, is_causal=causal, scale=heads.scale
             )
             return out.permute(2, 0, 1, 3).reshape(tokens, -1)
-        if each == 1 or rep == 1:
-            step = row if rep == 1 else width
-            asked = made.as_strided((lanes, heads.keys, rep * each, width), (each * row, rep * width, step, 1), 0)
+        if each == 1 or group == 1:
+            step = row if group == 1 else width
+            query = qkv.as_strided((lanes, heads.keys, group * each, width), (each * row, group * width, step, 1), 0)
         else:
-            asked = made.as_strided(
-                (lanes, heads.keys, rep, each, width), (each * row, rep * width, width, row, 1), 0
-            ).reshape(lanes, heads.keys, rep * each, width)
-        mask = self._mask_of(heads.window, rep, made.dtype)
+            query = qkv.as_strided(
+                (lanes, heads.keys, group, each, width), (each * row, group * width, width, row, 1), 0
+            ).reshape(lanes, heads.keys, group * each, width)
+        mask = self._mask_of(heads.window, group, qkv.dtype)
         if heads.softcap is None:
-            out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=mask, scale=heads.scale)
+            out = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=heads.scale)
         else:
-            scores = torch.tanh(asked @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap + mask
+            scores = torch.tanh(query @ keys.transpose(2, 3) * (heads.scale / heads.softcap)) * heads.softcap + mask
             out = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-        if rep == 1:
+        if group == 1:
             return out.transpose(1, 2).reshape(tokens, -1)
-        return out.view(lanes, heads.keys, rep, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
+        return out.view(lanes, heads.keys, group, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
 
-    def _mask_of(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
+    def _mask_of(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
         mask = self._masks.get(window)
         if mask is None:
-            mask = self._masks[window] = self._mask(window, rep, dtype)
+            mask = self._masks[window] = self._mask(window, group, dtype)
         return mask
 
-    def _mask(self, window: int | None, rep: int, dtype: torch.dtype) -> Tensor:
-        """0 for slots that a query sees, else minus infinity: [lanes, 1, rep * queries, slots]."""
+    def _mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
+        """0 for slots that a query sees, else minus infinity: [lanes, 1, group * queries, slots]."""
         own = (self._count, self._queries, 1)
         position = self._positions.view(own)
         hidden = self._of_slots(self._kept, self._cache.positions) > position
@@ -123,13 +123,13 @@ class ForwardContext:
         if window is not None:
             hidden |= self._of_slots(self._kept, self._cache.positions) <= position - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-        return mask[:, None] if rep == 1 else mask.repeat(1, rep, 1)[:, None]
+        return mask[:, None] if group == 1 else mask.repeat(1, group, 1)[:, None]
 
-    def _of_slots(self, new: Tensor, held: Tensor) -> Tensor:
+    def _of_slots(self, new: Tensor, kept: Tensor) -> Tensor:
         """Of the slots that are read, [lanes, 1, slots]: what came with the new tokens, or is held in the lanes."""
         if self._fresh:
             return new.view(self._count, 1, -1)
-        return (held if self._which is None else held[self._which])[:, None, : self._seen]
+        return (kept if self._which is None else kept[self._which])[:, None, : self._seen]
 
 
 def _selection(lanes: Sequence[int], device: torch.device) -> slice | Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 from litestage.decoder.decoder import Decoder
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine import scheduler, sequences
-from litestage.engine.compiled import COMPILING
-from litestage.engine.graph_runner import GraphRunner
+from litestage.engine.graph.compiled import COMPILING
+from litestage.engine.graph.runner import GraphRunner
 from litestage.engine.memory import out_of_memory
 from litestage.engine.prefix_cache import PrefixCache
 from litestage.engine.requests import Decoding, Generation, Request

@@ -110,9 +110,9 @@ class LayerSchedule:
                 new = by_token.view(*by_token.shape[:2], len(rows), -1)  # [2, feed-forwards, rows, tokens]
                 seen.clear()
                 for index, row in enumerate(rows):
-                    held = self._observed.setdefault(row, _Observed(torch.zeros_like(new[:, :, 0, 0])))
-                    held.sums = held.sums + new[:, :, index].sum(dim=2)
-                    held.tokens += new.shape[3]
+                    observed = self._observed.setdefault(row, _Observed(torch.zeros_like(new[:, :, 0, 0])))
+                    observed.sums = observed.sums + new[:, :, index].sum(dim=2)
+                    observed.tokens += new.shape[3]
             return stream
 
         return note
@@ -120,12 +120,12 @@ class LayerSchedule:
     def _decision(self, row: Hashable) -> dict[int, float]:
         """By layer, the factor that stands in for the row's feed-forward from now on."""
         if row not in self._decided:
-            held = self._observed.get(row)
+            observed = self._observed.get(row)
             assert self._online is not None
-            means = (held.sums / held.tokens).tolist() if held else ([], [])
+            means = (observed.sums / observed.tokens).tolist() if observed else ([], [])
             self._decided[row] = {
                 layer: ratio
-                for layer, cosine, ratio in zip(self._watched if held else (), *means, strict=True)
+                for layer, cosine, ratio in zip(self._watched if observed else (), *means, strict=True)
                 if cosine >= self._online["threshold"]
             }
         return self._decided[row]

@@ -9,7 +9,7 @@ import torch
 
 from litestage.decoder.decoder import Decoder
 
-SHARE = 0.5
+KV_SHARE = 0.5
 """Of the memory there is, what keys and values may take; the rest is for activations and for a cache that grows."""
 _UNLIMITED = 1 << 60  # a cgroup without a limit names a number beyond any memory
 
@@ -21,7 +21,7 @@ def rows_that_fit(decoder: Decoder, slots: int, ours: int = 0) -> int | None:
         ours: bytes of keys and values that are allocated already and can be used again.
     """
     available = available_bytes(decoder.device)
-    return None if available is None else int(SHARE * (available + ours)) // (slots * bytes_per_token(decoder))
+    return None if available is None else int(KV_SHARE * (available + ours)) // (slots * bytes_per_token(decoder))
 
 
 def bytes_per_token(decoder: Decoder) -> int:

@@ -1,7 +1,7 @@
 """The runner: forward passes over the KV cache, in three operations: prefill, decode and verify.
 
 Each takes the rows of a :class:`RunningBatch` on by the tokens that it computes. :class:`HostRunner` writes its passes
-out sub-layer by sub-layer, on any device; :class:`litestage.engine.graph_runner.GraphRunner` repeats its decode steps.
+out sub-layer by sub-layer, on any device; :class:`litestage.engine.graph.runner.GraphRunner` repeats its decode steps.
 """
 
 from __future__ import annotations

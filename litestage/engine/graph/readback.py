@@ -13,7 +13,7 @@ from litestage.decoder.work import Work
 from litestage.engine.rows import Row
 
 if TYPE_CHECKING:
-    from litestage.engine.decode_step import DecodeStep
+    from litestage.engine.graph.decode_step import DecodeStep
 
 MAX_STEPS = 256
 """Steps between two entries of rows at most."""

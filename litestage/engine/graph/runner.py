@@ -2,100 +2,42 @@
 
 On a GPU a step that the host writes out, kernel by kernel, takes many times as long as reading the weights does. Here
 the token's choice, the confidence window, and the ends by end-of-sequence, exit and limit are tensors of fixed place
-and shape (:mod:`litestage.engine.decode_step`), so that a step can be recorded once as a CUDA graph and launched as
-one. Its sub-layers are compiled where there is a compiler (:mod:`litestage.engine.compiled`). The caches are used again
-for the next questions: a skip set is recorded once for a number of lanes and a bucket of slots.
+and shape (:mod:`litestage.engine.graph.decode_step`), so that a step can be recorded once as a CUDA graph and launched
+as one. Its sub-layers are compiled where there is a compiler (:mod:`litestage.engine.graph.compiled`). The caches are
+used again for the next questions: a skip set is recorded once for a number of lanes and a bucket of slots.
 
-The host gives the device the next steps before it looks at the last (:mod:`litestage.engine.readback`), and decides
-with the same words as everywhere else where a row ends; stop strings only it can see. What a row was made to write
-beyond its end is dropped, but took its time.
+The host gives the device the next steps before it looks at the last (:mod:`litestage.engine.graph.readback`), and
+decides with the same words as everywhere else where a row ends; stop strings only it can see. What a row was made to
+write beyond its end is dropped, but took its time.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 
-import torch
-
 from litestage.decoder.decoder import Decoder
-from litestage.decoder.lean import LeanDecoder
-from litestage.engine.attention import FREE, SHARED, ForwardContext
-from litestage.engine.cache import KVCache, LayerCache, Token
-from litestage.engine.compiled import MOST as MAX_COMPILED_TOKENS
-from litestage.engine.compiled import Regions, unable
-from litestage.engine.decode_step import Column, DecodeStep, Ends
-from litestage.engine.graphs import Graphs
-from litestage.engine.memory import SHARE, available_bytes, bytes_per_token
-from litestage.engine.readback import POLL, Lookahead
+from litestage.engine.attention import FREE, SHARED
+from litestage.engine.graph.cache import StaticKVCache, bucket
+from litestage.engine.graph.capture import Graphs
+from litestage.engine.graph.compiled import MAX_COMPILED_TOKENS, Regions, why_not_compiled
+from litestage.engine.graph.decode_step import Column, DecodeStep, Ends
+from litestage.engine.graph.readback import POLL, Lookahead
+from litestage.engine.memory import KV_SHARE, available_bytes, bytes_per_token
 from litestage.engine.rows import Row
 from litestage.engine.runner import HostRunner, RunningBatch
 from litestage.plan import StagePlan
 
-SMALLEST_BUCKET = 128
-"""The slots that are read are this many, or twice as many, four times, and so on."""
 MAX_STEPS_KEPT = 64
 """Steps that a cache keeps; the longest unused goes first."""
-
-
-class StaticKVCache(KVCache):
-    """A KV cache that is filled again and again, with the steps that were made for it.
-
-    Attributes:
-        running: the steps that are running ahead of the host, if any are.
-    """
-
-    def __init__(self, lean: LeanDecoder, count: int, slots: int, device: torch.device) -> None:
-        super().__init__(lean, count, _bucket(slots), device)
-        self.steps: OrderedDict[Hashable, DecodeStep] = OrderedDict()
-        self.running: Lookahead | None = None
-
-    def settle(self) -> None:
-        """Gives the rows all that was decoded ahead: the lanes are about to be changed."""
-        while self.running is not None and self.running.ahead:
-            self.running.look()
-        self.running = None
-
-    def enter(self, lanes: Sequence[int], tokens: Sequence[Sequence[Token]], *, fresh: bool = False) -> ForwardContext:
-        self.settle()
-        return super().enter(lanes, tokens, fresh=fresh)
-
-    def empty(self, lanes: Sequence[int]) -> None:
-        self.settle()
-        super().empty(lanes)
-
-    def reserve(self, slots: int) -> None:
-        """Makes room for this many slots, and for the rest of their bucket."""
-        if _bucket(slots) >= self.slots:
-            self._grow(slots)
-
-    def take(self, other: KVCache, lanes: Sequence[int]) -> None:
-        """Copies some of another's lanes to the first ones here, which are empty."""
-        ours, slots = slice(len(lanes)), _bucket(max(other.used[lane] for lane in lanes))
-        index = torch.tensor(lanes, device=self.device)
-        self.reserve(slots)
-        self.alone = False
-        self.used[ours] = [other.used[lane] for lane in lanes]
-        self._latest[ours] = [other._latest[lane] for lane in lanes]
-        self.positions[ours, :slots] = other.positions[index, :slots]
-        self.branches[ours, :slots] = other.branches[index, :slots]
-        for at, layer in other._layers.items():
-            if at not in self._layers:
-                shape = (*layer.whole.shape[:2], len(self.used), self.slots, layer.whole.shape[-1])
-                self._layers[at] = LayerCache(layer.whole.new_zeros(shape))
-            self._layers[at].whole[:, :, ours, :slots] = layer.whole[:, :, index, :slots]
-
-    def _grow(self, needed: int) -> None:
-        self.steps.clear()  # they were made for the old place
-        super()._grow(_bucket(needed))
 
 
 class GraphRunner(HostRunner):
     """A runner whose decode steps are static, and recorded where the device is a GPU.
 
     Args:
-        compiling: ``auto``, ``on`` or ``off``; see :func:`litestage.engine.compiled.unable`.
+        compiling: ``auto``, ``on`` or ``off``; see :func:`litestage.engine.graph.compiled.why_not_compiled`.
 
     Attributes:
         graphs: records the steps, where that is possible.
@@ -108,7 +50,7 @@ class GraphRunner(HostRunner):
     def __init__(self, decoder: Decoder, compiling: str = "auto") -> None:
         super().__init__(decoder)
         self._caches: OrderedDict[int, StaticKVCache] = OrderedDict()
-        self._uncompiled = unable(decoder, compiling)
+        self._uncompiled = why_not_compiled(decoder, compiling)
         self._regions: Regions | None = None
         self.graphs = Graphs(decoder.device)
         self.ahead = 1 if decoder.device.type == "cuda" else 0
@@ -130,7 +72,7 @@ class GraphRunner(HostRunner):
         """The next few tokens of the rows that are going; the device runs ahead of the host."""
         if self.why_not_static(batch.layers.plan):
             self.settle(batch)
-            return super().decode(batch)
+            return super().decode(batch) if any(batch.going.values()) else None
         cache = batch.cache
         assert isinstance(cache, StaticKVCache)
         if cache.running is None:
@@ -142,6 +84,11 @@ class GraphRunner(HostRunner):
             cache.running = None
         else:
             running.look()
+
+    def verify(self, batch: RunningBatch, guesses: Mapping[Row, Sequence[int]]) -> None:
+        assert isinstance(batch.cache, StaticKVCache)
+        assert batch.cache.running is None, "the rows have not been given all: settle them before anything is guessed"
+        super().verify(batch, guesses)
 
     def settle(self, batch: RunningBatch) -> None:
         assert isinstance(batch.cache, StaticKVCache)
@@ -184,13 +131,13 @@ class GraphRunner(HostRunner):
     def _make_room(self, lanes: int, slots: int) -> None:
         """Drops the longest unused caches while all take more than their share of memory."""
         kept = self._caches.get(lanes)
-        if kept is not None and _bucket(slots) < kept.slots:  # it does as it is
+        if kept is not None and bucket(slots) < kept.slots:  # it does as it is
             return
         available = available_bytes(self.decoder.device)
         if available is None:
             return
-        room = SHARE * (available + self.nbytes)
-        more = lanes * _bucket(slots) * bytes_per_token(self.decoder) - (kept.nbytes if kept else 0)
+        room = KV_SHARE * (available + self.nbytes)
+        more = lanes * bucket(slots) * bytes_per_token(self.decoder) - (kept.nbytes if kept else 0)
         for other in [one for one in self._caches if one != lanes]:
             if self.nbytes + more <= room:
                 break
@@ -210,7 +157,7 @@ class GraphRunner(HostRunner):
         return Lookahead(step, cache.used, strides, rows, batch.work)
 
     def _step(self, batch: RunningBatch, cache: StaticKVCache, needed: int, row: Row) -> DecodeStep:
-        plan, seen, ends = batch.layers.plan, _bucket(needed), Ends.of(row)
+        plan, seen, ends = batch.layers.plan, bucket(needed), Ends.of(row)
         tensors = tuple(sorted((name, id(tensor)) for name, tensor in plan.tensors.items()))
         of_plan = plan.skip, plan.compensation, tensors
         key = (*of_plan, batch.widest, seen, cache.alone, batch.sampler.key, astuple(ends))
@@ -244,8 +191,3 @@ def _columns(batch: RunningBatch) -> Iterator[Column]:
             yield Column(row.last, position, branch, first + at, position, len(rows), row.left)
         for _ in range(batch.widest - len(rows)):
             yield Column(0, 0, SHARED, (lane + 1) * slots - 1, FREE, 0, 0)
-
-
-def _bucket(slots: int) -> int:
-    """The slots that are read where so many are wanted."""
-    return SMALLEST_BUCKET << max(0, -(-slots // SMALLEST_BUCKET) - 1).bit_length()

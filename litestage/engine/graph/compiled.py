@@ -27,7 +27,7 @@ from litestage.decoder.regions import combining, feeding_forward, heading, produ
 from litestage.engine.attention import ForwardContext
 from litestage.engine.cache import KVCache
 
-MOST = 8
+MAX_COMPILED_TOKENS = 8
 """Tokens of a step that is compiled at most: each number is compiled anew, and the more there are the less it gains."""
 COMPILING = ("auto", "on", "off")
 
@@ -115,7 +115,7 @@ class Regions:
         return lambda stream, attending: run(stream, into, out)
 
 
-class RegionPass(ForwardContext):
+class RegionContext(ForwardContext):
     """One decode step's pass, as the compiled sub-layers see it.
 
     Attributes:
@@ -145,7 +145,7 @@ class RegionPass(ForwardContext):
         return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
 
 
-def unable(decoder: Decoder, compiling: str) -> str | None:
+def why_not_compiled(decoder: Decoder, compiling: str) -> str | None:
     """Why a decoder's steps are not compiled, or None where they are: asked for, or a GPU with a compiler for it."""
     if compiling == "off":
         return "engine.compile is off"

@@ -1,4 +1,4 @@
-"""One decode step, nothing but tensors of fixed place and shape: what :mod:`litestage.engine.graph_runner` repeats."""
+"""One decode step, nothing but tensors of fixed place and shape: what :mod:`litestage.engine.graph.runner` repeats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from litestage.decoder.decoder import Decoder, Path
 from litestage.engine.attention import FREE, ForwardContext
 from litestage.engine.cache import KVCache
-from litestage.engine.compiled import RegionPass, Regions
-from litestage.engine.readback import MAX_STEPS, Readback
+from litestage.engine.graph.compiled import RegionContext, Regions
+from litestage.engine.graph.readback import MAX_STEPS, Readback
 from litestage.engine.rows import NON_FINITE, Row
 from litestage.engine.sampler import Sampler
 from litestage.plan import StagePlan
@@ -159,7 +159,7 @@ class DecodeStep:
         if self._turns is None:
             attending = ForwardContext(self._cache, new, self.seen, self.seen)
         else:
-            attending = RegionPass(self._cache, new, self.seen, self._turns)
+            attending = RegionContext(self._cache, new, self.seen, self._turns)
         stream = self._decoder.embed(attending.ids)
         for step in self._path:
             stream = step(stream, attending)  # type: ignore[arg-type]
