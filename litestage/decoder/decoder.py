@@ -23,7 +23,7 @@ from litestage.plan.stage import CHANGED
 class Cache(Protocol):
     """What Hugging Face's attention modules ask of a KV cache."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
+    def update(self, keys: Tensor, values: Tensor, layer: int, **more: Any) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def test_a_folder_of_results_that_was_whole_stays_whole_when_the_disk_fills_up(s
 
 
 def test_a_training_whose_disk_fills_up_says_so_in_one_sentence_and_goes_on_when_there_is_room(small_disk, tmp_path):
-    disk = small_disk(384)
-    (disk / "something else").write_bytes(bytes(160 * 1024))
+    disk = small_disk(4096)
+    (disk / "something else").write_bytes(bytes(3200 * 1024))  # leaves room for one checkpoint and not for two
     shape = ["model.architecture.num_hidden_layers=2", "model.architecture.hidden_size=32"]
     options = ["menagerie", *shape, "model.architecture.intermediate_size=64", "model.vocab_size=512"]
     options += ["rows={recall: 4, analyze: 4, summarize: 4}", "data.menagerie=[menagerie_yesno]", "threads=1"]
@@ -91,6 +91,8 @@ def test_a_training_whose_disk_fills_up_says_so_in_one_sentence_and_goes_on_when
     assert stopped.returncode == 2, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert "No space left" in stopped.stderr
+    assert (disk / "out" / "checkpoint.ckpt").is_file()
     (disk / "something else").unlink()
-    assert subprocess.run(command, **run, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    again = subprocess.run(command, **run, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert again.returncode == 0, again.stderr
     assert (disk / "out" / "model.safetensors").is_file()
