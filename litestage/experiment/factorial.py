@@ -50,7 +50,8 @@ class FactorialConfig(RunConfig):
     """Options of ``experiment factorial``. ``exit`` is the rule that is on or off.
 
     With ``latency_questions`` so many are answered one at a time, by the clock, and drafts are a fifth factor: what
-    they bring cannot be predicted from token counts. With 0 latency is predicted, and no plan has drafts.
+    they bring cannot be predicted from token counts. They are kept in the stages where they pay. With 0 latency is
+    predicted, and no plan has drafts.
 
     Attributes:
         form: of compensation: scale, affine, lowrank:K, linear or block.
@@ -133,12 +134,17 @@ def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]
         return from_rank_zero(fit) if len(skip) else StagePlan()
 
     full = Plan.full(bench.pipeline.stage_names)
-    made: dict[Levels, Plan] = {("off", "off", "", ""): full}
+    made: dict[Levels, Plan] = {NOTHING: full}
     for which, by_stage in skips.items():
-        made["on", "off", which, "none"] = Plan({stage: StagePlan(skip=skip) for stage, skip in by_stage.items()})
-        made["on", "off", which, "fitted"] = Plan({stage: fitted(stage, skip) for stage, skip in by_stage.items()})
-    with_exit = {(levels[0], "on", *levels[2:]): bench.with_suffixes(plan, ["exit"]) for levels, plan in made.items()}
-    return {**made, **with_exit}
+        bare = {stage: StagePlan(skip=skip) for stage, skip in by_stage.items()}
+        made["on", "off", which, "none", "off"] = Plan(bare)
+        made["on", "off", which, "fitted", "off"] = Plan(
+            {stage: fitted(stage, skip) for stage, skip in by_stage.items()}
+        )
+    made |= {(levels[0], "on", *levels[2:]): bench.with_suffixes(plan, ["exit"]) for levels, plan in made.items()}
+    if config.latency_questions:
+        made |= {(*levels[:4], "on"): bench.with_suffixes(plan, ["lookup"]) for levels, plan in made.items()}
+    return made
 
 
 def _pairs(known: Mapping[Levels, Any], factor: str) -> Iterator[tuple[Levels, Levels]]:

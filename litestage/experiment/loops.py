@@ -165,18 +165,20 @@ def _said(row: Row) -> str:
 
 def _most(rows: Sequence[Row]) -> str:
     """How much loops at full depth, and by ranking and stage at the budget at which most does."""
-    full = [row for row in rows if row["ranking"] == FULL]
-    parts = []
-    for ranking in dict.fromkeys(row["ranking"] for row in rows if row["ranking"] != FULL):
-        of = [
-            max((row for row in rows if (row["ranking"], row["stage"]) == (ranking, one["stage"])), key=_looping)
-            for one in full
-        ]
-        parts.append(
-            f"by {ranking} " + ", ".join(f"{row['stage']} {_said(row)} at {row['budget']} skipped" for row in of)
-        )
-    at_full = ", ".join(f"{row['stage']} {_said(row)}" for row in full)
-    return f"Of full depth's texts these end in a loop: {at_full}; at most {'; '.join(parts)}."
+    stages, parts = list(dict.fromkeys(row["stage"] for row in rows)), []
+    for ranking in dict.fromkeys(row["ranking"] for row in rows):
+        of = {stage: [row for row in rows if (row["ranking"], row["stage"]) == (ranking, stage)] for stage in stages}
+        worst = {stage: max(chosen, key=_looping) for stage, chosen in of.items()}
+        if not any(map(_looping, worst.values())):
+            highest = max((row["looping_ci95"][1] for row in worst.values()), default=0.0)
+            said = f"none, in no stage ({INTERVAL} up to {highest:.1%})"
+        else:
+            said = ", ".join(
+                f"{stage} {_said(row)}" + (f" at {row['budget']} skipped" if row["budget"] and row["looping"] else "")
+                for stage, row in worst.items()
+            )
+        parts.append(f"at full depth {said}" if ranking == FULL else f"by {ranking} at most {said}")
+    return f"Texts that end in a loop: {'; '.join(parts)}."
 
 
 def _looping(row: Row) -> float:
@@ -193,7 +195,7 @@ def _where_accuracy_stays(rows: Sequence[Row]) -> str:
     looping = [row for row in kept if row["looping"] > 0]
     head = f"{plans} plans do not measurably lose accuracy, {lost} do; "
     if not looping:
-        return f"{head}none of the former's texts loops: here loops come with lost answers, not before them."
+        return f"{head}none of the former has a text that loops: here loops come with lost answers, not before them."
     worst = max(looping, key=_looping)
     return (
         f"{head}of the former {len(_plans(looping))} write some texts that loop, most by {worst['ranking']} at "
