@@ -38,7 +38,7 @@ def test_durations_do_not_hang_on_the_time_of_day(litestage, tmp_path, jumping_c
     assert code == 0, errors
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for method in results["methods"]:
-        assert 0 < method["latency_s"] < took
+        assert all(0 < seconds < took for seconds in method["latency_s"].values())
         for stage in method["stages"].values():
             assert 0 < stage["prefill_s"] + stage["decode_s"] < took
     traces = [json.loads(line) for line in (tmp_path / "out" / "traces.jsonl").read_text().splitlines()]
