@@ -172,12 +172,12 @@ def test_the_page_tells_the_average_links_what_is_there_and_names_what_failed(tm
         "With reference, litestage is 2.00 times as fast as full depth on average over obqa"
     )
     assert grid_tables(grid)[0].rows[1] == ["litestage", "85.0%, +5.0 [+0.0, +10.0] *"]
-    page = tmp_path / "reference" / "obqa" / "seed-0" / "report.html"
+    page = tmp_path / "obqa" / "report.html"
     page.parent.mkdir(parents=True)
     page.touch()
     html, markdown = (path.read_text() for path in write_grid_report(grid, tmp_path))
-    assert 'href="reference/obqa/seed-0/report.html"' in html
-    assert "csqa/seed-0/report" not in html + markdown
+    assert 'href="obqa/report.html"' in html
+    assert "csqa/report" not in html + markdown
     assert "x &lt;y&gt;" in html
     assert "The hub is away" in html
     assert "The hub is away" in markdown
@@ -202,7 +202,7 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
     shutil.copytree(tiny, tmp_path / "tiny" / "qwen")
     models = "grid.model=[tiny/tinyllama,tiny/qwen]"
     command = ["experiment", "paper", models, "output=here", *SMALL]
-    first, second = (Path("here/tinyllama", task, "seed-0") for task in ("obqa", "csqa"))
+    first, second = (Path("here/tinyllama", task) for task in ("obqa", "csqa"))
 
     program = [sys.executable, "-c", "from litestage.cli import main; main()", *command]
     with open("said", "w") as said:

@@ -62,13 +62,19 @@ def cells_of(config: RunConfig) -> list[Cell]:
             short_model,
             short_task,
             seed,
-            folder := Path(short_model, short_task, f"seed-{seed}"),
+            folder := _folder(grid, short_model, short_task, seed),
             replace(config, model=model, task=task, seed=seed, grid=GridConfig(), output=str(root / folder)),
         )
         for model, short_model in zip(models, short_models, strict=True)
         for task, short_task in zip(tasks, short_tasks, strict=True)
         for seed in seeds
     ]
+
+
+def _folder(grid: GridConfig, model: str, task: str, seed: int) -> Path:
+    """A level for each of the lists that the grid has."""
+    levels = (grid.model, model), (grid.task, task), (grid.seed, f"seed-{seed}")
+    return Path(*(name for given, name in levels if given))
 
 
 def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
