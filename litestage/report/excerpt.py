@@ -34,9 +34,24 @@ ROWS = {
 """The rows of the comparison that README shows, and what they are."""
 
 
+REAL = {"obqa": "OpenBookQA", "csqa": "CommonsenseQA", "strategyqa": "StrategyQA"}
+"""The real tasks, in the order in which README has them."""
+
+
+def real(reports: Path) -> str:
+    """A table of all methods for every real task that was compared."""
+    found = {name: reports / "real" / task / "results.json" for task, name in REAL.items()}
+    tables = [f"**{name}**\n\n{_table(_read(path))}" for name, path in found.items() if path.is_file()]
+    return "\n\n".join(tables)
+
+
 def comparison(reports: Path) -> str:
     """A table of some methods of the menagerie comparison, and under what conditions it was made."""
     results = _read(reports / "menagerie" / "results.json")
+    return _table({**results, "methods": shown(results)})
+
+
+def _table(results: Mapping[str, Any]) -> str:
     stages = list(results["methods"][0]["stages"])
     agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
     columns = ["method", "accuracy", "drop, points [95 %]", *agreement, "ms", "times as fast [95 %]"]
@@ -44,17 +59,17 @@ def comparison(reports: Path) -> str:
     lines = [
         f"| {' | '.join(columns)} |".replace("|  |", "| |"),
         f"| --- |{' ---: |' * (len(columns) - 2)} --- |",
-        *(_row(method) for method in shown(results)),
+        *map(_row, results["methods"]),
     ]
     full = results["methods"][0]
     made = results["environment"]
-    memory = results["memory"]["peak_resident_mb"]
+    memory, threads = results["memory"]["peak_resident_mb"], "threads" if made["threads"] > 1 else "thread"
     return "\n".join(
         [
             *lines,
             "",
             f"Accuracy over {results['n']} test questions that no search saw; latency over {full['latency_n']} of "
-            f"them, {results['latency_measured']}; {made['threads']} thread of {made['hardware']}, peak memory "
+            f"them, {results['latency_measured']}; {made['threads']} {threads} of {made['hardware']}, peak memory "
             f"{memory:.0f} MB for the whole command. Brackets: 95 % intervals, paired over questions. "
             f"`{results['command']}`",
         ]
@@ -88,7 +103,12 @@ def bench(reports: Path) -> str:
     )
 
 
-EXCERPTS: dict[str, Callable[[Path], str]] = {"comparison": comparison, "experiments": experiments, "bench": bench}
+EXCERPTS: dict[str, Callable[[Path], str]] = {
+    "real": real,
+    "comparison": comparison,
+    "experiments": experiments,
+    "bench": bench,
+}
 
 
 def shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -162,7 +182,7 @@ def _row(method: Mapping[str, Any]) -> str:
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,
-        ROWS[method["name"]],
+        ROWS.get(method["name"]) or method.get("note", ""),
     ]
     return f"| {' | '.join(cells)} |"
 
