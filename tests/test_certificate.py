@@ -14,7 +14,7 @@ from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
 from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, save_plan
-from litestage.report.answer import answer
+from litestage.report.answer import answer, in_two_sentences
 from litestage.report.runs import Run
 from litestage.report.tables import certified
 from litestage.search.certify import walk, walk_order
@@ -307,6 +307,21 @@ def test_search_json_and_its_report_have_the_certificate(tmp_path):
     assert record["walk"]["questions"] == 60
     assert [step["passed"] for step in record["walk"]["steps"]] == [True, False]
     assert str(found.plan.certificate) in answer(Run(tmp_path, search=record))
+
+
+def test_a_comparisons_first_sentences_say_what_the_searched_plan_is_certified_at():
+    measured = {"latency_s": {"mean": 0.03}, "speedup": 1.5, "speedup_ci95": [1.4, 1.6]}
+    lost = {"accuracy": 0.9, "accuracy_drop": 0.01, "accuracy_drop_ci95": [0.0, 0.02]}
+    full = {"name": "full", "plan": "a", "certificate": None, **measured, **lost}
+
+    def said(**more):
+        return in_two_sentences(
+            {"n": 100, "methods": [full, {"name": "litestage", "plan": "b", **measured, **lost, **more}]}
+        )
+
+    assert str(CERTIFICATE) in said(certificate=asdict(CERTIFICATE))
+    assert said(certificate=None).endswith("It is not certified to keep a bound.")
+    assert "ertified" not in said()
 
 
 # --- the questions --------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_a_method_at_several_budgets_is_a_line_over_them():
     [
         ({"think": 4, "answer": 2}, None, "skips 4 sub-layers in think, 2 in answer."),
         ({"think": 0, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
-         "skips nothing and ends a stage early (exit rule confidence: confidence <= 0.5 over 5)."),
+         "skips nothing and ends a stage early (exit rule: confidence <= 0.5 over 5)."),
         ({"think": 1, "answer": 0}, {"rule": "confidence", "threshold": 0.5, "window": 5},
          "skips 1 sub-layer in think, 0 in answer and ends a stage early"),
     ],

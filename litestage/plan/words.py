@@ -22,7 +22,7 @@ def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
         ]
         said.append(f"skips {', '.join(stages)}")
     if exit is not None:
-        ends = f"ends a stage early (exit rule {exit['rule']}: {ExitRule(**exit)})"
+        ends = f"ends a stage early (exit rule: {ExitRule(**exit)})"
         said.append(ends if said else f"skips nothing and {ends}")
     return " and ".join(said) or "is full depth"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.errors import LiteStageError
-from litestage.report.tables import share
+from litestage.report.tables import certified, share
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -54,12 +54,13 @@ def comparison(reports: Path) -> str:
 def _table(results: Mapping[str, Any]) -> str:
     stages = list(results["methods"][0]["stages"])
     agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
-    columns = ["method", "accuracy", "drop, points [95 %]", *agreement, "ms", "times as fast [95 %]"]
+    promise = ["certified"] if "certificate" in results["methods"][0] else []
+    columns = ["method", "accuracy", "drop, points [95 %]", *agreement, *promise, "ms", "times as fast [95 %]"]
     columns += [f"skipped: {' / '.join(stages)}", ""]
     lines = [
         f"| {' | '.join(columns)} |".replace("|  |", "| |"),
         f"| --- |{' ---: |' * (len(columns) - 2)} --- |",
-        *map(_row, results["methods"]),
+        *(_row(method, results["methods"][0]) for method in results["methods"]),
     ]
     full = results["methods"][0]
     made = results["environment"]
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
 
 
-def _row(method: Mapping[str, Any]) -> str:
+def _row(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     (low, high), (slow, fast) = method["accuracy_drop_ci95"], method["speedup_ci95"]
     skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
     cells = [
@@ -179,6 +180,7 @@ def _row(method: Mapping[str, Any]) -> str:
         f"{method['accuracy']:.1%}",
         f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
         *([share(method["agreement"], method["agreement_ci95"])] if "agreement" in method else []),
+        *([certified(method, full)] if "certificate" in method else []),
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,

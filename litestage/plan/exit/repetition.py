@@ -35,4 +35,4 @@ class Repetition(ExitRule):
         return found >= self.times
 
     def __str__(self) -> str:
-        return f"{self.length} tokens for the {self.times}. time"
+        return f"{self.length} tokens said {self.times} times"
