@@ -309,7 +309,7 @@ def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> A
         axis.set_ylim(-3, 103)
         name_axes(axis, title=f"left to itself, {budget} skipped", x="distance from the prompt, tokens")
     name_axes(axes[1], y="texts the same so far, %")
-    legend(axes[-1], title="refreshed", title_fontsize=8)
+    legend(axes[-1], title="refreshed", title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
