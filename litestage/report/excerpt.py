@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 from litestage.report.tables import share
 
@@ -144,9 +144,9 @@ def fill(text: str, reports: Path) -> str:
     return re.sub(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", written, text, flags=re.DOTALL)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    for name in sys.argv[1:] if arguments is None else arguments:
-        file = Path(name)
+def main(files: list[Path]) -> None:
+    """Writes these Markdown files' excerpts anew, and the picture."""
+    for file in files:
         file.write_text(fill(file.read_text(encoding="utf-8"), REPORTS), encoding="utf-8")
     PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
 
@@ -178,4 +178,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(main)
