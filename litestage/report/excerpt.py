@@ -14,7 +14,7 @@ from typing import Any
 
 from litestage.cli import run_alone
 from litestage.errors import LiteStageError
-from litestage.report.tables import share
+from litestage.report.wording import share, signed_points
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -152,13 +152,13 @@ def main(files: list[Path]) -> None:
 
 
 def _row(method: Mapping[str, Any]) -> str:
-    (low, high), (slow, fast) = method["accuracy_drop_ci95"], method["speedup_ci95"]
+    slow, fast = method["speedup_ci95"]
     skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
     cells = [
         f"`{method['name']}`",
         f"{method['accuracy']:.1%}",
-        f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
-        *([share(method["agreement"], method["agreement_ci95"])] if "agreement" in method else []),
+        signed_points(method),
+        *([share(method)] if "agreement" in method else []),
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,
