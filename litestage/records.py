@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,18 +46,21 @@ class _Tokens(_Shape):
     tokens: Annotated[float, Field(ge=0)]
 
 
-class _Judged(_Named):
-    plan: str
-    accuracy: Share
+class _Sped(_Shape):
     speedup: Above = _ABSENT
     speedup_ci95: Faster = _ABSENT
-    stages: Annotated[dict[str, _Tokens], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _interval(self) -> _Judged:
+    def _interval(self) -> Self:
         if (self.speedup is None) != (self.speedup_ci95 is None):
             raise ValueError("speedup and speedup_ci95 go together")
         return self
+
+
+class _Judged(_Named, _Sped):
+    plan: str
+    accuracy: Share
+    stages: Annotated[dict[str, _Tokens], Field(min_length=1)]
 
 
 class Judged(_Shape):
@@ -313,7 +316,7 @@ class _Cell(_Shape):
     error: str = ""
 
 
-class _Row(_Shape):
+class _Row(_Sped):
     model: str
     method: str
     accuracy: Share
@@ -321,14 +324,6 @@ class _Row(_Shape):
     accuracy_drop_ci95: Limits
     tokens: float
     mcnemar_p_holm: Share | None = None
-    speedup: Above = _ABSENT
-    speedup_ci95: Faster = _ABSENT
-
-    @model_validator(mode="after")
-    def _timed(self) -> _Row:
-        if (self.speedup is None) != (self.speedup_ci95 is None):
-            raise ValueError("speedup and speedup_ci95 go together")
-        return self
 
 
 class _TaskRow(_Row):

@@ -113,7 +113,7 @@ def test_a_whole_search_by_the_clock(small):
 
 
 def test_a_gpus_first_words_are_whether_its_steps_write_the_right_tokens(small, capsys):
-    gpu.main(["profile", "--device", "cpu", "--layers", "1"])
+    gpu.main(["profile"], device="cpu", layers=1)
     said, _, table = capsys.readouterr().out.partition("\n")
     found = json.loads(said)
     assert found["same_rows"] == found["rows"] == 3 * (1 + 4 + 16)

@@ -71,12 +71,9 @@ def test_another_number_of_processes_than_were_started_is_one_sentence(devices, 
         launch(TrainerConfig(devices=devices), "cpu")
 
 
-def test_the_command_line_tells_it_before_a_model_is_loaded(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["litestage", "compare", "trainer.devices=0", "model.pretrained=/nowhere"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "trainer.devices is 0" in capsys.readouterr().err
+def test_the_command_line_tells_it_before_a_model_is_loaded(litestage):
+    code, _, err = litestage("compare", "trainer.devices=0", "model.pretrained=/nowhere")
+    assert (code, "trainer.devices is 0" in err) == (2, True), err
 
 
 def test_alone_nothing_is_shared_and_nothing_is_sent():

@@ -1,7 +1,7 @@
 """Experiments: one command each, with rows, a plot and sentences that say what the rows say."""
 
 import json
-import sys
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
@@ -10,7 +10,6 @@ import pytest
 import yaml
 from tiny import random_prompts, tiny_engine
 
-from litestage.cli import main
 from litestage.engine import Decoding
 from litestage.errors import LiteStageError
 from litestage.experiment import EXPERIMENTS
@@ -68,20 +67,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def litestage(monkeypatch, capsys, tmp_path):
+def litestage(litestage):
     """Runs ``litestage experiment`` in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["litestage", "experiment", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(litestage, "experiment")
 
 
 @pytest.mark.slow

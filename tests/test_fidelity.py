@@ -15,9 +15,9 @@ from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import rank_by_fidelity
-from litestage.profile.forced import TeacherForced, drawn, stage_sequences
+from litestage.profile.forced import TeacherForced, about, drawn, stage_sequences
 from litestage.profile.greedy import divergence, greedy_order
-from litestage.search.ladders import CHECKED_TOKENS, _of_tokens, priced_ladder
+from litestage.search.ladders import CHECKED_TOKENS, priced_ladder
 from litestage.session import Session
 from litestage.stages import load_pipeline
 from litestage.trace import StageTrace
@@ -167,7 +167,7 @@ def test_a_ladders_budgets_harm_what_they_harm_run_from_the_start(menagerie):
     for harm in ((), (0.0, 0.0, 0.0, 0.1)):  # from the bottom, and from the middle
         ladder, estimates = priced_ladder(engine, pairs, traces, order, ("none", "block"), costs, 6, harm)
         assert len(ladder) > 1
-        forced = TeacherForced(engine, _of_tokens(pairs, CHECKED_TOKENS, seed=1))
+        forced = TeacherForced(engine, about(pairs, CHECKED_TOKENS, seed=1))
         nothing = forced.harm(forced.streams[-1])
         for plan, estimate in zip(ladder[1:], estimates[1:], strict=True):
             if plan.compensation == "none":

@@ -13,7 +13,6 @@ import pytest
 from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
-from litestage.cli import main
 from litestage.cli.output import save_config
 from litestage.comparison.grid import cells_of, results_before, summarise_grid
 from litestage.config import load_config
@@ -195,9 +194,8 @@ SMALL = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA, reason="LITESTAGE_DATA names no folder with the three tasks' rows")
-def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails(tmp_path, monkeypatch, capsys):
+def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails(litestage, tmp_path):
     """Tiny stand-ins for the paper's models, whose last part makes the same folders."""
-    monkeypatch.chdir(tmp_path)
     tiny = save_tiny_model(tmp_path / "tiny" / "tinyllama")
     shutil.copytree(tiny, tmp_path / "tiny" / "qwen")
     models = "grid.model=[tiny/tinyllama,tiny/qwen]"
@@ -216,7 +214,7 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
     assert not (second / "results.json").exists()
     (tmp_path / "tiny" / "qwen" / "config.json").write_text('{"model_type": "gpt2"}')
 
-    code, out, err = run(monkeypatch, capsys, *command, "grid.task=[obqa,csqa]")
+    code, out, err = litestage(*command, "grid.task=[obqa,csqa]")
     assert code == 2
     assert "2 of 4 comparisons failed (qwen, obqa, seed 0; qwen, csqa, seed 0)" in err
     assert "gpt2" in err
@@ -225,7 +223,7 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
     assert [cell["state"] for cell in grid("here")["cells"]] == ["done", "done", "failed", "failed"]
 
     shutil.copytree(tiny, tmp_path / "tiny" / "qwen", dirs_exist_ok=True)
-    code, out, err = run(monkeypatch, capsys, *command)
+    code, out, err = litestage(*command)
     assert code == 0, err
     assert out.count("done before") == 2
     found = grid("here")
@@ -242,7 +240,7 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
             path.name for path in Path("here", cell["folder"]).iterdir()
         }
 
-    assert run(monkeypatch, capsys, "report", "here")[0] == 0
+    assert litestage("report", "here")[0] == 0
     assert Path("here/report.html").read_text().count("<li><a href=") == 6
 
 
@@ -250,18 +248,6 @@ def grid(folder):
     return json.loads(Path(folder, "results.json").read_text())
 
 
-def run(monkeypatch, capsys, *arguments):
-    """Runs ``litestage`` in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["litestage", *arguments])
-    try:
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    return code, *capsys.readouterr()
-
-
-def test_other_commands_take_no_grid(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = run(monkeypatch, capsys, "search", "grid.seed=[0,1]")
+def test_other_commands_take_no_grid(litestage):
+    code, _, err = litestage("search", "grid.seed=[0,1]")
     assert (code, "litestage compare" in err) == (2, True)

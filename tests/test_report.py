@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from math import log2
 from pathlib import Path
@@ -22,7 +21,6 @@ from run_folders import (
     traced,
 )
 
-from litestage.cli import main
 from litestage.errors import LiteStageError
 from litestage.report import read_run, write_report
 from litestage.report.answer import answer, in_two_sentences
@@ -326,21 +324,15 @@ def test_colours_can_be_told_from_the_page_in_light_and_dark(tmp_path):
         ({"search.json": json.dumps(SEARCH), "traces.jsonl": f"{json.dumps(question())}\n{{"}, "row 2 is not JSON"),
     ],
 )
-def test_a_folder_that_holds_no_run_is_one_sentence(tmp_path, monkeypatch, capsys, files, named):
+def test_a_folder_that_holds_no_run_is_one_sentence(litestage, tmp_path, files, named):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(sys, "argv", ["litestage", "report", str(tmp_path)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert named in capsys.readouterr().err
+    code, _, err = litestage("report", tmp_path)
+    assert (code, named in err) == (2, True), err
 
 
-def test_a_report_of_several_runs_does_not_overwrite_one_of_them(tmp_path, monkeypatch, capsys):
+def test_a_report_of_several_runs_does_not_overwrite_one_of_them(litestage, tmp_path):
     one, two = compared(tmp_path / "one"), experimented(tmp_path / "two")
-    monkeypatch.setattr(sys, "argv", ["litestage", "report", str(one), str(two), "--output", str(one)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "must stay" in capsys.readouterr().err
+    code, _, err = litestage("report", one, two, "--output", one)
+    assert (code, "must stay" in err) == (2, True), err
     assert json.loads((one / "results.json").read_text())["schema"] == "litestage.results/1"

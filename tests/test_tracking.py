@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from run_folders import FULL, OURS, compared, experimented, question, traced
 
-from litestage.cli import main
 from litestage.errors import LiteStageError
 from litestage.report import read_run, write_report
 from litestage.tracking import track
@@ -164,13 +163,9 @@ def test_nothing_is_tracked_unless_it_is_asked_for(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-def test_another_tracker_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["litestage", "compare", "tracking=wandbb"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert "did you mean 'wandb'" in capsys.readouterr().err
+def test_another_tracker_is_one_sentence(litestage):
+    code, _, err = litestage("compare", "tracking=wandbb")
+    assert (code, "did you mean 'wandb'" in err) == (2, True), err
 
 
 @pytest.mark.slow

@@ -347,7 +347,7 @@ def test_the_command_exits_with_code_2_and_no_traceback() -> None:
     command = [sys.executable, "-m", "litestage.training", "menagerie", "stepz=5"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
-    assert ran.stderr.strip() == "There is no option 'stepz'; did you mean 'steps'?"
+    assert ran.stderr.strip() == "litestage: There is no option 'stepz'; did you mean 'steps'?"
 
 
 @pytest.mark.parametrize(("depth", "layers"), [("full", 12), ("half", 6)])

@@ -2,13 +2,11 @@
 
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from litestage.cli import main
 from litestage.data import load_task
 from litestage.data.build import build, judged, repeated
 from litestage.data.explanations import FORMATS
@@ -161,23 +159,6 @@ def test_real_rows_are_training_rows_only_and_fit_the_pipeline(name: str, stages
         assert PIPELINE.parse_answer(row.gold) == row.question.answer
         right = [text.endswith(" is correct.") for text in row.gold["analyze"]]
         assert right == [label == row.question.answer for label in row.question.labels]
-
-
-@pytest.fixture
-def litestage(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process, in a folder of its own: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["litestage", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_writes_what_training_reads_and_says_what_it_left_out(litestage, obqa_rows: Path):

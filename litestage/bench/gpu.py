@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -14,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from typer import Argument
 
 from litestage.bench.row import Row, compared
 from litestage.bench.shape import Shape, ceiling, prompts, skip_efficiency, steps_s
+from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, SkipSet, StagePlan
 
@@ -175,19 +176,18 @@ def _where(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(
+    parts: Annotated[list[str] | None, Argument(help="decode, search, profile; the first two by default")] = None,
+    device: str = "cuda",
+    layers: int = 24,
+    repeats: int = 7,
+    steps: int = STEPS,
+) -> None:
     """Prints JSON lines; see the head of this file."""
-    parser = argparse.ArgumentParser(prog="python -m litestage.bench.gpu")
-    parser.add_argument("parts", nargs="*", help="decode, search, profile; decode and search unless given")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    options = parser.parse_args(arguments)
-    parts = options.parts or ["decode", "search"]
-    print(json.dumps(check(options.device)), flush=True)
-    shape = Shape.made(options.layers, torch.bfloat16, options.device)
-    rows = decode_rows(shape, options.repeats, options.steps) if "decode" in parts else iter(())
+    parts = parts or ["decode", "search"]
+    print(json.dumps(check(device)), flush=True)
+    shape = Shape.made(layers, torch.bfloat16, device)
+    rows = decode_rows(shape, repeats, steps) if "decode" in parts else iter(())
     for row in rows:
         print(json.dumps(row.to_dict()), flush=True)
     if "profile" in parts:
@@ -197,4 +197,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(main)

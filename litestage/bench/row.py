@@ -8,9 +8,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-RESAMPLES = 2000
+from litestage.stats.bootstrap import median_interval
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,5 @@ def compared(
     note: str = "",
 ) -> Row:
     """The row of seconds that were taken in turns: each pair's ratio is of the same moment, loaded or not."""
-    ratio, interval = middle(np.array(theirs) / np.array(ours))
+    ratio, interval = median_interval(np.array(theirs) / np.array(ours))
     return Row(model, what, against, float(np.median(ours)), float(np.median(theirs)), ratio, interval, bar, note)
-
-
-def middle(ratios: ArrayLike) -> tuple[float, tuple[float, float]]:
-    """The median, and the 95 % interval of a bootstrap over the values."""
-    values = np.asarray(ratios, dtype=float)
-    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(values[drawn], axis=1), [2.5, 97.5])
-    return float(np.median(values)), (float(low), float(high))

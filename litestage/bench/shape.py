@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from litestage.bench.rivals import Rows, generate
-from litestage.bench.row import Row, compared, middle, take_turns
+from litestage.bench.row import Row, compared, take_turns
 from litestage.decoder.panels import HugePages
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
+from litestage.stats.bootstrap import median_interval
 
 SHAPE = {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "tie_word_embeddings": True}
 HEADS = {"num_attention_heads": 14, "num_key_value_heads": 2}
@@ -146,7 +147,7 @@ def skip_efficiency(shape: Shape, repeats: int) -> list[Row]:
         share = 1 - step_bytes(shape, skip) / whole
         less = np.array(seconds[name][1:])  # the first warms up
         around = (np.array(full[1 + at :: 3][: len(less)]) + np.array(full[2 + at :: 3][: len(less)])) / 2
-        ratio, interval = middle((1 - less / around) / share)
+        ratio, interval = median_interval((1 - less / around) / share)
         what = f"decode step, {name} of sub-layers skipped"
         note = f"the ratio is the skip efficiency: the share of time saved over that of bytes, {share:.0%}"
         of_less, of_full = float(np.median(less)), float(np.median(around))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -10,6 +11,21 @@ _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 def main() -> None:
     """Runs the command line. A user's mistake is one sentence on standard error and exit code 2."""
     from litestage.cli.commands import app
+
+    run(app)
+
+
+def run_alone(command: Callable[..., None]) -> None:
+    """A module's own command line (``python -m``): the function's parameters are its arguments and options."""
+    from typer import Typer
+
+    app = Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    run(app)
+
+
+def run(app: Callable[[], None]) -> None:
+    """Runs a Typer application; see :func:`main`."""
     from litestage.errors import LiteStageError, not_written
 
     try:

@@ -54,24 +54,21 @@ def output_folder(config: RunConfig, command: str) -> Path:
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparison as a table, one method a row."""
-    from litestage.report.tables import certified, share
+    from litestage.report.tables import certified
+    from litestage.report.wording import share, signed_points, times
 
     stages = list(results["methods"][0]["stages"])
     rows = []
     for method in results["methods"]:
-        low, high = method["accuracy_drop_ci95"]
         row = [
             method["name"],
             f"{method['accuracy']:.1%}",
-            f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
-            share(method["agreement"], method["agreement_ci95"]),
+            signed_points(method),
+            share(method),
             certified(method, results["methods"][0]),
+            f"{method['latency_s']['mean'] * 1000:.1f}" if "latency_s" in method else "",
+            times(method),
         ]
-        if "latency_s" in method:
-            fast, slow = method["speedup_ci95"]
-            row += [f"{method['latency_s']['mean'] * 1000:.1f}", f"{method['speedup']:.2f}x [{fast:.2f}, {slow:.2f}]"]
-        else:
-            row += ["", ""]
         row.append(" / ".join(f"{method['stages'][stage]['tokens']:.1f}" for stage in stages))
         skipped = [method["stages"][stage]["skipped"] for stage in stages]
         row.append(" / ".join(f"{s['mhsa']}+{s['ffn']}" for s in skipped))

@@ -27,21 +27,24 @@ from litestage.experiment import (
 from litestage.experiment.findings import Experiment, Findings, write_findings
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
-    "sensitivity": sensitivity.EXPERIMENT,
-    "threshold": threshold.EXPERIMENT,
-    "adaptive-exit": adaptive_exit.EXPERIMENT,
-    "heuristics": heuristics.EXPERIMENT,
-    "certificate": certificate.EXPERIMENT,
-    "noise": noise.EXPERIMENT,
-    "search-cost": search_cost.EXPERIMENT,
-    "importance": importance.EXPERIMENT,
-    "transfer": transfer.EXPERIMENT,
-    "loops": loops.EXPERIMENT,
-    "protocol": protocol.EXPERIMENT,
-    "calibration": calibration.EXPERIMENT,
-    "scale": scale.EXPERIMENT,
-    "deep": deep.EXPERIMENT,
-    "factorial": factorial.EXPERIMENT,
+    module.__name__.rpartition(".")[2].replace("_", "-"): module.EXPERIMENT
+    for module in (
+        sensitivity,
+        threshold,
+        adaptive_exit,
+        heuristics,
+        certificate,
+        noise,
+        search_cost,
+        importance,
+        transfer,
+        loops,
+        protocol,
+        calibration,
+        scale,
+        deep,
+        factorial,
+    )
 }
 GRIDS = ("paper",)
 """Those that are a comparison over models, tasks and seeds: nothing but options in ``conf/experiment``."""

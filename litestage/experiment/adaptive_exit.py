@@ -17,10 +17,11 @@ from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, points, speedup_of
+from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
 from litestage.plan import ExitRule, Plan
 from litestage.plan.exit import EXIT_RULES
 from litestage.progress import bar
+from litestage.report.wording import signed_points
 from litestage.search import SearchProblem, SearchResult
 from litestage.search.choice import choose
 from litestage.search.pareto import WORTHWHILE
@@ -29,7 +30,6 @@ from litestage.session.workbench import Workbench
 Row = Mapping[str, Any]
 RULES = tuple(name for name in EXIT_RULES if name != "by_stage")
 FIXED = "fixed 0.5"
-AGAINST = ("accuracy_drop", "accuracy_drop_ci95", "predicted_speedup", "predicted_speedup_ci95")
 
 
 @dataclass
@@ -85,7 +85,6 @@ def _row(
     cut = plan if setting is None else plan.with_exit(setting, problem.pipeline.stage_names)
     steps = found.walk.steps if found.walk else ()
     step = next((step for step in steps if step.plan == cut.hash), None)
-    against = trials.row(cut, plan)
     return {
         "of": spec,
         "rule": name,
@@ -94,7 +93,7 @@ def _row(
         "certified": step is not None and step.passed,
         "confirming": {"asked": step.asked, "lost": step.lost, "gained": step.gained, "p": step.p} if step else None,
         **trials.row(cut),
-        "against_uncut": {figure: against[figure] for figure in AGAINST},
+        "against_uncut": trials.against(cut, plan),
     }
 
 
@@ -117,20 +116,16 @@ def _promise(row: Row) -> str:
 
 def _against(row: Row) -> str:
     against = row.get("against_uncut")
-    if against is None:
-        return ""
-    drop, (low, high) = against["accuracy_drop"], against["accuracy_drop_ci95"]
-    return f"{drop * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}], {against['predicted_speedup']:.2f}x"
+    return "" if against is None else f"{signed_points(against)}, {against['predicted_speedup']:.2f}x"
 
 
 def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
     mine = [row for row in rows if row["of"] == spec and row["rule"] != "uncut"]
     fixed = next(row for row in mine if row["rule"] == FIXED)
     faster = [row for row in mine if row["certified"] and row["against_uncut"]["predicted_speedup_ci95"][0] > 1]
-    loses = points(fixed["against_uncut"]["accuracy_drop"], fixed["against_uncut"]["accuracy_drop_ci95"])
     said = (
         f"On {spec} the fixed 0.5 is {'certified' if fixed['certified'] else 'not certified'} to lose at most "
-        f"{bound * 100:g} points against the plan uncut, loses {loses} and is predicted "
+        f"{bound * 100:g} points against the plan uncut, loses {drop_of(fixed['against_uncut'])} and is predicted "
         f"{speedup_of(fixed['against_uncut'])}"
     )
     if not faster:

@@ -15,13 +15,11 @@ from statistics import fmean
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.options import at_least, some
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.texts import (
     OBJECTIVES,
-    about,
     gold_rows,
     gold_texts,
     order_on,
@@ -29,13 +27,14 @@ from litestage.experiment.texts import (
     plain_text,
 )
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import drop_of, points
+from litestage.experiment.wording import drop_of, either_way
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
-from litestage.profile.forced import Sequenced
+from litestage.profile.forced import Sequenced, about
 from litestage.progress import bar
+from litestage.report.wording import signed_points
 from litestage.session.workbench import Workbench
-from litestage.stats import accuracy_drop_interval, wilson_interval
+from litestage.stats import wilson_interval
 
 Row = Mapping[str, Any]
 COSINE, ACCURACY = "cosine", "accuracy"
@@ -72,13 +71,10 @@ class CalibrationConfig(RunConfig):
 def run(bench: Workbench, config: CalibrationConfig) -> Findings:
     """Ranks on the calibration split, and tries every ranking at every budget on the test split."""
     some(RANKINGS, rankings=config.rankings)
-    some(budgets=config.budgets)
-    at_least(1, budgets=min(config.budgets), tokens=config.tokens)
-    most, sublayers = max(config.budgets), 2 * bench.session.engine.decoder.layers
-    if most > sublayers:
-        raise LiteStageError(f"budgets has {most}, but the model has {sublayers} sub-layers; give less.")
+    sublayer_budgets(bench, config.budgets)
+    at_least(1, tokens=config.tokens)
     texts = {name: _texts(bench, config, name) for name in TEXTS if any(_of(r) == name for r in config.rankings)}
-    orders = {ranking: _orders(bench, config, ranking, texts, most) for ranking in config.rankings}
+    orders = {ranking: _orders(bench, config, ranking, texts, max(config.budgets)) for ranking in config.rankings}
     trials = Trials.on_test(bench)
     plans = {
         (ranking, budget): Plan({stage: StagePlan(skip=SkipSet.of(order[:budget])) for stage, order in by.items()})
@@ -88,10 +84,7 @@ def run(bench: Workbench, config: CalibrationConfig) -> Findings:
     rows = []
     with bar("plans on the test split", len(plans)) as advance:
         for (ranking, budget), plan in plans.items():
-            first = trials.correct(plans[config.rankings[0], budget])
-            behind = fmean(first) - fmean(trials.correct(plan))
-            beside = list(accuracy_drop_interval(first, trials.correct(plan)))
-            compared = {"behind_first": behind, "behind_first_ci95": beside}
+            compared = trials.behind(plan, plans[config.rankings[0], budget], "behind_first")
             right = sum(trials.correct(plan))
             interval = {"accuracy_ci95": list(wilson_interval(right, len(trials.questions)))}
             rows.append({"ranking": ranking, "budget": budget, **trials.answers(plan), **interval, **compared})
@@ -119,7 +112,7 @@ def run(bench: Workbench, config: CalibrationConfig) -> Findings:
             "own_texts_that_are_gold": _same(texts),
             "plain_text": None if "plain" not in texts else config.plain or "the calibration questions",
         },
-        latency="not part of it: no figure here depends on a clock",
+        latency=NO_CLOCK,
     )
 
 
@@ -197,14 +190,13 @@ def _same(texts: Mapping[str, Mapping[str, list[Sequenced]]]) -> dict[str, float
 
 
 def _cells(row: Row) -> list[str]:
-    (low, high), (less, more) = row["accuracy_drop_ci95"], row["behind_first_ci95"]
     return [
         row["ranking"],
         str(row["budget"]),
         f"{row['accuracy']:.1%}",
-        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        signed_points(row),
         f"{row['agreement']:.1%}",
-        f"{row['behind_first'] * 100:+.1f} [{less * 100:+.1f}, {more * 100:+.1f}]",
+        signed_points(row, "behind_first"),
     ]
 
 
@@ -241,17 +233,11 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
     if not differing:
         return f"No ranking can be told from {first} at any budget: what is measured matters less than chance here."
     parts = [
-        f"{row['ranking']} is {'behind' if row['behind_first'] > 0 else 'ahead'} by "
-        f"{_sided(row['behind_first'], row['behind_first_ci95'])}"
+        f"{row['ranking']} is {'behind' if row['behind_first'] > 0 else 'ahead'} by {either_way(row, 'behind_first')}"
         for row in differing
     ]
     rest = f"; {', '.join(others)} cannot be told from it" if others else ""
     return f"Against {first} at {budget}: {'; '.join(parts)}{rest}."
-
-
-def _sided(behind: float, interval: Sequence[float]) -> str:
-    low, high = interval
-    return points(behind, (low, high)) if behind > 0 else points(-behind, (-high, -low))
 
 
 def _figure(rows: Sequence[Row], rankings: Sequence[str], budgets: Sequence[int]) -> Any:

@@ -12,7 +12,7 @@ from scipy.stats import binom, binomtest, norm
 from litestage.config import RunConfig
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels
+from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import bar
 from litestage.session.workbench import Workbench
@@ -179,9 +179,8 @@ def _figure(rows: Sequence[Row], stated: float) -> Any:
     for n, colour in zip(sizes, PALETTE, strict=False):
         mine = [row for row in rows if row["n"] == n]
         x = [row["uncertified_broken_rate"] * 100 for row in mine]
-        y = np.array([row["broken_rate"] * 100 for row in mine])
-        low, high = np.array([row["broken_rate_ci95"] for row in mine]).T * 100
-        broken.errorbar(x, y, yerr=[y - low, high - y], fmt="o", markersize=4, color=colour, label=f"{n} questions")
+        style = {"fmt": "o", "markersize": 4, "color": colour, "label": f"{n} questions"}
+        with_intervals(broken, x, mine, "broken_rate", scale=100, **style)
         before = [row["uncertified_mean_speedup"] for row in mine]
         speed.scatter(before, [row["mean_speedup"] for row in mine], s=16, color=colour)
     broken.axhline(stated * 100, color=PALETTE[-1], linestyle="--", linewidth=1)

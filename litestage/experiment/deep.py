@@ -16,18 +16,19 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.engine import Decoding
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.options import at_least, some
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.options import at_least, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
-from litestage.experiment.texts import about, order_on
+from litestage.experiment.texts import order_on
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL
 from litestage.plan import ExitRule, SkipSet, StagePlan
-from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
+from litestage.profile.forced import Sequenced, TeacherForced, about, stage_sequences
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
+from litestage.report.wording import percent
 from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
@@ -113,17 +114,15 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
             "tokens_of_full_depth": fmean(map(len, full)),
             "by_distance": forced,
         },
-        latency="not part of it: no figure here depends on a clock",
+        latency=NO_CLOCK,
     )
 
 
 def _check(bench: Workbench, config: DeepConfig) -> None:
-    most, names = 2 * bench.session.engine.decoder.layers, bench.pipeline.stage_names
-    some(budgets=config.budgets)
-    at_least(1, budgets=min(config.budgets), tokens=config.tokens, bins=config.bins, draft=config.draft)
+    names = bench.pipeline.stage_names
+    sublayer_budgets(bench, config.budgets)
+    at_least(1, tokens=config.tokens, bins=config.bins, draft=config.draft)
     at_least(1, every=min(config.every, default=1))
-    if max(config.budgets) > most:
-        raise LiteStageError(f"budgets has {max(config.budgets)}, but the model has {most} sub-layers; give less.")
     for below in config.below:
         ExitRule(threshold=below)
     if config.stage is not None and config.stage not in names:
@@ -214,11 +213,6 @@ def _agree(wanted: Tokens, found: Tokens) -> int:
     )
 
 
-def _share(row: Row, name: str) -> str:
-    low, high = row[f"{name}_ci95"]
-    return f"{row[name] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
-
-
 def _said(row: Row, name: str) -> str:
     low, high = row[f"{name}_ci95"]
     return f"{row[name]:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
@@ -228,8 +222,8 @@ def _cells(row: Row) -> list[str]:
     return [
         row["refreshed"],
         str(row["budget"]),
-        _share(row, "same_text"),
-        _share(row, "until_it_differs"),
+        percent(row, "same_text"),
+        percent(row, "until_it_differs"),
         f"{row['full_depth_tokens'] * 100:.1f}",
         f"{row['passes_per_token'] * 100:.1f}",
     ]

@@ -16,20 +16,21 @@ import numpy as np
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import PREDICTED, Experiment, Findings
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
-from litestage.experiment.texts import about, order_on, own_texts
+from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, cells
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.compensation import fit_compensation
-from litestage.profile.forced import TeacherForced, pooled
+from litestage.profile.forced import TeacherForced, about, pooled
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
-from litestage.runner import run as run_questions
+from litestage.report.wording import times
 from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
+from litestage.stats.bootstrap import interval_of, resampled_sums
 
 Row = Mapping[str, Any]
 Levels = tuple[str, ...]
@@ -78,7 +79,7 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
             advance(1)
     correct = {levels: np.array(trials.correct(plan), dtype=float) for levels, plan in plans.items()}
     timed = config.latency_questions > 0
-    seconds = _by_the_clock(trials, plans, config.latency_questions) if timed else _predicted(trials, plans)
+    seconds = _seconds(trials, plans, config.latency_questions)
     for row, own in zip(rows, seconds.values(), strict=True) if timed else ():
         full = seconds[NOTHING]
         row |= {"measured_speedup": float(full.sum() / own.sum())}
@@ -95,21 +96,16 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
         more={"effects": effects, "budgets": budgets, "form": config.form, "latency_questions": len(seconds[NOTHING])},
         latency="by the clock, one question at a time, interleaved, where it is an effect's; rows are predicted"
         if timed
-        else "predicted: token counts times step costs measured on this machine",
+        else PREDICTED,
     )
 
 
-def _predicted(trials: Trials, plans: Mapping[Levels, Plan]) -> dict[Levels, np.ndarray]:
-    return {levels: np.array(trials.seconds(plan)) for levels, plan in plans.items()}
-
-
-def _by_the_clock(trials: Trials, plans: Mapping[Levels, Plan], count: int) -> dict[Levels, np.ndarray]:
-    """Seconds per question under each plan, one question at a time, plans interleaved."""
-    bench, names = trials.bench, {"/".join(levels): levels for levels in plans}
-    contestants = {name: bench.session.contestant(bench.pipeline, plans[levels]) for name, levels in names.items()}
-    store = bench.session.reusing.store
-    traces = run_questions(trials.questions[:count], contestants, timed=True, journal=store, progress="latency")
-    return {names[name]: np.array([trace.latency_s or 0.0 for trace in rows]) for name, rows in traces.items()}
+def _seconds(trials: Trials, plans: Mapping[Levels, Plan], timed: int) -> dict[Levels, np.ndarray]:
+    """Seconds of every question under each plan: by the clock of the first ``timed``, predicted where that is 0."""
+    if not timed:
+        return {levels: np.array(trials.seconds(plan)) for levels, plan in plans.items()}
+    seconds = trials.by_the_clock({"/".join(levels): plan for levels, plan in plans.items()}, timed)
+    return {levels: np.array(seconds["/".join(levels)]) for levels in plans}
 
 
 def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]) -> dict[Levels, Plan]:
@@ -198,21 +194,17 @@ def effects_of(
 
 def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
     """Means over questions [1 + resamples, combinations] of values [combinations, questions]; first as they are."""
-    count = values.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return np.asarray(np.vstack([np.ones(count), drawn]) @ values.T / count)
+    drawn = resampled_sums(values, RESAMPLES, seed)
+    return np.asarray(np.hstack([values.sum(axis=1, keepdims=True), drawn]).T / values.shape[1])
 
 
 def _interval(values: np.ndarray) -> list[float]:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return [float(min(low, values[0])), float(max(high, values[0]))]
+    low, high = interval_of(values[1:])
+    return [min(low, float(values[0])), max(high, float(values[0]))]
 
 
 def _measured(row: Row) -> list[str]:
-    if "measured_speedup" not in row:
-        return []
-    low, high = row["measured_speedup_ci95"]
-    return [f"{row['measured_speedup']:.2f}x [{low:.2f}, {high:.2f}]"]
+    return [times(row, "measured_speedup")] if "measured_speedup" in row else []
 
 
 def _times(effect: Row) -> str:

@@ -16,6 +16,8 @@ from litestage.report.drawing import svg_file
 from litestage.session.workbench import Workbench
 
 SCHEMA = "litestage.experiment/1"
+PREDICTED = "predicted: token counts times step costs measured on this machine"
+NO_CLOCK = "not part of it: no figure here depends on a clock"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Findings:
     shows: tuple[str, str]
     figure: Any
     more: Mapping[str, Any]
-    latency: str = "predicted: token counts times step costs measured on this machine"
+    latency: str = PREDICTED
 
 
 @dataclass(frozen=True)

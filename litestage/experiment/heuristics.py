@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 from litestage.config import RunConfig
@@ -16,12 +15,11 @@ from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, points, speedup_of
+from litestage.experiment.wording import COLUMNS, cells, drop_of, either_way, skipped, speedup_of
 from litestage.methods import METHODS
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.progress import bar
 from litestage.session.workbench import Workbench
-from litestage.stats import accuracy_drop_interval
 
 Row = Mapping[str, Any]
 EVERY_FOURTH = "every-4th"
@@ -65,9 +63,7 @@ def run(bench: Workbench, config: HeuristicsConfig) -> Findings:
     with bar("policies on the test split", len(plans)) as advance:
         for name, match, budget, plan in plans:
             trials.traces(plan)
-            paired = accuracy_drop_interval(trials.correct(found), trials.correct(plan))
-            behind = fmean(trials.correct(found)) - fmean(trials.correct(plan))
-            compared = {"behind_searched": behind, "behind_searched_ci95": list(paired)}
+            compared = trials.behind(plan, found, "behind_searched")
             rows.append({"policy": name, "match": match, "budget": budget, **trials.row(plan), **compared})
             advance(1)
     searched, *others = rows
@@ -79,9 +75,9 @@ def run(bench: Workbench, config: HeuristicsConfig) -> Findings:
         rows=rows,
         columns=["policy", "compared at", "skipped", *COLUMNS],
         table=[
-            [SEARCHED, "", _skipped(searched), *cells(searched)],
-            *([str(row["policy"]), _same_as(row), _skipped(row), *cells(row)] for row in same),
-            *([str(row["policy"]), "same latency", _skipped(row), *cells(row)] for row in matched),
+            [SEARCHED, "", skipped(searched), *cells(searched)],
+            *([str(row["policy"]), _same_as(row), skipped(row), *cells(row)] for row in same),
+            *([str(row["policy"]), "same latency", skipped(row), *cells(row)] for row in matched),
         ],
         shows=(_same_sentence(searched, same, budgets), _matched_sentence(searched, matched, others)),
         figure=_figure(searched, others),
@@ -124,10 +120,6 @@ def _at(bench: Workbench, policy: str, seed: int | None, budgets: Mapping[str, i
     return Plan(stages)
 
 
-def _skipped(row: Row) -> str:
-    return " / ".join(str(sum(stage["skipped"].values())) for stage in row["stages"].values())
-
-
 def _same_as(row: Row) -> str:
     return "its own sub-layers" if row["match"] == "fixed" else "same sub-layers"
 
@@ -135,9 +127,9 @@ def _same_as(row: Row) -> str:
 def _same_sentence(searched: Row, same: Sequence[Row], budgets: Mapping[str, int]) -> str:
     best = max(same, key=lambda row: row["accuracy"])
     return (
-        f"Skipping {_skipped(searched)} sub-layers ({' / '.join(budgets)}), the searched plan loses "
+        f"Skipping {skipped(searched)} sub-layers ({' / '.join(budgets)}), the searched plan loses "
         f"{drop_of(searched)} and is predicted {speedup_of(searched)}; the most accurate of {len(same)} policies, "
-        f"{best['policy']} ({_skipped(best)}), answers {best['accuracy']:.1%} right, {_behind(best)}."
+        f"{best['policy']} ({skipped(best)}), answers {best['accuracy']:.1%} right, {_behind(best)}."
     )
 
 
@@ -149,16 +141,13 @@ def _matched_sentence(searched: Row, matched: Sequence[Row], others: Sequence[Ro
     best = max(matched, key=lambda row: row["accuracy"])
     return (
         f"{len(matched)} of {policies} policies are predicted to be as fast as its {latency} at some budget; the most "
-        f"accurate of those plans, {best['policy']} ({_skipped(best)}), answers {best['accuracy']:.1%} right, "
+        f"accurate of those plans, {best['policy']} ({skipped(best)}), answers {best['accuracy']:.1%} right, "
         f"{_behind(best)}."
     )
 
 
 def _behind(row: Row) -> str:
-    behind, (low, high) = row["behind_searched"], row["behind_searched_ci95"]
-    if behind < 0:
-        return f"{points(-behind, (-high, -low))} more than it"
-    return f"{points(behind, (low, high))} fewer than it"
+    return f"{either_way(row, 'behind_searched')} {'more' if row['behind_searched'] < 0 else 'fewer'} than it"
 
 
 def _figure(searched: Row, others: Sequence[Row]) -> Any:
@@ -177,7 +166,7 @@ def _figure(searched: Row, others: Sequence[Row]) -> Any:
                     place = (row["predicted_latency_s"] * 1000, row["accuracy"] * 100)
                     axis.annotate(str(row["budget"]), place, textcoords="offset points", xytext=(3, 4), fontsize=7)
     at = (searched["predicted_latency_s"] * 1000, searched["accuracy"] * 100)
-    axis.plot(*at, "*", color=PALETTE[0], markersize=14, label=f"searched ({_skipped(searched)})")
+    axis.plot(*at, "*", color=PALETTE[0], markersize=14, label=f"searched ({skipped(searched)})")
     axis.axvline(at[0], color=PALETTE[0], linewidth=0.8, linestyle=":")
     name_axes(
         axis, x="predicted milliseconds per question; numbers: sub-layers skipped in every stage", y="accuracy, %"

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.shares import share_of_texts
-from litestage.experiment.texts import about, own_texts
+from litestage.experiment.texts import own_texts
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.plan import Plan, SkipSet, StagePlan
-from litestage.profile.forced import Sequenced, TeacherForced
+from litestage.profile.forced import Sequenced, TeacherForced, about
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
 from litestage.session.workbench import Workbench
@@ -87,7 +87,7 @@ def run(bench: Workbench, config: ImportanceConfig) -> Findings:
         shows=(_ranks(correlations), _first_harmful(rows, stages)),
         figure=_figure(rows, stages),
         more={"correlations": correlations, "sublayers": len(names)},
-        latency="not part of it: no figure here depends on a clock",
+        latency=NO_CLOCK,
     )
 
 

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
-from litestage.experiment.options import at_least, some
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.shares import share_of_texts
-from litestage.experiment.texts import about, order_on, own_texts
+from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.methods.setting import NotThisBudget
 from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.profile.forced import about
 from litestage.progress import bar
+from litestage.report.wording import percent, signed_points
 from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
@@ -87,7 +88,7 @@ def run(bench: Workbench, config: LoopsConfig) -> Findings:
         shows=(_most(rows), _where_accuracy_stays(rows)),
         figure=_figure(rows, list(config.rankings)),
         more={"definition": f"the last {SHORTEST} tokens or more stand there {TIMES} times in a row at the limit"},
-        latency="not part of it: no figure here depends on a clock",
+        latency=NO_CLOCK,
     )
 
 
@@ -111,12 +112,9 @@ def plans_by_ranking(
     Raises:
         LiteStageError: a ranking that is not known, or a budget that the model does not have.
     """
-    most = 2 * bench.session.engine.decoder.layers
     some(("uniform", "cosine", FIDELITY), rankings=rankings)
-    some(budgets=budgets)
-    at_least(1, budgets=min(budgets), tokens=tokens)
-    if max(budgets) > most:
-        raise LiteStageError(f"budgets has {max(budgets)}, but the model has {most} sub-layers; give less.")
+    sublayer_budgets(bench, budgets)
+    at_least(1, tokens=tokens)
     plans: dict[tuple[str, int], Plan] = {}
     for ranking in rankings:
         if ranking == FIDELITY:
@@ -141,21 +139,15 @@ def _plans(rows: Sequence[Row]) -> list[tuple[str, int]]:
 def _line(rows: Sequence[Row]) -> list[str]:
     """One plan's line of the table: of ``rows``, one per stage."""
     first = rows[0]
-    low, high = first["accuracy_drop_ci95"]
     return [
         first["ranking"],
         str(first["budget"]),
         f"{first['accuracy']:.1%}",
-        f"{first['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        signed_points(first),
         f"{first['agreement']:.1%}",
         " / ".join(f"{stage['tokens']:.1f}" for stage in first["stages"].values()),
-        " / ".join(_share(row) for row in rows),
+        " / ".join(percent(row, "looping") for row in rows),
     ]
-
-
-def _share(row: Row) -> str:
-    low, high = row["looping_ci95"]
-    return f"{row['looping'] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
 
 
 def _said(row: Row) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.session.workbench import Workbench
 
 
 def at_least(least: int, **numbers: int) -> None:
@@ -12,6 +13,15 @@ def at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise LiteStageError(f"{name} is {number}; give at least {least}.")
+
+
+def sublayer_budgets(bench: Workbench, budgets: Sequence[int]) -> None:
+    """Raises LiteStageError for no budgets, one below 1, or one above the model's number of sub-layers."""
+    some(budgets=budgets)
+    at_least(1, budgets=min(budgets))
+    most = 2 * bench.session.engine.decoder.layers
+    if max(budgets) > most:
+        raise LiteStageError(f"budgets has {max(budgets)}, but the model has {most} sub-layers; give less.")
 
 
 def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:

@@ -21,9 +21,10 @@ from litestage.experiment.drawn import PLACES, RULES, Table, choose
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
-from litestage.experiment.texts import about, order_on, own_texts
+from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
 from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.profile.forced import about
 from litestage.progress import bar
 from litestage.session.workbench import Workbench
 from litestage.trace import Trace

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
+from litestage.stats.bootstrap import interval_of, resampled_sums
+
 RESAMPLES = 2000
 
 
@@ -28,13 +30,11 @@ def rank_correlation(
     rho = _spearman(score[None], (hit.sum(axis=1) / whole.sum(axis=1))[None])[0]
     if np.isnan(rho):
         return None, None
-    generator, (sublayers, questions) = np.random.default_rng(seed), hit.shape
-    drawn = generator.multinomial(questions, np.full(questions, 1 / questions), RESAMPLES)
-    damage = (drawn @ hit.T) / np.maximum(drawn @ whole.T, 1)  # [resamples, sub-layers]
-    chosen = generator.integers(0, sublayers, (RESAMPLES, sublayers))
-    resampled = _spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1))
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return float(rho), (float(min(low, rho)), float(max(high, rho)))
+    hits_drawn, whole_drawn = np.split(resampled_sums(np.vstack([hit, whole]), RESAMPLES, seed).T, 2, axis=1)
+    damage = hits_drawn / np.maximum(whole_drawn, 1)  # [resamples, sub-layers]
+    chosen = np.random.default_rng([seed, 1]).integers(0, len(score), damage.shape)
+    low, high = interval_of(_spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1)))
+    return float(rho), (min(low, float(rho)), max(high, float(rho)))
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
 from litestage.progress import bar
+from litestage.report.wording import signed_points, times
 from litestage.session.workbench import Workbench
 
 Row = Mapping[str, Any]
@@ -242,12 +243,7 @@ def _cells(row: Row) -> list[str]:
     ]
     if row["of"] != "quality":
         return [*head, "not scored", "not scored"]
-    (low, high), (slow, fast) = row["accuracy_drop_ci95"], row["predicted_speedup_ci95"]
-    return [
-        *head,
-        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
-        f"{row['predicted_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
-    ]
+    return [*head, signed_points(row), times(row, "predicted_speedup")]
 
 
 def _grows(exponents: Sequence[Row]) -> str:

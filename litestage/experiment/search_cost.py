@@ -19,8 +19,7 @@ from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of
-from litestage.plan import Plan
-from litestage.runner import run as run_questions
+from litestage.report.wording import signed_points, times
 from litestage.search import SearchResult
 from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
@@ -51,7 +50,7 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
     costed = {name: search_from_nothing(bench, variant(config, name)) for name in config.searches}
     trials = Trials.on_test(bench)
     plans = {"full": trials.full, **{name: search.found.plan for name, search in costed.items()}}
-    seconds = _by_the_clock(bench, plans, trials, config.latency_questions)
+    seconds = trials.by_the_clock(plans, config.latency_questions)
     first = costed[config.searches[0]]
     rows = []
     for name, search in costed.items():
@@ -109,15 +108,7 @@ def search_from_nothing(bench: Workbench, options: SearchConfig) -> Costed:
     return Costed(found, seconds, done.tokens, done.steps)
 
 
-def _by_the_clock(bench: Workbench, plans: Mapping[str, Plan], trials: Trials, count: int) -> dict[str, list[float]]:
-    """Seconds per question under each plan, one question at a time, plans interleaved."""
-    contestants = {name: bench.session.contestant(bench.pipeline, plan) for name, plan in plans.items()}
-    traces = run_questions(trials.questions[:count], contestants, timed=True, progress="latency, one at a time")
-    return {name: [trace.latency_s or 0.0 for trace in rows] for name, rows in traces.items()}
-
-
 def _cells(row: Row) -> list[str]:
-    (low, high), (slow, fast) = row["accuracy_drop_ci95"], row["measured_speedup_ci95"]
     return [
         row["search"],
         f"{row['seconds']:.1f}",
@@ -125,9 +116,9 @@ def _cells(row: Row) -> list[str]:
         f"{row['tokens_forwarded'] / 1e6:.2f} M",
         f"{row['sequential_decode_steps']:,}",
         " / ".join(map(str, row["budgets"].values())),
-        f"{row['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
+        signed_points(row),
         f"{row['agreement']:.1%}",
-        f"{row['measured_speedup']:.2f}x [{slow:.2f}, {fast:.2f}]",
+        times(row, "measured_speedup"),
     ]
 
 

@@ -6,7 +6,6 @@ No clock has a part in these: where budgets are numbers of sub-layers, each coun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
 from litestage import menagerie
@@ -14,7 +13,7 @@ from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.plan.skip import SubLayerName
-from litestage.profile.forced import Sequenced, TeacherForced, drawn, stage_sequences
+from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
 from litestage.profile.greedy import Harm, divergence, greedy_order
 from litestage.ranks import from_rank_zero
 from litestage.reading import read_text
@@ -36,12 +35,6 @@ def own_texts(bench: Workbench) -> dict[str, list[Sequenced]]:
     plan, questions = Plan.full(bench.pipeline.stage_names), bench.calibration()
     traces = bench.session.run(questions, {"full": plan}, bench.pipeline, progress="calibration: full depth")["full"]
     return stage_sequences(bench.session.contestant(bench.pipeline, plan), questions, traces)
-
-
-def about(sequences: Sequence[Sequenced], tokens: int) -> list[Sequenced]:
-    """As many of them, by lot, as have about so many tokens, and at least eight where there are."""
-    mean = fmean(len(prompt) + len(output) for prompt, output in sequences)
-    return drawn(sequences, max(8, round(tokens / mean)))
 
 
 def order_on(bench: Workbench, sequences: Sequence[Sequenced], objective: str, budget: int) -> list[SubLayerName]:

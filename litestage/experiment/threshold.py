@@ -62,22 +62,13 @@ def run(bench: Workbench, config: ThresholdConfig) -> Findings:
                 setting = rule.to_dict()
                 cut = plan.with_exit(rule)
                 trials.traces(cut, [plan])
-                against_uncut = trials.row(cut, plan)
                 rows.append(
                     {
                         "of": spec,
                         "threshold": setting["threshold"],
                         "window": setting["window"],
                         **trials.row(cut),
-                        "against_uncut": {
-                            name: against_uncut[name]
-                            for name in (
-                                "accuracy_drop",
-                                "accuracy_drop_ci95",
-                                "predicted_speedup",
-                                "predicted_speedup_ci95",
-                            )
-                        },
+                        "against_uncut": trials.against(cut, plan),
                     }
                 )
                 advance(1)

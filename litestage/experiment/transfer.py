@@ -17,11 +17,11 @@ from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.panels import name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, points
+from litestage.experiment.wording import COLUMNS, cells, drop_of, points, skipped
 from litestage.plan import Plan
 from litestage.progress import bar
 from litestage.session.workbench import Workbench
-from litestage.stats import accuracy_drop_interval, wilson_interval
+from litestage.stats import wilson_interval
 
 Row = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def run(bench: Workbench, config: TransferConfig) -> Findings:
             [
                 row["used_on"],
                 "its own" if row["of"] == row["used_on"] else row["of"],
-                _skipped(row),
+                skipped(row),
                 f"{row['full_accuracy']:.1%}",
                 *cells(row),
             ]
@@ -111,7 +111,7 @@ def _row(trials: Trials, plan: Plan, own_plan: Plan, of: str, used: str, own: Wo
     """One plan in one setting, beside full depth and beside the plan that was searched there."""
     shared = _shared(plan, own)
     moved = Plan({stage: plan[stage] for stage in shared})
-    full, found, at_home = trials.correct(trials.full), trials.correct(moved), trials.correct(own_plan)
+    full = trials.correct(trials.full)
     chance = fmean(1 / len(question.options) for question in trials.questions)
     return {
         "of": of,
@@ -119,14 +119,9 @@ def _row(trials: Trials, plan: Plan, own_plan: Plan, of: str, used: str, own: Wo
         "stages_with_a_plan": f"{len(shared)} of {len(own.pipeline.stages)}",
         "full_accuracy": fmean(full),
         "above_chance": wilson_interval(sum(full), len(full))[0] > chance,
-        "behind_own": fmean(at_home) - fmean(found),
-        "behind_own_ci95": list(accuracy_drop_interval(at_home, found)),
+        **trials.behind(moved, own_plan, "behind_own"),
         **trials.row(moved),
     }
-
-
-def _skipped(row: Row) -> str:
-    return " / ".join(str(sum(stage["skipped"].values())) for stage in row["stages"].values())
 
 
 def _own(rows: Sequence[Row]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,8 @@ from litestage.session.workbench import Workbench
 from litestage.stages import Question
 from litestage.stats import accuracy_drop_interval, agreement, speedup_interval
 from litestage.trace import Trace
+
+ENDS = ("", "_ci95")
 
 
 @dataclass
@@ -69,6 +71,29 @@ class Trials:
             "predicted_speedup": sum(reference_seconds) / sum(seconds),
             "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
         }
+
+    def against(self, plan: Plan, other: Plan) -> dict[str, Any]:
+        """What :meth:`row` says of drop and speed-up, against another plan than full depth."""
+        row = self.row(plan, other)
+        return {f"{name}{end}": row[f"{name}{end}"] for name in ("accuracy_drop", "predicted_speedup") for end in ENDS}
+
+    def behind(self, plan: Plan, other: Plan, name: str) -> dict[str, Any]:
+        """How far the plan's accuracy is behind the other's, with its interval, under this name."""
+        own, reference = self.correct(plan), self.correct(other)
+        interval = accuracy_drop_interval(reference, own)
+        return {name: fmean(reference) - fmean(own), f"{name}_ci95": list(interval)}
+
+    def by_the_clock(self, plans: Mapping[str, Plan], count: int) -> dict[str, list[float]]:
+        """Measured seconds of the first ``count`` questions, one at a time, plans interleaved."""
+        session = self.bench.session
+        contestants = {name: session.contestant(self.bench.pipeline, plan) for name, plan in plans.items()}
+        traces = run(
+            *(self.questions[:count], contestants),
+            timed=True,
+            journal=session.reusing.store,
+            progress="latency, one at a time",
+        )
+        return {name: [trace.latency_s or 0.0 for trace in rows] for name, rows in traces.items()}
 
     def answers(self, plan: Plan, against: Plan | None = None) -> dict[str, Any]:
         """The part of :meth:`row` that no clock has any part in: accuracy, answers and tokens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,6 +126,12 @@ def drawn(sequences: Sequence[Sequenced], count: int, seed: int = 0) -> list[Seq
     """
     written = [sequence for sequence in sequences if sequence[1]]
     return Random(seed).sample(written, min(count, len(written)))
+
+
+def about(sequences: Sequence[Sequenced], tokens: int, seed: int = 0) -> list[Sequenced]:
+    """As many of them, by lot, as have about so many tokens, and at least eight where there are."""
+    mean = fmean(len(prompt) + len(output) for prompt, output in sequences)
+    return drawn(sequences, max(8, round(tokens / mean)), seed)
 
 
 def pooled(sequences: Mapping[str, Sequence[Sequenced]], rows: int) -> list[Sequenced]:

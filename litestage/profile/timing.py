@@ -15,6 +15,7 @@ import torch
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile.costs import StandIn, StandInCosts, StepCosts, active, dot, features
+from litestage.stats.bootstrap import interval_of
 from litestage.trace import StageTrace
 
 _STEPS = 8  # decode steps per measurement
@@ -198,8 +199,7 @@ def _prices(timing: _Timing, cells: Sequence[_Cell], count: int) -> StandInCosts
     weights = 1 / scale[:, 1]
     design = np.stack([np.ones(len(bare)), tokens[:, 1]], axis=1) * weights[:, None]
     lines = np.linalg.lstsq(design, (resampled * weights).T / passes[1], rcond=None)[0]  # unlike a price, below 0 too
-    low, high = np.percentile(lines.sum(axis=0) / count, [2.5, 97.5])
-    return StandInCosts(prefill, decode, (float(low), float(high)))
+    return StandInCosts(prefill, decode, interval_of(lines.sum(axis=0) / count))
 
 
 def _price_error(timing: _Timing, cells: Sequence[_Cell], prices: StandInCosts, count: int) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from litestage.cli import run_alone
 from litestage.errors import LiteStageError
-from litestage.report.tables import certified, share
+from litestage.report.tables import certified
+from litestage.report.wording import share, signed_points
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -165,21 +166,21 @@ def fill(text: str, reports: Path) -> str:
     return re.sub(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", written, text, flags=re.DOTALL)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    for name in sys.argv[1:] if arguments is None else arguments:
-        file = Path(name)
+def main(files: list[Path]) -> None:
+    """Writes these Markdown files' excerpts anew, and the picture."""
+    for file in files:
         file.write_text(fill(file.read_text(encoding="utf-8"), REPORTS), encoding="utf-8")
     PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
 
 
 def _row(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
-    (low, high), (slow, fast) = method["accuracy_drop_ci95"], method["speedup_ci95"]
+    slow, fast = method["speedup_ci95"]
     skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
     cells = [
         f"`{method['name']}`",
         f"{method['accuracy']:.1%}",
-        f"{method['accuracy_drop'] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]",
-        *([share(method["agreement"], method["agreement_ci95"])] if "agreement" in method else []),
+        signed_points(method),
+        *([share(method)] if "agreement" in method else []),
         *([certified(method, full)] if "certificate" in method else []),
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
@@ -200,4 +201,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(main)

@@ -13,7 +13,8 @@ from litestage.errors import LiteStageError
 from litestage.reading import read_json
 from litestage.records import Grid, check
 from litestage.report.page import HERE, jinja, plain_markdown
-from litestage.report.tables import Table, share
+from litestage.report.tables import Table
+from litestage.report.wording import share, signed_points, times
 
 SURE = 0.05
 """Below which adjusted p-value a drop gets its mark."""
@@ -107,8 +108,8 @@ def grid_tables(grid: Figures) -> list[Table]:
         for model in grid["models"]
         for title, cell in (
             ("accuracy, drop in points [95 %]", _accuracy),
-            ("questions answered as full depth does [95 %]", _agreement),
-            ("times as fast as full depth [95 %]", _speedup),
+            ("questions answered as full depth does [95 %]", share),
+            ("times as fast as full depth [95 %]", times),
             ("tokens a question", lambda row: f"{row['tokens']:.1f}"),
         )
         if (table := _table(grid, model, f"{model}: {title}", cell)) is not None
@@ -140,17 +141,5 @@ def _cell(row: Figures | None, cell: Callable[[Figures], str]) -> str:
 def _accuracy(row: Figures) -> str:
     if row["method"] == "full":
         return f"{row['accuracy']:.1%}"
-    drop, (low, high) = row["accuracy_drop"], row["accuracy_drop_ci95"]
     sure = " *" if row.get("mcnemar_p_holm", 1.0) < SURE else ""
-    return f"{row['accuracy']:.1%}, {drop * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]{sure}"
-
-
-def _agreement(row: Figures) -> str:
-    return share(row["agreement"], row["agreement_ci95"]) if "agreement" in row else ""
-
-
-def _speedup(row: Figures) -> str:
-    if "speedup" not in row:
-        return ""
-    low, high = row["speedup_ci95"]
-    return f"{row['speedup']:.2f}x [{low:.2f}, {high:.2f}]"
+    return f"{row['accuracy']:.1%}, {signed_points(row)}{sure}"

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from litestage.plan.certificate import SAYS_NOTHING_OF, Certificate
+from litestage.report.wording import share, signed_points, times
 
 KINDS = ("mhsa", "ffn")
 
@@ -36,15 +37,13 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     columns = {
         "method": [method["name"] for method in methods],
         "accuracy": [f"{method['accuracy']:.1%}" for method in methods],
-        "drop, points [95 %]": [_points(m["accuracy_drop"], m["accuracy_drop_ci95"]) for m in methods],
-        "same answers [95 %]": [
-            share(m["agreement"], m["agreement_ci95"]) if "agreement" in m else "" for m in methods
-        ],
+        "drop, points [95 %]": [signed_points(m) for m in methods],
+        "same answers [95 %]": [share(m) for m in methods],
         "certified": [certified(method, methods[0]) for method in methods],
         "p (Holm)": [_p(method.get("mcnemar_p_holm")) for method in methods],
         "ms": [f"{m['latency_s']['mean'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
         "p95 ms": [f"{m['latency_s']['p95'] * 1000:.1f}" if "latency_s" in m else "" for m in methods],
-        "speed-up [95 %]": [_times(m["speedup"], m["speedup_ci95"]) if "speedup" in m else "" for m in methods],
+        "speed-up [95 %]": [times(m) for m in methods],
         f"tokens: {stages}": [" / ".join(f"{s['tokens']:.1f}" for s in m["stages"].values()) for m in methods],
         f"skipped, MHSA+FFN: {stages}": [
             " / ".join("+".join(f"{round(s['skipped'][kind], 1):g}" for kind in KINDS) for s in m["stages"].values())
@@ -179,19 +178,6 @@ def _flat(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _plain(value: object) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _points(drop: float, interval: Sequence[float]) -> str:
-    return f"{drop * 100:+.1f} [{interval[0] * 100:+.1f}, {interval[1] * 100:+.1f}]"
-
-
-def share(value: float, interval: Sequence[float]) -> str:
-    """``97.0% [94.2, 98.5]``."""
-    return f"{value:.1%} [{interval[0] * 100:.1f}, {interval[1] * 100:.1f}]"
-
-
-def _times(speedup: float, interval: Sequence[float]) -> str:
-    return f"{speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
 def _p(value: float | None) -> str:

@@ -16,7 +16,7 @@ from litestage.plan.skip import SubLayerName
 from litestage.profile import Importance, StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import FidelityRanking, rank_by_fidelity
-from litestage.profile.forced import Sequenced, TeacherForced, drawn
+from litestage.profile.forced import Sequenced, TeacherForced, about
 from litestage.trace import StageTrace
 
 Ladder = Sequence[StagePlan]
@@ -59,7 +59,7 @@ def fidelity_ranking(
 ) -> FidelityRanking:
     """Sub-layers by fidelity, on some of ``sequences`` drawn by lot; ``advance`` is told of every one ranked."""
     saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
-    rows = _of_tokens(sequences, RANKED_TOKENS, seed=0)
+    rows = about(sequences, RANKED_TOKENS, seed=0)
     ends = [0, *(max(FEWEST, round(share * len(rows))) for share in PARTS)]
     parts = [TeacherForced(engine, part) for first, end in pairwise(ends) if (part := rows[first:end])]
     return rank_by_fidelity(parts, max_budget, saving, 1.5 * HARMFUL, advance)
@@ -108,7 +108,7 @@ def priced_ladder(
     Returns:
         The plans from full depth to the fastest, and their estimates.
     """
-    forced = TeacherForced(engine, _of_tokens(sequences, CHECKED_TOKENS, seed=1))
+    forced = TeacherForced(engine, about(sequences, CHECKED_TOKENS, seed=1))
     begin = max((at for at, value in enumerate(harm[: max_budget + 1]) if value - harm[0] <= HARMLESS), default=0)
     made = [
         (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces)))
@@ -166,9 +166,3 @@ def _of_skip(
         if form != "none":
             tensors, compensated = fit_compensation(forced, skip, form)
             yield StagePlan(skip=skip, compensation=form, tensors=tensors), forced.harm(compensated)
-
-
-def _of_tokens(sequences: Sequence[Sequenced], tokens: int, seed: int) -> list[Sequenced]:
-    """As many sequences, by lot, as have about that many tokens."""
-    mean = fmean(len(prompt) + len(output) for prompt, output in sequences)
-    return drawn(sequences, max(8, round(tokens / mean)), seed)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import fisher_exact, norm
 from scipy.stats import t as student
 
-from litestage.stats.paired import resampled_sums
+from litestage.stats.bootstrap import resampled_sums
 from litestage.stats.proportion import wilson_interval
 
 RESAMPLES = 2_000

@@ -10,8 +10,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
+from litestage.stats.bootstrap import interval_of, resampled_sums
+
 RESAMPLES = 10_000
-_DRAWN = 500_000  # questions at a time, over all resamples: 8 MB for two rows of times
 _Z95 = float(norm.ppf(0.975))
 
 
@@ -71,8 +72,7 @@ def accuracy_drop_bootstrap(full: Sequence[bool], method: Sequence[bool], seed: 
     shares = [pairs.lost / pairs.n, pairs.gained / pairs.n, 1 - (pairs.lost + pairs.gained) / pairs.n]
     # how often a resample of n questions draws each kind is multinomial, so no question need be drawn
     drawn = np.random.default_rng(seed).multinomial(pairs.n, shares, RESAMPLES)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / pairs.n, [2.5, 97.5])
-    return float(low), float(high)
+    return interval_of((drawn[:, 0] - drawn[:, 1]) / pairs.n)
 
 
 def mcnemar(pairs: Pairs, alternative: str = "two-sided") -> float:
@@ -87,17 +87,5 @@ def mcnemar(pairs: Pairs, alternative: str = "two-sided") -> float:
 
 def speedup_interval(full_s: Sequence[float], method_s: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % interval of sum(full_s) / sum(method_s), by a bootstrap that resamples questions with both their times."""
-    times = np.array([full_s, method_s])
-    full, method = resampled_sums(times, RESAMPLES, seed)
-    low, high = np.percentile(full / method, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def resampled_sums(times: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Sums [rows, resamples] of ``times`` [rows, questions] over questions drawn with replacement, some at a time."""
-    generator, questions = np.random.default_rng(seed), times.shape[1]
-    most = max(1, _DRAWN // questions)
-    counts = [min(most, resamples - done) for done in range(0, resamples, most)]
-    return np.concatenate(
-        [times[:, generator.integers(0, questions, (count, questions))].sum(axis=2) for count in counts], axis=1
-    )
+    full, method = resampled_sums(np.array([full_s, method_s]), RESAMPLES, seed)
+    return interval_of(full / method)

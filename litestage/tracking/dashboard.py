@@ -7,11 +7,12 @@ was never tried.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from typer import Argument
+
+from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 
 METHODS = ("full", "uniform", "cosine", "adaskip", "litestage", "litestage+exit")
@@ -55,21 +56,17 @@ def dashboard(target: str, methods: Sequence[str], stages: Sequence[str], title:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m litestage.tracking.dashboard", description=__doc__)
-    parser.add_argument("target", metavar="ENTITY/PROJECT")
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--stages", default=",".join(STAGES))
-    parser.add_argument("--title", default="LiteStage")
-    options = parser.parse_args(arguments)
-    try:
-        report = dashboard(options.target, options.methods.split(","), options.stages.split(","), options.title)
-    except LiteStageError as error:
-        print(f"dashboard: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(
+    target: Annotated[str, Argument(metavar="ENTITY/PROJECT")],
+    methods: str = ",".join(METHODS),
+    stages: str = ",".join(STAGES),
+    title: str = "LiteStage",
+) -> None:
+    """Builds a Weights & Biases report over many runs and prints where it is; lists are separated by commas."""
+    report = dashboard(target, methods.split(","), stages.split(","), title)
     report.save()
     print(report.url)
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(main)

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Annotated
 
-from litestage.errors import LiteStageError, not_written
+from typer import Argument
+
+from litestage.cli import run_alone
 
 
-def main(arguments: list[str]) -> int:
-    """Trains as configured. Returns the exit code: 0, or 2 after a mistake in the configuration or data."""
+def main(
+    config: Annotated[str, Argument(help="A YAML file, or a name in conf/train.")],
+    overrides: Annotated[list[str] | None, Argument(metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """Trains as configured."""
     from litestage.training.config import load_config
 
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m litestage.training <config.yaml or a name in conf/train> [key=value ...]")
-        return 0 if arguments else 2
-    try:
-        config = load_config(arguments[0], arguments[1:])
-        from litestage.training.run import train
+    options = load_config(config, overrides or [])
+    from litestage.training.run import train
 
-        print(f"Saved in {train(config)}")
-    except LiteStageError as error:
-        print(f"litestage: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"litestage: {not_written(error)}", file=sys.stderr)
-        return 2
-    return 0
+    print(f"Saved in {train(options)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_alone(main)

@@ -8,18 +8,30 @@ It shares nothing with the engine but the pipeline, so it also serves as a check
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from typer import Argument
+
+from litestage.cli import run_alone
 from litestage.data.staged import StagedRow, read_staged
-from litestage.errors import LiteStageError
 from litestage.menagerie import VARIANTS, load_split
+from litestage.overrides import configure
 from litestage.stages import Pipeline, load_pipeline
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass
+class EvaluationOptions:
+    """What the command line takes as ``key=value``."""
+
+    split: str = "test"
+    limit: int = 600
+    pipeline: str = "recall_analyze_summarize"
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,28 +106,22 @@ def _generate(
     return [texts[index] for index in range(len(prompts))], longest
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Prints one JSON line per variant or file. Returns the exit code: 0, or 2 after a mistake in the arguments."""
-    options = {"split": "test", "limit": "600", "pipeline": "recall_analyze_summarize"}
-    options.update(dict(argument.split("=", 1) for argument in arguments if "=" in argument))
-    places = [argument for argument in arguments if "=" not in argument]
-    try:
-        if not places:
-            raise LiteStageError("Give the folder of a model, for example litestage/reference/full.")
-        sources = places[1:] or VARIANTS
-        data = {source: _rows(source, options["split"])[: int(options["limit"])] for source in sources}
-        pipeline = load_pipeline(options["pipeline"])
-        import torch
+def main(
+    model: Annotated[str, Argument(help="The folder of a model, for example litestage/reference/full.")],
+    words: Annotated[list[str] | None, Argument(metavar="[VARIANT OR JSONL]... [KEY=VALUE]...")] = None,
+) -> None:
+    """Prints one JSON line per variant or file."""
+    options = configure(EvaluationOptions, [], [word for word in words or () if "=" in word])
+    sources = [word for word in words or () if "=" not in word] or VARIANTS
+    data = {source: _rows(source, options.split)[: options.limit] for source in sources}
+    pipeline = load_pipeline(options.pipeline)
+    import torch
 
-        from litestage.decoder.load import read_model
+    from litestage.decoder.load import read_model
 
-        read = read_model(places[0], adapter=options.get("adapter"), dtype=torch.float32)
-    except LiteStageError as error:
-        print(error, file=sys.stderr)
-        return 2
+    read = read_model(model, adapter=options.adapter, dtype=torch.float32)
     for source, rows in data.items():
         print(json.dumps({"data": source, **asdict(evaluate(read.model, read.tokenizer, rows, pipeline))}), flush=True)
-    return 0
 
 
 def _rows(source: str, split: str) -> list[StagedRow]:
@@ -123,4 +129,4 @@ def _rows(source: str, split: str) -> list[StagedRow]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_alone(main)

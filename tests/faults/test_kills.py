@@ -39,7 +39,7 @@ from litestage import cli
 mains = {
     "litestage": cli.main,
     "lm_eval": lm_eval.__main__.cli_evaluate,
-    "litestage.training": lambda: sys.exit(litestage.training.__main__.main(sys.argv[1:])),
+    "litestage.training": lambda: cli.run_alone(litestage.training.__main__.main),
 }
 while line := sys.stdin.readline():
     folder, errors, *command = json.loads(line)
