@@ -12,7 +12,7 @@ from math import ceil, sqrt
 from litestage.stats import Pairs
 
 _Z = 1.6449  # one-sided 5 %
-_Z_WITHIN = 1.2816  # one-sided 10 %
+Z90 = 1.2816  # one-sided 10 %
 
 
 class Standing(Pairs):
@@ -24,7 +24,7 @@ class Standing(Pairs):
 
         One discordant pair is added, so that none at all is not taken for certainty.
         """
-        return self.drop + _Z_WITHIN * sqrt(self.lost + self.gained + 1) / self.n
+        return self.drop + Z90 * sqrt(self.lost + self.gained + 1) / self.n
 
     def within(self, bound: float, sure: bool = True) -> bool:
         """Whether the drop's one-sided 90 % upper limit stays within ``bound``; not to be ``sure``, the drop itself.
@@ -52,4 +52,4 @@ def looks(questions: int, first: int = 48) -> list[int]:
 
 def fewest(bound: float) -> float:
     """How many questions it takes until a plan that loses none is within ``bound``; infinite for a bound of 0."""
-    return ceil(_Z_WITHIN / bound) if bound > 0 else float("inf")
+    return ceil(Z90 / bound) if bound > 0 else float("inf")
