@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from litestage.errors import LiteStageError, did_you_mean
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -29,6 +31,14 @@ def find(group: str, name: str) -> Path | None:
         return shipped
     path = Path(name)
     return path if path.suffix in (".yaml", ".yml") and os.path.exists(path) else None
+
+
+def named(group: str, name: str, what: str = "", hint: str = "") -> Path:
+    """The same; raises LiteStageError, with the nearest name, where there is none."""
+    path = find(group, name)
+    if path is None:
+        raise LiteStageError(f"There is no {what or group} {name!r}; {did_you_mean(name, available(group))}{hint}")
+    return path
 
 
 def beside(here: Path, name: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from litestage.atomic import write_text
 from litestage.conf import find, folder
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, one_of
 from litestage.overrides import configure
 from litestage.plan.exit import EXIT_RULES, ExitRule
 from litestage.plan.stage import COMPENSATIONS
@@ -221,8 +221,7 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         config.model.name = config.model.pretrained
     if config.model.adapter and not any(override.startswith("model.name=") for override in overrides):
         config.model.name += f"+{Path(config.model.adapter).name}"  # another model than without
-    if config.tracking not in TRACKERS:
-        raise LiteStageError(f"tracking is {config.tracking!r}; {did_you_mean(config.tracking, TRACKERS)}")
+    one_of("tracking", config.tracking, TRACKERS)
     try:
         config.exit = ExitRule(**config.exit).to_dict()
     except LiteStageError as error:
@@ -268,8 +267,8 @@ def _check_search(search: SearchConfig, where: str) -> None:
         ("bound", search.bound, BOUNDED),
         ("draft", search.draft, DRAFTS),
     ):
-        if value is not None and value not in known:
-            raise LiteStageError(f"{where}.{name} is {value!r}; {did_you_mean(value, known)}")
+        if value is not None:
+            one_of(f"{where}.{name}", value, known)
     for name in search.exit_rules:
         if name not in EXIT_RULES or name == "by_stage":
             raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, EXIT_RULES)}")

@@ -18,6 +18,29 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names)) or 'none'}."
 
 
+def one_of(what: str, value: object, known: Iterable[str]) -> None:
+    """Raises LiteStageError unless a value is one of those known."""
+    known = tuple(known)
+    if value not in known:
+        raise LiteStageError(f"{what} is {value!r}; {did_you_mean(str(value), known)}")
+
+
+def known_keys(where: str, keys: Iterable[object], known: Iterable[str]) -> None:
+    """Raises LiteStageError for the first key that is not known."""
+    known = tuple(known)
+    for key in keys:
+        if key not in known:
+            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+
+
+def known_stages(where: str, stages: Iterable[str], known: Iterable[str]) -> None:
+    """Raises LiteStageError for the first stage that is not known."""
+    known = tuple(known)
+    for stage in stages:
+        if stage not in known:
+            raise LiteStageError(f"{where} names the stage {stage!r}; {did_you_mean(stage, known)}")
+
+
 def not_written(error: OSError) -> str:
     """A full disk, or a folder without rights, as one sentence; ``litestage:`` and exit code 2 are the caller's."""
     place = f"{error.filename!r}: " if error.filename else ""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from litestage.conf import available, find
+from litestage.conf import named
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.reading import given_mapping, inside_of, kinds_of, parse_yaml, read_yaml
 
@@ -57,7 +57,7 @@ def configure(
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = _as_written(str(error.full_key or error.key), [key for key, _ in dotted])
-        raise LiteStageError(f"There is no option {key!r}; {did_you_mean(key, _keys(base))}") from None
+        raise LiteStageError(f"There is no option {key!r}; {did_you_mean(key, option_names(base))}") from None
     except MissingMandatoryValue as error:
         raise LiteStageError(f"The option {error.full_key!r} has no value; give {error.full_key}=....") from None
     except OmegaConfBaseException as error:
@@ -149,21 +149,18 @@ def _split(
         if key not in groups:
             dotted.append((key, _value(value, _expected(schema, key), override)))
             continue
-        path = find(key, value)
-        if path is None:
-            hint = " A folder or hub name goes in model.pretrained=..." if key == "model" else ""
-            raise LiteStageError(f"There is no {key} {value!r}; {did_you_mean(value, available(key))}{hint}")
+        path = named(key, value, hint=" A folder or hub name goes in model.pretrained=..." if key == "model" else "")
         content = read_yaml(path, inside_of(schema, key))
         chosen.append({key: given_mapping(content, path)})
     return chosen, dotted
 
 
-def _keys(node: Any, prefix: str = "") -> list[str]:
+def option_names(node: Any, prefix: str = "") -> list[str]:
     """All dotted keys of a schema."""
     keys: list[str] = []
     for key in node:
         keys.append(f"{prefix}{key}")
         child = node._get_node(key)
         if OmegaConf.is_dict(child) and not OmegaConf.is_missing(node, key) and child._content is not None:
-            keys += _keys(child, f"{prefix}{key}.")
+            keys += option_names(child, f"{prefix}{key}.")
     return keys

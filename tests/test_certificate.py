@@ -9,7 +9,6 @@ import pytest
 import yaml
 from scipy.stats import binom
 
-from litestage.comparison.compare import _certificate
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
@@ -296,7 +295,7 @@ def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_sa
     assert certified({"plan": "b"}, full) == ""
     plan = replace(PLAN, certificate=CERTIFICATE)
     for task, expected in (("menagerie", CERTIFICATE), ("obqa", None)):
-        assert _certificate(SimpleNamespace(task=SimpleNamespace(name=task)), plan) == expected
+        assert plan.certified_on(task) == expected
 
 
 def test_search_json_and_its_report_have_the_certificate(tmp_path):

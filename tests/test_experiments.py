@@ -22,9 +22,9 @@ from litestage.experiment.random_weights import chain
 from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.refresh import Writer
 from litestage.experiment.scale import exponent
-from litestage.experiment.sensitivity import _stages, first_certain_loss
+from litestage.experiment.sensitivity import first_certain_loss, what_stages_bear
 from litestage.experiment.shares import share_of_texts
-from litestage.experiment.threshold import _sentence
+from litestage.experiment.threshold import what_rules_do
 from litestage.plan import SkipSet, StagePlan
 from litestage.report import read_run
 from litestage.stages import Question
@@ -217,7 +217,7 @@ def test_a_stage_loses_measurably_where_the_interval_leaves_zero():
     ]
     assert first_certain_loss(rows[:3]) is None
     assert first_certain_loss(rows[3:])["budget"] == 2
-    assert _stages(rows, "cosine", 24) == (
+    assert what_stages_bear(rows, "cosine", 24) == (
         "Of 24 sub-layers skipped in one stage only, by cosine: analyze loses measurably from 2 on, "
         "4.0 points (95 % interval 1.0 to 7.0); recall does not measurably lose up to 4."
     )
@@ -231,11 +231,11 @@ def test_the_fastest_rule_that_surely_keeps_the_bound_is_named():
         return row(of="full", threshold=threshold, window=5, stages=stages, against_uncut=against)
 
     rows = [row(of="full", threshold=None, window=None), cut(0.4, 0.0, 1.2), cut(0.5, 0.005, 1.3), cut(0.6, 0.2, 2.0)]
-    assert "threshold 0.5 with window 5 is the fastest that surely loses at most 2.0 points" in _sentence(
+    assert "threshold 0.5 with window 5 is the fastest that surely loses at most 2.0 points" in what_rules_do(
         rows, "full", 0.02
     )
-    assert "threshold 0.6 with window 5 loses most against it, 20.0 points" in _sentence(rows, "full", 0.02)
-    assert "none is measurably faster" in _sentence(rows[:1] + rows[3:], "full", 0.02)
+    assert "threshold 0.6 with window 5 loses most against it, 20.0 points" in what_rules_do(rows, "full", 0.02)
+    assert "none is measurably faster" in what_rules_do(rows[:1] + rows[3:], "full", 0.02)
 
 
 def test_at_its_latency_means_at_least_as_fast_and_then_most_accurate():

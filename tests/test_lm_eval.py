@@ -1,4 +1,6 @@
-"""The model and the staged tasks inside lm-eval, in one process. The real command is in test_install.py."""
+"""The model and the staged tasks inside lm-eval, in one process. The real command is in test_install.py, all other
+tasks in test_lm_eval_plain.py.
+"""
 
 import copy
 import json
@@ -8,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lm_eval_runs import evaluate, lite_stage, reported
 from tiny_model import save_tiny_model
 
 from litestage.conf import folder
@@ -28,25 +31,9 @@ def tiny(tmp_path_factory) -> str:
 @pytest.fixture
 def model(tiny):
     def make(**arguments):
-        from litestage.lm import LiteStageLM
-
-        return LiteStageLM(**{"pretrained": tiny, "device": "cpu", "plan": "uniform:2+exit", **arguments})
+        return lite_stage(**{"pretrained": tiny, "plan": "uniform:2+exit", **arguments})
 
     return make
-
-
-def evaluate(model, *tasks: str, include: Path | None = None, limit: int = 2, metadata: dict | None = None, **more):
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=str(include or folder("tasks")), include_defaults=False, metadata=metadata)
-    return simple_evaluate(model, tasks=list(tasks), limit=limit, task_manager=manager, bootstrap_iters=0, **more)
-
-
-def reported(results: dict, task: str) -> dict[str, float]:
-    return {
-        key.removesuffix(",none"): value for key, value in results["results"][task].items() if key.endswith(",none")
-    }
 
 
 def test_a_staged_task_reports_exactly_the_promised_figures(model):
@@ -339,101 +326,6 @@ def test_lm_evals_default_device_means_auto_where_there_is_no_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ModelArguments.parse({"device": "cuda:0"}).device == "auto"
     assert ModelArguments.parse({"device": "cuda:1"}).device == "cuda:1"  # asked for, and refused when loading
-
-
-# ---- every other task type, against lm-eval's own model
-
-CHOICE = """
-task: tiny_choice
-dataset_path: json
-dataset_kwargs: {data_files: {test: %s}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}\\nAnswer:"
-doc_to_choice: "{{options}}"
-doc_to_target: "{{'ABCD'.index(answer)}}"
-metric_list: [{metric: acc}, {metric: acc_norm}]
-"""
-ROLLING = """
-task: tiny_rolling
-dataset_path: json
-dataset_kwargs: {data_files: {test: %s}}
-test_split: test
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{text}}"
-metric_list: [{metric: word_perplexity}]
-"""
-GENERATE = """
-task: tiny_generate
-dataset_path: json
-dataset_kwargs: {data_files: {test: %s}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}\\nAnswer:"
-doc_to_target: answer
-generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
-
-
-@pytest.fixture(scope="module")
-def plain_tasks(tmp_path_factory) -> Path:
-    from litestage.menagerie import load_split
-
-    where = tmp_path_factory.mktemp("tasks")
-    questions = [row.question for row in load_split("menagerie", "test")[:12]]
-    rows = [
-        {"question": q.text, "options": list(q.options), "answer": q.answer, "text": (q.text + " ") * (40 * n + 1)}
-        for n, q in enumerate(questions)
-    ]
-    data = where / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, text in (("choice", CHOICE), ("rolling", ROLLING), ("generate", GENERATE)):
-        (where / f"{name}.yaml").write_text(text % data)
-    return where
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bos", [False, True], ids=["plain tokenizer", "tokenizer adds BOS"])
-def test_ordinary_tasks_give_the_same_numbers_as_model_hf(plain_tasks, tmp_path, bos: bool, monkeypatch):
-    from lm_eval.models.huggingface import HFLM
-
-    from litestage.lm import LiteStageLM
-
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    pretrained = save_tiny_model(tmp_path / "model", bos=bos)
-    ours = LiteStageLM(pretrained=pretrained, plan="full", device="cpu", batch_size=3)
-    theirs = HFLM(pretrained=pretrained, device="cpu", batch_size=1)
-    tasks = ("tiny_choice", "tiny_rolling", "tiny_generate")
-    mine, hf = (evaluate(lm, *tasks, include=plain_tasks, limit=12) for lm in (ours, theirs))
-    for task in ("tiny_choice", "tiny_generate"):
-        assert reported(mine, task) == reported(hf, task)
-    assert reported(mine, "tiny_rolling")["word_perplexity"] == pytest.approx(
-        reported(hf, "tiny_rolling")["word_perplexity"], rel=1e-4
-    )
-    for one, other in zip(mine["samples"]["tiny_choice"], hf["samples"]["tiny_choice"], strict=True):
-        for mine_of, hf_of in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
-            assert mine_of[0] == pytest.approx(hf_of[0], abs=1e-3)
-            assert mine_of[1] == hf_of[1]
-    texts = [[sample["filtered_resps"] for sample in each["samples"]["tiny_generate"]] for each in (mine, hf)]
-    assert texts[0] == texts[1]
-    assert len({str(text) for text in texts[0]}) > 1
-
-
-@pytest.mark.slow
-def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, model, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    full, skipping = (
-        evaluate(model(plan=plan), "tiny_choice", include=plain_tasks)["samples"]["tiny_choice"][0]["filtered_resps"]
-        for plan in ("full", "uniform:4")
-    )
-    assert full != skipping
-    (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: [1], ffn: []}}}\n")
-    with pytest.raises(LiteStageError, match=r"no stage 'default'|names the stage 'recall'"):
-        evaluate(model(plan=str(tmp_path / "plan.yaml")), "tiny_choice", include=plain_tasks)
-    with pytest.raises(LiteStageError, match="calibration split"):
-        evaluate(model(plan="cosine:2"), "tiny_choice", include=plain_tasks)
 
 
 def test_a_task_of_ones_own_is_three_lines_beside_its_rows(model, tmp_path, monkeypatch):

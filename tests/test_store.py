@@ -146,16 +146,31 @@ def test_prune_to_a_size_removes_the_oldest_first_and_the_file_fits(tmp_path):
     assert prune(store, max_bytes=0).kept == 0
 
 
-CROWD = """
+FORKED = """
 import os, sys, time, traceback
 from pathlib import Path
 from litestage.store import ResultStore, prune
 path, ready = Path(sys.argv[1]), Path(sys.argv[2])
 
-def wait():
-    while not ready.exists():
-        time.sleep(0.001)
-
+def run(jobs):
+    children = []
+    for job, name in jobs:
+        child = os.fork()
+        if not child:
+            try:
+                while not ready.exists():
+                    time.sleep(0.001)
+                job(name)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    ready.touch()
+    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+"""Jobs in processes of their own that begin at the same moment."""
+CROWD = """
 def write(name):
     store = ResultStore(path)
     for batch in range(60):
@@ -174,21 +189,7 @@ def tidy(name):
     for _ in range(15):
         prune(ResultStore(path), older_than_s=3600)
 
-jobs = [(write, f"writer{number}") for number in range(4)] + [(read, "reader"), (tidy, "pruner")]
-children = []
-for job, name in jobs:
-    child = os.fork()
-    if not child:
-        try:
-            wait()
-            job(name)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    children.append(child)
-ready.touch()
-sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+run([(write, f"writer{number}") for number in range(4)] + [(read, "reader"), (tidy, "pruner")])
 """
 
 
@@ -196,7 +197,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 def test_writers_readers_and_a_pruner_share_one_file_from_its_first_moment(tmp_path):
     """Six processes open a file that is not there yet; none waits in vain, and no record that may stay is lost."""
     path = tmp_path / "results.sqlite"
-    command = [sys.executable, "-c", CROWD, str(path), str(tmp_path / "ready")]
+    command = [sys.executable, "-c", FORKED + CROWD, str(path), str(tmp_path / "ready")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert (done.returncode, done.stderr) == (0, "")
     assert store_stats(ResultStore(path)).records == 4 * 60 * 10
@@ -289,11 +290,6 @@ def test_a_look_up_among_100_000_records_takes_less_than_a_millisecond(large):
 
 
 MANY_AT_ONCE = """
-import os, sys, time, traceback
-from pathlib import Path
-from litestage.store import ResultStore
-path, ready = Path(sys.argv[1]), Path(sys.argv[2])
-
 def write(name):
     store = ResultStore(path)
     for batch in range(40):
@@ -309,28 +305,13 @@ def read(name):
         assert len(found) >= last, "what was there is gone"
         last = len(found)
 
-jobs = [(write, f"writer{number}") for number in range(4)] + [(read, "reader")] * 20
-children = []
-for job, name in jobs:
-    child = os.fork()
-    if not child:
-        try:
-            while not ready.exists():
-                time.sleep(0.001)
-            job(name)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    children.append(child)
-ready.touch()
-sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+run([(write, f"writer{number}") for number in range(4)] + [(read, "reader")] * 20)
 """
 
 
 @pytest.mark.slow
 def test_4_writers_and_20_readers_at_once_lose_nothing(large, tmp_path):
-    command = [sys.executable, "-c", MANY_AT_ONCE, str(large), str(tmp_path / "ready")]
+    command = [sys.executable, "-c", FORKED + MANY_AT_ONCE, str(large), str(tmp_path / "ready")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert (done.returncode, done.stderr) == (0, "")
     store = ResultStore(large)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from litestage.cli.output import command_line, output_folder, print_json, print_results
-from litestage.conf import available, find
+from litestage.conf import named
 from litestage.config import RunConfig, load_config
-from litestage.errors import LiteStageError, did_you_mean
 
 
 def run_compare(command: str, overrides: Sequence[str], as_json: bool, preset: str | None = None) -> None:
     """Compares methods, prints the table, writes results.json, its samples, plan.yaml, search.json and report.html."""
-    config = load_config(overrides, "demo" if command == "demo" else preset and _comparison(preset))
+    file = preset and named("compare", preset, "comparison", hint=" Or give a YAML file.")
+    config = load_config(overrides, "demo" if command == "demo" else file)
     typed = command_line(command, *(["--config", preset] if preset else []), *overrides)
     compare_as(config, command, typed, as_json)
 
@@ -37,13 +36,3 @@ def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> No
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
     if as_json:
         print_json(results)
-
-
-def _comparison(name: str) -> Path:
-    """The YAML file that ``--config`` names."""
-    path = find("compare", name)
-    if path is None:
-        raise LiteStageError(
-            f"There is no comparison {name!r}; {did_you_mean(name, available('compare'))} Or give a YAML file."
-        )
-    return path

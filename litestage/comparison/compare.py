@@ -14,7 +14,7 @@ from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
 from litestage.methods.shorthand import parse_shorthand, parted
-from litestage.plan import Certificate, Plan, load_plan
+from litestage.plan import Plan, load_plan
 from litestage.plan.words import what_it_does
 from litestage.progress import console
 from litestage.ranks import from_rank_zero, here
@@ -97,7 +97,7 @@ def compare(bench: Workbench) -> Comparison:
             peaks[name],
             entrant.model,
             entrant.at,
-            _certificate(bench, entrant.contestant.plan),
+            entrant.contestant.plan.certified_on(bench.task.name),
         )
         for name, entrant in entrants.items()
     }
@@ -242,12 +242,6 @@ def _search_behind(
     if body in bench.config.variants:
         return bench.search(variant(bench.config, body))
     return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
-
-
-def _certificate(bench: Workbench, plan: Plan) -> Certificate | None:
-    """The plan's certificate, if it is of this task: of another it says nothing."""
-    certificate = plan.certificate
-    return certificate if certificate is not None and certificate.task == bench.task.name else None
 
 
 def _note(search: SearchResult, config: RunConfig) -> str:

@@ -53,10 +53,6 @@ class Measured:
     def correct(self) -> list[bool]:
         return [bool(trace.correct) for trace in self.accuracy]
 
-    @property
-    def answers(self) -> list[str | None]:
-        return [trace.answer for trace in self.accuracy]
-
 
 def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
     """One entry per method, compared with the method named ``full`` question by question.
@@ -97,26 +93,33 @@ def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
     return {"drop": round(drop, 4), "gained": typical, "alpha": ALPHA, "power": POWER}
 
 
+def beside(full: Sequence[Trace], method: Sequence[Trace]) -> dict[str, Any]:
+    """A method's answers and full depth's to the same questions: accuracy, drop and agreement with 95 % intervals."""
+    correct, full_correct = ([bool(trace.correct) for trace in traces] for traces in (method, full))
+    same, interval = agreement([trace.answer for trace in full], [trace.answer for trace in method])
+    return {
+        "accuracy": fmean(correct),
+        "accuracy_drop": fmean(full_correct) - fmean(correct),
+        "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
+        "agreement": same,
+        "agreement_ci95": list(interval),
+        "parse_failures": sum(trace.parse_failure for trace in method),
+        "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in method),
+    }
+
+
 def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> dict[str, Any]:
-    correct, full_correct = measured.correct, full.correct
-    pairs = Pairs.of(full_correct, correct)
-    same, same_interval = agreement(full.answers, measured.answers)
+    pairs = Pairs.of(full.correct, measured.correct)
     entry: dict[str, Any] = {
         "name": name,
         **(dict(zip(("method", "budget"), measured.at, strict=True)) if measured.at else {}),
         "plan": measured.plan.hash,
         "certificate": asdict(measured.certificate) if measured.certificate else None,
-        "accuracy": fmean(correct),
-        "accuracy_drop": fmean(full_correct) - fmean(correct),
-        "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
-        "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full_correct, correct)),
-        "agreement": same,
-        "agreement_ci95": list(same_interval),
+        **beside(full.accuracy, measured.accuracy),
+        "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full.correct, measured.correct)),
         "lost": pairs.lost,
         "gained": pairs.gained,
         "mcnemar_p": mcnemar(pairs),
-        "parse_failures": sum(trace.parse_failure for trace in measured.accuracy),
-        "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in measured.accuracy),
         "too_long": sum(trace.too_long for trace in measured.accuracy),
         "non_finite": sum(trace.non_finite for trace in measured.accuracy),
     }

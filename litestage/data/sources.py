@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from litestage import menagerie
 from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_keys, one_of
 from litestage.hub import hub
 from litestage.stages import Question
 
@@ -148,8 +148,7 @@ def source_of(raw: dict[str, Any], here: Path) -> Source:
         raise LiteStageError(f"it has {' and '.join(named) or 'no rows'}; give exactly one of rows, hub, menagerie.")
     value = raw.pop(named[0])
     if named[0] == "menagerie":
-        if value not in menagerie.VARIANTS:
-            raise LiteStageError(f"menagerie is {value!r}; {did_you_mean(str(value), menagerie.VARIANTS)}")
+        one_of("menagerie", value, menagerie.VARIANTS)
         return Menagerie(value)
     if not isinstance(value, Mapping):
         holds = "a file for each split" if named[0] == "rows" else "path, folder and format"
@@ -159,13 +158,10 @@ def source_of(raw: dict[str, Any], here: Path) -> Source:
             raise LiteStageError(f"{key!r} of {named[0]} is {text!r:.80}; it is a text.")
     if named[0] == "rows":
         return Files({str(split): here / path for split, path in value.items()})
-    for key in value:
-        if key not in (*_NEEDED, *_OPTIONAL):
-            raise LiteStageError(f"hub has the unknown key {key!r}; {did_you_mean(key, (*_NEEDED, *_OPTIONAL))}")
+    known_keys("hub", value, (*_NEEDED, *_OPTIONAL))
     for key in _NEEDED:
         if key not in value:
             raise LiteStageError(f"hub has no {key!r}; it holds path, folder and format.")
     source = Hub(**value)
-    if source.format not in FORMATS:
-        raise LiteStageError(f"the format is {source.format!r}; {did_you_mean(source.format, FORMATS)}")
+    one_of("the format", source.format, FORMATS)
     return source

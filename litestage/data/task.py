@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
-from litestage.conf import available, beside, find
+from litestage.conf import beside, named
 from litestage.data.sources import Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.reading import given_mapping, read_yaml, whole
@@ -120,12 +120,7 @@ def load_task(name_or_path: str | Path) -> Task:
     Raises:
         LiteStageError: no such task, malformed YAML, or a key that is not known.
     """
-    path = find("task", str(name_or_path))
-    if path is None:
-        raise LiteStageError(
-            f"There is no task {str(name_or_path)!r}; {did_you_mean(str(name_or_path), available('task'))} "
-            "A path to a YAML file works too."
-        )
+    path = named("task", str(name_or_path), hint=" A path to a YAML file works too.")
     raw = given_mapping(read_yaml(path, _File), path)
     try:
         return _task(path, dict(raw))

@@ -15,7 +15,7 @@ from typing import Any
 
 from litestage.config import RunConfig
 from litestage.engine import Decoding
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import one_of
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
 from litestage.experiment.options import at_least, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
@@ -125,8 +125,8 @@ def _check(bench: Workbench, config: DeepConfig) -> None:
     at_least(1, every=min(config.every, default=1))
     for below in config.below:
         ExitRule(threshold=below)
-    if config.stage is not None and config.stage not in names:
-        raise LiteStageError(f"stage is {config.stage!r}; {did_you_mean(config.stage, names)}")
+    if config.stage is not None:
+        one_of("stage", config.stage, names)
 
 
 def _policies(config: DeepConfig) -> dict[str, tuple[int | None, float | None]]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from litestage.search.race import Z90
+
 PLACES = ("test", "calibration")
 RULES = ("drop", "upper limit")
 """What must be within the bound: the drop as it is seen, as in the paper, or its one-sided 90 % upper limit."""
-Z90 = 1.2816
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def run(bench: Workbench, config: SensitivityConfig) -> Findings:
         rows=rows,
         columns=["ranking, stage", "skipped", *COLUMNS],
         table=[[f"{row['ranking']}, {row['stage']}", str(row["budget"]), *cells(row)] for row in rows],
-        shows=(_stages(rows, config.rankings[0], sublayers), _rankings(rows, config.rankings, sublayers)),
+        shows=(what_stages_bear(rows, config.rankings[0], sublayers), _rankings(rows, config.rankings, sublayers)),
         figure=_figure(rows, config.rankings),
         more={"sublayers": sublayers},
     )
@@ -79,7 +79,7 @@ def _stage_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(row["stage"] for row in rows))
 
 
-def _stages(rows: Sequence[Mapping[str, Any]], ranking: str, sublayers: int) -> str:
+def what_stages_bear(rows: Sequence[Mapping[str, Any]], ranking: str, sublayers: int) -> str:
     """Which stage bears least and which most, under one ranking."""
     first = {stage: first_certain_loss(_of(rows, ranking, stage)) for stage in _stage_names(rows)}
     most = max(row["budget"] for row in rows)

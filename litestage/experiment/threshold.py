@@ -73,7 +73,7 @@ def run(bench: Workbench, config: ThresholdConfig) -> Findings:
                 )
                 advance(1)
     bound = config.search.max_accuracy_drop
-    sentences = [_sentence(rows, spec, bound) for spec in plans]
+    sentences = [what_rules_do(rows, spec, bound) for spec in plans]
     return Findings(
         split="test",
         questions=len(trials.questions),
@@ -110,7 +110,7 @@ def _cut(row: Row) -> str:
     return " / ".join(f"{stage['cut']:.0%}" for stage in row["stages"].values())
 
 
-def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
+def what_rules_do(rows: Sequence[Row], spec: str, bound: float) -> str:
     """For one plan: the fastest rule that surely loses no more than the bound against the uncut plan, and the worst."""
     uncut, *cut = [row for row in rows if row["of"] == spec]
     cutting = [row for row in cut if _cuts(row)]

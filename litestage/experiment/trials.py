@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from litestage.comparison.results import beside
 from litestage.plan import Plan
 from litestage.runner import run
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
-from litestage.stats import accuracy_drop_interval, agreement, speedup_interval
+from litestage.stats import accuracy_drop_interval, speedup_interval
 from litestage.trace import Trace
 
 ENDS = ("", "_ci95")
@@ -99,19 +100,9 @@ class Trials:
         """The part of :meth:`row` that no clock has any part in: accuracy, answers and tokens."""
         against = against or self.full
         traces, names = self.traces(plan), self.bench.pipeline.stage_names
-        correct, reference = self.correct(plan), self.correct(against)
-        same, same_interval = agreement(
-            [trace.answer for trace in self.traces(against)], [trace.answer for trace in traces]
-        )
         return {
             "plan": plan.hash,
-            "accuracy": fmean(correct),
-            "accuracy_drop": fmean(reference) - fmean(correct),
-            "accuracy_drop_ci95": list(accuracy_drop_interval(reference, correct)),
-            "agreement": same,
-            "agreement_ci95": list(same_interval),
-            "parse_failures": sum(trace.parse_failure for trace in traces),
-            "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in traces),
+            **beside(self.traces(against), traces),
             "stages": {
                 name: {
                     "skipped": {"mhsa": len(plan[name].skip.mhsa), "ffn": len(plan[name].skip.ffn)},

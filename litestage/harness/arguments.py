@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from litestage.config import TrainerConfig, pipeline_of_model
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, one_of
 from litestage.methods.shorthand import parse_shorthand, parted
 from litestage.plan import load_plan
 from litestage.reading import whole
@@ -79,8 +79,7 @@ class ModelArguments:
                 values[key] = _text(key, value)
         if not isinstance(values.get("chat_template", False), bool):
             raise LiteStageError(f"chat_template is {values['chat_template']!r}; it is true or false.")
-        if values.get("analyze", FAN_OUT_MODES[0]) not in FAN_OUT_MODES:
-            raise LiteStageError(f"analyze is {values['analyze']!r}; {did_you_mean(values['analyze'], FAN_OUT_MODES)}")
+        one_of("analyze", values.get("analyze", FAN_OUT_MODES[0]), FAN_OUT_MODES)
         values["batch_size"] = _batch_size(values.get("batch_size", 1))
         for name in ("devices", "num_nodes"):
             values[name] = whole(values.get(name, 1), name, least=1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypedDict
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_keys
 
 SAYS_NOTHING_OF = "another task, questions of another kind, or how fast it is"
 _BOUNDED = ("accuracy", "agreement")
@@ -91,9 +91,7 @@ def certificate_from_dict(raw: Any, plan: str, model: object, pipeline: object) 
     known = {field.name: field.type for field in fields(Certificate)}
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"certificate is {raw!r:.80}; it holds {', '.join(known)}.")
-    for key in raw:
-        if key not in known and key != "says_nothing_of":
-            raise LiteStageError(f"the certificate has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+    known_keys("the certificate", raw, (*known, "says_nothing_of"))
     for key, kind in known.items():
         value = raw.get(key)
         if kind == "str" and not isinstance(value, str):

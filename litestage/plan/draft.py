@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from litestage.drafts.lookup import BEGIN, LONGEST, Lookup, Phrases
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_keys, one_of
 from litestage.plan.skip import SkipSet
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Draft:
     phrases: Phrases | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LiteStageError(f"draft kind is {self.kind!r}; {did_you_mean(str(self.kind), KINDS)}")
+        one_of("draft kind", self.kind, KINDS)
         if not isinstance(self.length, int) or isinstance(self.length, bool) or self.length < 1:
             raise LiteStageError(f"draft length is {self.length!r}; give a number of tokens, at least 1.")
         number = isinstance(self.least, (int, float)) and not isinstance(self.least, bool)
@@ -91,9 +90,7 @@ def draft_from(raw: Any, tensors: Mapping[str, torch.Tensor]) -> Draft | None:
         raise LiteStageError(f"draft is {raw!r}; write kind: lookup with from and length, or kind: skip with skip.")
     kind = raw.get("kind", "lookup")
     known = ("kind", "skip", "length") if kind == "skip" else ("kind", "from", "length", "least")
-    for key in raw:
-        if key not in known:
-            raise LiteStageError(f"draft has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+    known_keys("draft", raw, known)
     sources = raw.get("from", SOURCES)
     if not isinstance(sources, Sequence) or isinstance(sources, str):
         raise LiteStageError(f"draft from is {sources!r}; give a list of prompt, calibration or both.")

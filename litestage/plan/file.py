@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import yaml
 
 from litestage.atomic import replacing, write_text
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_keys
 from litestage.plan.certificate import CertificateFile, certificate_from_dict, certificate_to_dict
 from litestage.plan.draft import draft_from, draft_tensors
 from litestage.plan.exit import ExitRule
@@ -179,11 +179,11 @@ def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...] | None, where: st
     """Raises LiteStageError unless ``raw`` is a mapping with keys that are known (None: any text)."""
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known or ('rule', 'and its parameters'))}.")
+    if known is not None:
+        return known_keys(where, raw, known)
     for key in raw:
-        if known is None and not isinstance(key, str):
+        if not isinstance(key, str):
             raise LiteStageError(f"{where} has the key {key!r}; its keys are texts.")
-        if known is not None and key not in known:
-            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:

@@ -68,6 +68,10 @@ class Plan:
         """The hash without drafts: of what decides the answers. It is what a certificate names."""
         return self.with_drafts({}).hash if any(stage.draft for stage in self.stages.values()) else self.hash
 
+    def certified_on(self, task: str) -> Certificate | None:
+        """The plan's certificate, if it is of this task: of another it says nothing."""
+        return self.certificate if self.certificate and self.certificate.task == task else None
+
     def with_exit(self, rule: ExitRule | None, stages: Iterable[str] = ()) -> Plan:
         """The same plan with ``rule`` in each of its stages, and in ``stages`` that it does not name.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_keys, one_of
 from litestage.plan.skip import SkipSet
 
 FORMS = ("steps", "online")
@@ -30,8 +30,7 @@ def checked(schedule: Any, skip: SkipSet) -> dict[str, Any]:
             f"schedule is {schedule!r}; it is one mapping, 'steps' or 'online', or null for a fixed skip set."
         )
     ((form, content),) = schedule.items()
-    if form not in FORMS:
-        raise LiteStageError(f"schedule has the unknown form {form!r}; {did_you_mean(str(form), FORMS)}")
+    one_of("the form of schedule", form, FORMS)
     return {"steps": _steps(content, skip)} if form == "steps" else {"online": _online(content)}
 
 
@@ -82,9 +81,7 @@ def _online(content: Any) -> dict[str, Any]:
 def _keys(raw: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known)}.")
-    for key in raw:
-        if key not in known:
-            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+    known_keys(where, raw, known)
 
 
 def _whole(value: Any) -> bool:

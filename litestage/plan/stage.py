@@ -11,7 +11,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, one_of
 from litestage.plan.exit import ByStage, ExitRule
 from litestage.plan.schedule import checked, step_sets
 from litestage.plan.skip import SkipSet
@@ -55,8 +55,7 @@ class StagePlan:
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.phase not in PHASES:
-            raise LiteStageError(f"phase is {self.phase!r}; {did_you_mean(str(self.phase), PHASES)}")
+        one_of("phase", self.phase, PHASES)
         if self.compensation not in (*PER_CUT, *CHANGED) and not COMPENSATIONS.fullmatch(self.compensation):
             raise LiteStageError(
                 f"compensation is {self.compensation!r}; it is one of none, scale, affine, lowrank:<rank>, linear, "

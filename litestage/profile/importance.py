@@ -16,11 +16,10 @@ from torch import Tensor
 
 from litestage.engine import Engine
 from litestage.errors import LiteStageError
+from litestage.plan.skip import SubLayerName
 from litestage.runner import Contestant
 from litestage.stages import Question
 from litestage.trace import Trace
-
-SubLayerName = tuple[str, int]
 
 
 @dataclass(frozen=True)

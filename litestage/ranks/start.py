@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, one_of
 from litestage.ranks.place import Ranks, here, on_cuda, take
 
 Value = TypeVar("Value")
@@ -86,8 +86,7 @@ def _check(trainer: Trainer, device: str) -> None:
     for name, number in (("devices", trainer.devices), ("num_nodes", trainer.num_nodes)):
         if number < 1:
             raise LiteStageError(f"trainer.{name} is {number}; give at least 1.")
-    if trainer.strategy not in STRATEGIES:
-        raise LiteStageError(f"trainer.strategy is {trainer.strategy!r}; {did_you_mean(trainer.strategy, STRATEGIES)}")
+    one_of("trainer.strategy", trainer.strategy, STRATEGIES)
     wanted, started = trainer.devices * trainer.num_nodes, _started_by_others()
     if started is not None and started != wanted:
         raise LiteStageError(

@@ -236,7 +236,7 @@ class SearchProblem:
         """What the plan did on the questions asked; how it stands may be of all questions, at best."""
         plan = self.plan(rungs, rule)
         traces, at_full = self._traces(plan, asked), self._traces(self.full_depth, asked)
-        full = [bool(trace.correct) for trace in self._traces(self.full_depth, self.questions[: standing.tried])]
+        full = [bool(trace.correct) for trace in self._traces(self.full_depth, self.questions[: standing.n])]
         drop = standing.drop if self.on == "accuracy" else self._pairs("accuracy", plan, asked).drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
@@ -264,7 +264,7 @@ class SearchProblem:
 
     def _standing(self, plan: Plan, asked: Sequence[Question]) -> Standing:
         pairs = self.pairs(plan, asked)
-        return Standing(pairs.n, pairs.lost, pairs.gained)
+        return Standing(pairs.lost, pairs.gained, pairs.n)
 
     def _at_best(self, plan: Plan) -> Standing:
         """Where the plan would stand after all questions if it lost none of those it has not been asked."""
@@ -272,7 +272,7 @@ class SearchProblem:
         so_far = self._standing(plan, asked)
         names = {question.id for question in asked}
         to_be_gained = self.to_be_gained([question for question in self.questions if question.id not in names])
-        return Standing(len(self.questions), so_far.lost, so_far.won + to_be_gained)
+        return Standing(so_far.lost, so_far.gained + to_be_gained, len(self.questions))
 
     def _asked_so_far(self, plan: Plan) -> list[Question]:
         known = self.traced.get(plan.hash, {})

@@ -1,37 +1,22 @@
 """Racing: a candidate is tried on growing parts of the calibration questions and dropped once it is hopeless.
 
-Against full depth, question by question: of ``m`` questions tried, ``lost`` were right at full depth only and ``won``
+Against full depth, question by question: ``lost`` questions were right at full depth only and ``gained``
 right under the candidate only. It is dropped when its drop in accuracy is above the bound with error level 5 %
 (one-sided, normal approximation of the paired difference).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil, sqrt
 
+from litestage.stats import Pairs
+
 _Z = 1.6449  # one-sided 5 %
-_Z_WITHIN = 1.2816  # one-sided 10 %
+Z90 = 1.2816  # one-sided 10 %
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a candidate stands after some of the questions."""
-
-    tried: int
-    lost: int
-    won: int
-
-    @classmethod
-    def of(cls, full: Sequence[bool], candidate: Sequence[bool]) -> Standing:
-        pairs = list(zip(full, candidate, strict=True))
-        return cls(len(pairs), sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
-
-    @property
-    def drop(self) -> float:
-        """Accuracy lost against full depth so far, as a fraction."""
-        return (self.lost - self.won) / self.tried
+class Standing(Pairs):
+    """Where a candidate stands after some of the questions, beside full depth."""
 
     @property
     def upper(self) -> float:
@@ -39,7 +24,7 @@ class Standing:
 
         One discordant pair is added, so that none at all is not taken for certainty.
         """
-        return self.drop + _Z_WITHIN * sqrt(self.lost + self.won + 1) / self.tried
+        return self.drop + Z90 * sqrt(self.lost + self.gained + 1) / self.n
 
     def within(self, bound: float, sure: bool = True) -> bool:
         """Whether the drop's one-sided 90 % upper limit stays within ``bound``; not to be ``sure``, the drop itself.
@@ -51,9 +36,9 @@ class Standing:
     def hopeless(self, bound: float) -> bool:
         """Whether the drop is above ``bound`` beyond reasonable doubt."""
         # one discordant pair is added to each side: with few pairs the plain variance is too sure of itself
-        lost, won, n = self.lost + 1, self.won + 1, self.tried + 2
-        spread = sqrt(max(lost + won - (lost - won) ** 2 / n, 0.0)) / n
-        return (lost - won) / n - _Z * spread > bound
+        lost, gained, n = self.lost + 1, self.gained + 1, self.n + 2
+        spread = sqrt(max(lost + gained - (lost - gained) ** 2 / n, 0.0)) / n
+        return (lost - gained) / n - _Z * spread > bound
 
 
 def looks(questions: int, first: int = 48) -> list[int]:
@@ -67,4 +52,4 @@ def looks(questions: int, first: int = 48) -> list[int]:
 
 def fewest(bound: float) -> float:
     """How many questions it takes until a plan that loses none is within ``bound``; infinite for a bound of 0."""
-    return ceil(_Z_WITHIN / bound) if bound > 0 else float("inf")
+    return ceil(Z90 / bound) if bound > 0 else float("inf")

@@ -80,8 +80,7 @@ class Session:
 
         Args:
             store: file of the result store, a store already open, or None to keep results in memory only.
-            path: of the engine, ``fast`` or ``plain``.
-            compiling: see :class:`litestage.engine.Engine`.
+            path, compiling: see :class:`litestage.engine.Engine`.
 
         Raises:
             LiteStageError: see :func:`litestage.decoder.load_model`; or a chat template is wanted and there is none.

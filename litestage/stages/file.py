@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
-from litestage.conf import available, find
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.conf import named
+from litestage.errors import LiteStageError, did_you_mean, known_keys
 from litestage.reading import given_mapping, read_yaml, whole
 from litestage.stages.example import Example, example_of
 from litestage.stages.pipeline import Pipeline, Stage
@@ -38,12 +38,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
     Raises:
         LiteStageError: no such pipeline, malformed YAML, an unknown key, or a template that names an unknown stage.
     """
-    path = find("pipeline", str(name_or_path))
-    if path is None:
-        raise LiteStageError(
-            f"There is no pipeline {str(name_or_path)!r}; {did_you_mean(str(name_or_path), available('pipeline'))} "
-            "A path to a YAML file works too."
-        )
+    path = named("pipeline", str(name_or_path), hint=" A path to a YAML file works too.")
     raw = given_mapping(read_yaml(path, _File), path)
     try:
         return _pipeline(raw, path.stem)
@@ -52,7 +47,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
 
 
 def _pipeline(raw: Mapping[str, Any], name: str) -> Pipeline:
-    _known(raw, tuple(get_type_hints(_File)), "the pipeline")
+    known_keys("the pipeline", raw, get_type_hints(_File))
     stages = raw.get("stages")
     if not isinstance(stages, list):
         raise LiteStageError(f"stages is {stages!r:.80}; it is a list of stages, each with a name and a prompt.")
@@ -82,7 +77,7 @@ def _stage(raw: Any, examples: tuple[Example, ...]) -> Stage:
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"a stage is {raw!r:.80}; it has a name and a prompt.")
     where = f"stage {raw.get('name')!r:.80}"
-    _known(raw, tuple(entry.name for entry in fields(Stage) if entry.name != "examples"), where)
+    known_keys(where, raw, (entry.name for entry in fields(Stage) if entry.name != "examples"))
     for key in ("name", "prompt"):
         if key not in raw:
             raise LiteStageError(f"{where} has no {key}; add one.")
@@ -94,12 +89,6 @@ def _stage(raw: Any, examples: tuple[Example, ...]) -> Stage:
         raise LiteStageError(f"stop of {where} is {stop!r:.80}; give a text, or a list of texts, none of them empty.")
     limit = whole(raw.get("max_new_tokens", 200), f"max_new_tokens of {where}", least=1)
     return Stage(**texts, fan_out=fan_out, stop=tuple(stops), max_new_tokens=limit, examples=examples)
-
-
-def _known(raw: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    for key in raw:
-        if key not in names:
-            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), names)}")
 
 
 def _text(value: Any, what: str) -> str:

@@ -21,7 +21,7 @@ import jinja2.meta
 import jinja2.sandbox
 import regex
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, known_stages, one_of
 from litestage.stages.example import Example
 from litestage.stages.prompt import Prompt, Turn
 from litestage.stages.question import Option, Question
@@ -76,10 +76,7 @@ class Stage:
             raise LiteStageError(f"Stage {self.name!r} has max_new_tokens={self.max_new_tokens}; give at least 1.")
         if self.fan_out not in (None, "options"):
             raise LiteStageError(f"Stage {self.name!r} has fan_out={self.fan_out!r}; only 'options' can be fanned out.")
-        if self.mode not in FAN_OUT_MODES:
-            raise LiteStageError(
-                f"Stage {self.name!r} has mode={self.mode!r}; {did_you_mean(self.mode, FAN_OUT_MODES)}"
-            )
+        one_of(f"The mode of stage {self.name!r}", self.mode, FAN_OUT_MODES)
 
     @property
     def per_option(self) -> bool:
@@ -189,10 +186,7 @@ class Pipeline:
             known.add(stage.name)
             for example in stage.examples:
                 example.check(stage.name, stage.fan_out is not None)
-        if self.choose not in CHOICES:
-            raise LiteStageError(
-                f"Pipeline {self.name!r} has choose={self.choose!r}; {did_you_mean(self.choose, CHOICES)}"
-            )
+        one_of(f"choose of pipeline {self.name!r}", self.choose, CHOICES)
         if self.choose != "none" and self.stages[-1].per_option:
             raise LiteStageError(
                 f"Pipeline {self.name!r} has choose={self.choose!r}, but its last stage asks of every option apart; "
@@ -252,9 +246,7 @@ class Pipeline:
 
     def with_limits(self, max_new_tokens: Mapping[str, int]) -> Pipeline:
         """The same pipeline with other limits for the stages named."""
-        for name in max_new_tokens:
-            if name not in self.stage_names:
-                raise LiteStageError(f"max_new_tokens names the stage {name!r}; {did_you_mean(name, self.stage_names)}")
+        known_stages("max_new_tokens", max_new_tokens, self.stage_names)
         return replace(
             self,
             stages=tuple(

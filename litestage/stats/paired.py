@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Self
 
 import numpy as np
 from scipy.optimize import brentq
@@ -31,7 +32,7 @@ class Pairs:
     n: int
 
     @classmethod
-    def of(cls, first: Sequence[bool], second: Sequence[bool]) -> Pairs:
+    def of(cls, first: Sequence[bool], second: Sequence[bool]) -> Self:
         pairs = list(zip(first, second, strict=True))
         return cls(sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch.utils.data import IterableDataset
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import known_stages
 from litestage.training.examples import Example, ExampleTokens, row_examples
 from litestage.training.tree import TokenTree, TreeBatch, micro_batches, tree_of
 
@@ -60,9 +60,7 @@ class StageSteps(Steps):
         seed: int = 0,
     ) -> None:
         super().__init__(tokens, seed)
-        for stage in rows:
-            if stage not in examples:
-                raise LiteStageError(f"rows names the stage {stage!r}; {did_you_mean(stage, examples)}")
+        known_stages("rows", rows, examples)
         self.examples, self.encode, self.rows = examples, encode, rows
 
     def trees(self) -> Iterator[list[TokenTree]]:
@@ -107,10 +105,7 @@ class QuestionSteps(Steps):
         self.apart = apart
         self.rows, self.pipeline, self.encode = rows, pipeline, encode
         self.questions, self.share, self.seen = questions, share or {}, seen
-        for stage in self.share:
-            if stage not in pipeline.stage_names:
-                known = did_you_mean(stage, pipeline.stage_names)
-                raise LiteStageError(f"stage_share names the stage {stage!r}; {known}")
+        known_stages("stage_share", self.share, pipeline.stage_names)
         for row in rows:
             row_examples(row, pipeline)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from litestage.conf import available, find
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.conf import named
+from litestage.errors import LiteStageError
 from litestage.overrides import configure
 
 
@@ -146,12 +146,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     Raises:
         LiteStageError: no such file, a key the schema does not have, a value of the wrong type, or a missing one.
     """
-    path = find("train", source)
-    if path is None:
-        raise LiteStageError(
-            f"There is no training configuration {source!r}; {did_you_mean(source, available('train'))}"
-        )
-    return _checked(configure(TrainingConfig, [path], overrides))
+    return _checked(configure(TrainingConfig, [named("train", source, "training configuration")], overrides))
 
 
 def _checked(config: TrainingConfig) -> TrainingConfig:

@@ -84,25 +84,17 @@ def _generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], limit: int, batch_size: int
 ) -> tuple[list[str], int]:
     """The continuations, in the order of the prompts, and the most tokens any of them took."""
-    import torch
+    from litestage.bench.rivals import generate
 
-    longest = 0
-    texts: dict[int, str] = {}
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(prompts), batch_size):
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    longest, texts = 0, dict[int, str]()
+    by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    for start in range(0, len(encoded), batch_size):
         indices = by_length[start : start + batch_size]
-        inputs = tokenizer([prompts[index] for index in indices], return_tensors="pt", padding=True).to(model.device)
-        inputs.pop("token_type_ids", None)
-        with torch.inference_mode():
-            written = model.generate(
-                **inputs, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id
-            )[:, inputs["input_ids"].shape[1] :]
-        longest = max(longest, written.shape[1])
-        decoded = tokenizer.batch_decode(written, skip_special_tokens=True)
-        texts.update(zip(indices, decoded, strict=True))
+        written = generate(model, [encoded[index] for index in indices], limit, pad)
+        longest = max(longest, len(written[0]))
+        texts.update(zip(indices, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
     return [texts[index] for index in range(len(prompts))], longest
 
 

@@ -16,7 +16,7 @@ from litestage.data import load_task
 from litestage.data.staged import StagedRow, read_staged
 from litestage.decoder.load import read_model
 from litestage.decoder.source import source_of
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, known_stages
 from litestage.menagerie import load_split
 from litestage.stages import Pipeline, load_pipeline
 from litestage.training.batches import QuestionSteps, StageSteps, Steps
@@ -142,11 +142,7 @@ def _questions(config: TrainingConfig) -> dict[str, list[StagedRow]]:
 def _steps(config: TrainingConfig, rows: list[StagedRow], pipeline: Pipeline, encode: ExampleTokens) -> Steps:
     if config.rows:
         return StageSteps(stage_examples(rows, pipeline), encode, config.rows, config.tokens, config.seed)
-    for stage in config.sublayer_dropout:
-        if stage not in pipeline.stage_names:
-            raise LiteStageError(
-                f"sublayer_dropout names the stage {stage!r}; {did_you_mean(stage, pipeline.stage_names)}"
-            )
+    known_stages("sublayer_dropout", config.sublayer_dropout, pipeline.stage_names)
     options = config.stage_share, config.seen, config.tokens, config.seed, bool(config.sublayer_dropout)
     return QuestionSteps(rows, pipeline, encode, config.questions, *options)
 

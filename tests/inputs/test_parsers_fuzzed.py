@@ -22,7 +22,7 @@ from litestage.errors import LiteStageError
 from litestage.gate import read_record as read_gate_record
 from litestage.harness.arguments import ModelArguments, as_typed, quoted
 from litestage.methods.shorthand import parse_shorthand
-from litestage.overrides import _keys
+from litestage.overrides import option_names
 from litestage.plan import load_plan
 from litestage.plan.file import plan_from_dict
 from litestage.records import Experiment, Profile, Results, Search, check, read_asked
@@ -99,7 +99,7 @@ def written(value):
     return yaml.safe_dump(value, allow_unicode=True)
 
 
-OPTIONS = _keys(OmegaConf.structured(RunConfig))
+OPTIONS = option_names(OmegaConf.structured(RunConfig))
 texts = st.one_of(st.text(max_size=200), st.lists(words, max_size=8).map("\n".join), anything.map(written))
 
 

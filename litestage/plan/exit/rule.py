@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, one_of
 
 
 class Seen(Protocol):
@@ -65,8 +65,7 @@ class ExitRule:
 
         if cls is not ExitRule:
             return super().__new__(cls)
-        if not isinstance(rule, str) or rule not in EXIT_RULES:
-            raise LiteStageError(f"exit rule is {rule!r}; {did_you_mean(str(rule), EXIT_RULES)}")
+        one_of("exit rule", rule, EXIT_RULES)
         made = EXIT_RULES[rule]
         known = [parameter.name for parameter in fields(made)]  # type: ignore[arg-type]
         for key in parameters:

@@ -1,0 +1,97 @@
+"""Ordinary tasks inside lm-eval give the numbers of its own model; under a plan they give others."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lm_eval_runs import evaluate, lite_stage, reported
+from tiny_model import save_tiny_model
+
+from litestage.errors import LiteStageError
+
+OVER_ROWS = """
+task: %s
+dataset_path: json
+dataset_kwargs: {data_files: {test: %s}}
+test_split: test
+"""
+TASKS = {
+    "tiny_choice": """
+output_type: multiple_choice
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_choice: "{{options}}"
+doc_to_target: "{{'ABCD'.index(answer)}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "tiny_rolling": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: word_perplexity}]
+""",
+    "tiny_generate": """
+output_type: generate_until
+doc_to_text: "{{question}}\\nAnswer:"
+doc_to_target: answer
+generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def plain_tasks(tmp_path_factory) -> Path:
+    from litestage.menagerie import load_split
+
+    where = tmp_path_factory.mktemp("tasks")
+    questions = [row.question for row in load_split("menagerie", "test")[:12]]
+    rows = [
+        {"question": q.text, "options": list(q.options), "answer": q.answer, "text": (q.text + " ") * (40 * n + 1)}
+        for n, q in enumerate(questions)
+    ]
+    data = where / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in TASKS.items():
+        (where / f"{name}.yaml").write_text(OVER_ROWS % (name, data) + text)
+    return where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bos", [False, True], ids=["plain tokenizer", "tokenizer adds BOS"])
+def test_ordinary_tasks_give_the_same_numbers_as_model_hf(plain_tasks, tmp_path, bos: bool, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    pretrained = save_tiny_model(tmp_path / "model", bos=bos)
+    ours = lite_stage(pretrained=pretrained, plan="full", batch_size=3)
+    theirs = HFLM(pretrained=pretrained, device="cpu", batch_size=1)
+    mine, hf = (evaluate(lm, *TASKS, include=plain_tasks, limit=12) for lm in (ours, theirs))
+    for task in ("tiny_choice", "tiny_generate"):
+        assert reported(mine, task) == reported(hf, task)
+    assert reported(mine, "tiny_rolling")["word_perplexity"] == pytest.approx(
+        reported(hf, "tiny_rolling")["word_perplexity"], rel=1e-4
+    )
+    for one, other in zip(mine["samples"]["tiny_choice"], hf["samples"]["tiny_choice"], strict=True):
+        for mine_of, hf_of in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+            assert mine_of[0] == pytest.approx(hf_of[0], abs=1e-3)
+            assert mine_of[1] == hf_of[1]
+    texts = [[sample["filtered_resps"] for sample in each["samples"]["tiny_generate"]] for each in (mine, hf)]
+    assert texts[0] == texts[1]
+    assert len({str(text) for text in texts[0]}) > 1
+
+
+@pytest.mark.slow
+def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    tiny = save_tiny_model(tmp_path / "model")
+
+    def first(plan):
+        found = evaluate(lite_stage(pretrained=tiny, plan=str(plan)), "tiny_choice", include=plain_tasks)
+        return found["samples"]["tiny_choice"][0]["filtered_resps"]
+
+    assert first("full") != first("uniform:4")
+    (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: [1], ffn: []}}}\n")
+    with pytest.raises(LiteStageError, match=r"no stage 'default'|names the stage 'recall'"):
+        first(tmp_path / "plan.yaml")
+    with pytest.raises(LiteStageError, match="calibration split"):
+        first("cosine:2")
