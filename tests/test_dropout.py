@@ -85,3 +85,9 @@ def test_an_adapter_is_tuned_with_dropout(tmp_path: Path, compiled: bool):
     ]
     train(load_config("staged", options))
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_any_seed_draws():
+    of = {seed: SublayerDropout(copy.deepcopy(tiny_model("llama")), {"a": 1.0}, seed) for seed in (0, 2**32 - 1)}
+    drawn = [each.drawn(["a"] * 20, step=3, part=1) for each in of.values()]
+    assert not torch.equal(*drawn)

@@ -39,7 +39,7 @@ class SublayerDropout:
 
         It depends on the seed, the step and the part of the step alone, so a run that goes on draws what it would have.
         """
-        generator = torch.Generator().manual_seed((self._seed << 40) + (step << 16) + part)
+        generator = torch.Generator().manual_seed(((self._seed << 40) + (step << 16) + part) % 2**63)  # what fits
         rates = torch.tensor([self.rates.get(stage, 0.0) for stage in stages], dtype=torch.float64)
         chances = torch.rand(len(self._rises), len(stages), generator=generator, dtype=torch.float64)
         return (chances >= self._rises[:, None] * rates).float()
