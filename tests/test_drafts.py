@@ -2,20 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import FAMILIES, random_prompts, tiny_engine
 
-from litestage.comparison.compare import compare
+from litestage.cli.run_plan import show
+from litestage.comparison.compare import _entrant, compare
 from litestage.config import load_config
-from litestage.drafts.calibrated import that_pay, token_share
+from litestage.drafts.calibrated import self_drafts, that_pay, token_share
 from litestage.drafts.lookup import Lookup, Phrases
 from litestage.engine import Decoding, Request
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parted
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
+from litestage.plan.words import NO_DRAFTS
 from litestage.profile import StepCosts
+from litestage.runner import Contestant
 from litestage.session.workbench import Workbench
 from litestage.trace import StageTrace, Trace
 
@@ -222,9 +226,107 @@ def test_drafts_stay_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch)
 
     class Nothing:
         stage_names = ("a", "b")
+        reusing = SimpleNamespace(store=None)
 
         def contestant(self, *args: object) -> None:
             return None
 
     drafts = dict.fromkeys(("a", "b"), Draft(sources=("prompt",)))
     assert set(that_pay(Nothing(), Plan.full(("a", "b")), drafts, Nothing(), [])) == {"b"}  # type: ignore[arg-type]
+
+
+def test_a_draft_without_a_layer_that_the_model_has_not_is_refused():
+    drafts = {"recall": Draft("skip", skip=SkipSet(mhsa=(3, 99)))}
+    with pytest.raises(LiteStageError, match="drafts without mhsa 99 in stage 'recall', but the model's layers"):
+        Plan.full(("recall",)).with_drafts(drafts).validate(layers=12)
+
+
+def test_calibration_outputs_of_another_plan_are_refused(tmp_path: Path):
+    for name, kept in (("one", ANALYSES), ("two", ANALYSES[:2])):
+        draft = Draft(phrases=Phrases.of(QUESTIONS[: len(kept)], kept))
+        save_plan(Plan.full(("analyze",)).with_drafts({"analyze": draft}), tmp_path / f"{name}.yaml")
+    (tmp_path / "two.safetensors").replace(tmp_path / "one.safetensors")
+    with pytest.raises(LiteStageError, match=r"stage 'analyze': the calibration outputs .* belong to another plan"):
+        load_plan(tmp_path / "one.yaml")
+
+
+def test_a_stage_that_skips_all_has_nothing_to_draft_without():
+    class Ranked:
+        def ranking(self) -> list[tuple[str, int]]:
+            return [("mhsa", 1), ("ffn", 0), ("mhsa", 0), ("ffn", 1)]
+
+    plan = Plan({"a": StagePlan(skip=SkipSet.of_layers((0, 1))), "b": StagePlan(skip=SkipSet(mhsa=(1,)))})
+    drafts = self_drafts(plan, Ranked(), 2, ("a", "b"))  # type: ignore[arg-type]
+    assert {stage: draft.skip for stage, draft in drafts.items()} == {"b": SkipSet(ffn=(0,))}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench.open(
+        load_config(["task=menagerie", "search.calibration=8", "search.confirm=2", f"store={tmp_path / 's'}"])
+    )
+
+
+def test_whether_drafts_pay_is_timed_on_questions_that_were_not_looked_up(bench, monkeypatch):
+    asked = {}
+
+    def looked_up(session, plan, pipeline, questions):
+        asked["looked up"] = [question.id for question in questions]
+        return dict.fromkeys(pipeline.stage_names, Draft(sources=("prompt",)))
+
+    def timed(session, plan, drafts, pipeline, questions):
+        asked["timed"] = [question.id for question in questions]
+        return drafts
+
+    monkeypatch.setattr("litestage.session.session.lookup_drafts", looked_up)
+    monkeypatch.setattr("litestage.session.session.that_pay", timed)
+    assert set(bench.plan("full+lookup").drafts) == set(bench.pipeline.stage_names)
+    assert len(asked["timed"]) == 3
+    assert asked["timed"] + asked["looked up"] == [question.id for question in bench.calibration()]
+
+
+def test_a_plan_of_schedules_has_no_drafts_and_nothing_is_measured_for_them(bench, monkeypatch):
+    monkeypatch.setattr("litestage.session.session.lookup_drafts", None)  # it is not called
+    assert bench.plan("skipdecode:4+lookup").drafts == {}
+
+
+def test_a_killed_command_takes_up_what_it_has_timed_of_drafts(bench, monkeypatch):
+    """Otherwise the same command might make another plan, and could not go on."""
+    drafts = dict.fromkeys(bench.pipeline.stage_names, Draft(sources=("prompt",)))
+    plan, questions = Plan.full(bench.pipeline.stage_names), bench.calibration()[:3]
+    before = Contestant.answer
+    answered: list[str] = []
+    most = 4  # two to warm up, and the first question both ways
+
+    def counted(self, asked, *, timed=False):
+        if len(answered) == most:
+            raise KeyboardInterrupt
+        answered.extend(question.id for question in asked)
+        return before(self, asked, timed=timed)
+
+    monkeypatch.setattr(Contestant, "answer", counted)
+    with pytest.raises(KeyboardInterrupt):
+        that_pay(bench.session, plan, drafts, bench.pipeline, questions)
+    answered.clear()
+    most = 99
+    that_pay(bench.session, plan, drafts, bench.pipeline, questions)
+    assert set(answered) == {question.id for question in questions[1:]}
+
+
+def test_plan_show_says_what_is_drafted(tmp_path: Path, capsys: pytest.CaptureFixture):
+    drafts = {"recall": Draft(sources=("prompt",), length=5), "analyze": Draft("skip", skip=SkipSet((3,), (4, 6)))}
+    save_plan(Plan.full(("recall", "analyze", "summarize")).with_drafts(drafts), tmp_path / "plan.yaml")
+    show(str(tmp_path / "plan.yaml"), [], as_json=False)
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for word in ("drafts", "5 tokens", "lookup", "8 tokens"):
+        assert word in said
+
+
+def test_a_row_without_drafts_says_so_and_another_model_takes_its_suffix(bench, monkeypatch):
+    monkeypatch.setattr("litestage.session.session.that_pay", lambda *args: {})
+    monkeypatch.setattr("litestage.session.session.lookup_drafts", lambda *args: {})
+    note = _entrant(bench, "full+lookup", None, {}).note
+    assert note == f"drafts: {NO_DRAFTS}"
+    half = _entrant(bench, "full-half+exit+lookup", None, {})
+    assert half.note == f"retrained at half the depth; drafts: {NO_DRAFTS}"
+    assert all(half.contestant.plan[stage].exit for stage in bench.pipeline.stage_names)

@@ -85,3 +85,9 @@ def test_an_adapter_is_tuned_with_dropout(tmp_path: Path, compiled: bool):
     ]
     train(load_config("staged", options))
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_every_seed_step_and_part_draws_its_own():
+    of = [SublayerDropout(copy.deepcopy(tiny_model("llama")), {"a": 1.0}, seed) for seed in (0, 1, 2**32 - 1)]
+    drawn = [each.drawn(["a"] * 20, step, part) for each in of for step in (0, 1, 2**16) for part in (0, 1)]
+    assert len({tuple(keep.flatten().tolist()) for keep in drawn}) == len(drawn)

@@ -36,13 +36,13 @@ def test_every_search_counts_once_and_more_budgets_take_longer(tmp_path, at_know
 
 
 def test_it_is_one_line_with_what_takes_how_long():
-    said = str(Forecast(5400, 240, 20))
+    said = str(Forecast(5400, 0, 240, 20))
     assert said.startswith(
         "This will take roughly 1.6 h at full depth's speed (searching plans 1.5 h, accuracy 4 min, "
     )
     assert "latency 20 s" in said
     assert "\n" not in said
-    assert "searching" not in str(Forecast(0, 240, 20))
+    assert "searching" not in str(Forecast(0, 0, 240, 20))
     assert [duration(seconds) for seconds in (0.4, 89, 91, 5399, 5401)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
@@ -50,3 +50,12 @@ def test_the_speed_is_measured_on_the_model_that_will_run(tmp_path):
     found = expected(tmp_path, "methods=[full]", "questions=3", "latency_questions=1")
     assert found.accuracy_s > 0
     assert found.latency_s > 0
+
+
+def test_drafts_are_made_and_timed_before(tmp_path, at_known_speed):
+    options = ("questions=4", "latency_questions=0", "search.confirm=10")
+    found = expected(tmp_path, "methods=[full,full+lookup,full+self]", *options)
+    assert found.drafts_s == pytest.approx(2 * (40 * 0.1 + 2 * module.TIMED * 0.5))
+    assert found.latency_s == 0
+    searched = expected(tmp_path, "methods=[full,litestage]", "search.draft=lookup", *options)
+    assert searched.drafts_s == pytest.approx(found.drafts_s / 2)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
 from litestage.errors import LiteStageError
+from litestage.methods.shorthand import wants_drafts
+from litestage.plan.words import NO_DRAFTS
 
 if TYPE_CHECKING:
     from litestage.stages import Question
@@ -41,6 +43,9 @@ def ask(
         spec: contestant.answer([asked], timed=True)[0] for spec, contestant in zip(specs, contestants, strict=True)
     }
     _print(asked, answers)
+    for spec, contestant in zip(specs, contestants, strict=True):
+        if wants_drafts(spec) and not contestant.plan.drafts:
+            print(f"{spec}, drafts: {NO_DRAFTS}.")
     if as_json:
         print_json({"question": asked.text, "options": asked.options, **{s: t.to_dict() for s, t in answers.items()}})
 

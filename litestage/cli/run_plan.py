@@ -7,9 +7,11 @@ from pathlib import Path
 
 from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
+from litestage.methods.shorthand import wants_drafts
 from litestage.plan import Plan, load_plan
 from litestage.plan.file import plan_to_dict
 from litestage.plan.schedule import step_sets
+from litestage.plan.words import NO_DRAFTS
 
 
 def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
@@ -23,6 +25,8 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
         bench = Workbench.open(config)
         plan = bench.plan(spec)
     _print(plan)
+    if wants_drafts(spec) and not plan.drafts:
+        print(f"Drafts: {NO_DRAFTS}.")
     if plan.certificate:
         print(plan.certificate)
     elif spec.endswith((".yaml", ".yml")):
@@ -72,15 +76,18 @@ def _print(plan: Plan) -> None:
                 stage.phase,
                 stage.compensation,
                 str(rule) if rule else "none",
+                str(stage.draft or "none"),
             ]
         )
         for start, skip in step_sets(stage.schedule):
             now = [" ".join(map(str, skip.mhsa)) or "none", " ".join(map(str, skip.ffn)) or "none"]
-            rows.append([f"{name}, from new token {start}", *now, "", "", ""])
+            rows.append([f"{name}, from new token {start}", *now, "", "", "", ""])
         if stage.schedule and "online" in stage.schedule:
             online = stage.schedule["online"]
             added = f"and those of mean cosine >= {online['threshold']:.4f}"
-            rows.append([f"{name}, from new token {online['observe'] + 1}", "as before", added, "", "", ""])
+            rows.append([f"{name}, from new token {online['observe'] + 1}", "as before", added, "", "", "", ""])
     print_table(
-        ["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit"], rows, title=f"Plan {plan.hash}"
+        ["stage", "attention skipped", "FFN skipped", "phase", "compensation", "exit", "drafts"],
+        rows,
+        title=f"Plan {plan.hash}",
     )

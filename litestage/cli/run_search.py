@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.config import load_config
-from litestage.plan.words import exit_in_short, what_it_does
+from litestage.plan.words import NO_DRAFTS, exit_in_short, what_it_does
 
 if TYPE_CHECKING:
     from litestage.search import SearchResult
@@ -48,6 +48,9 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
         print(found.plan.certificate or "It is not certified: no questions were kept for that (search.confirm=0).")
     else:
         print(_why_full_depth(found, config.search.max_accuracy_drop))
+    if config.search.draft != "none":
+        drafts = "; ".join(f"{stage}, {draft}" for stage, draft in found.plan.drafts.items())
+        print(f"Drafts: {drafts or NO_DRAFTS}.")
     reusing = bench.session.reusing
     print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")

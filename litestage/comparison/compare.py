@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
-from litestage.methods.shorthand import parse_shorthand, parted
+from litestage.methods.shorthand import parse_shorthand, parted, wants_drafts
 from litestage.plan import Plan, load_plan
-from litestage.plan.words import what_it_does
+from litestage.plan.words import NO_DRAFTS, what_it_does
 from litestage.progress import console
 from litestage.ranks import from_rank_zero, here
 from litestage.runner import Contestant, run
@@ -217,18 +217,20 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
                 f"{bench.config.model.name!r}."
             )
         session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
-        half = session.contestant(pipeline, Plan.full(pipeline.stage_names))
-        return Entrant(half, "retrained at half the depth", model=RETRAINED[body])
+        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
+        note = _said("retrained at half the depth", spec, plan)
+        return Entrant(session.contestant(pipeline, plan), note, model=RETRAINED[body])
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = bench.with_suffixes(search.plan, parted(spec)[1])
-        return Entrant(session.contestant(pipeline, plan), _note(search, bench.config), search)
+        return Entrant(session.contestant(pipeline, plan), _said(_note(search, bench.config), spec, plan), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
     method, numbers, plus = _parts(spec)
     budget = numbers.split(":")[0]
     at = (method + plus, int(budget)) if budget.isdecimal() else None
-    return Entrant(session.contestant(pipeline, bench.plan(spec)), at=at)
+    plan = bench.plan(spec)
+    return Entrant(session.contestant(pipeline, plan), _said("", spec, plan), at=at)
 
 
 def _search_behind(
@@ -242,6 +244,12 @@ def _search_behind(
     if body in bench.config.variants:
         return bench.search(variant(bench.config, body))
     return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
+
+
+def _said(note: str, spec: str, plan: Plan) -> str:
+    """What a row says, and that it has no drafts where it was to have some."""
+    without = f"drafts: {NO_DRAFTS}" if wants_drafts(spec) and not plan.drafts else ""
+    return "; ".join(filter(None, [note, without]))
 
 
 def _note(search: SearchResult, config: RunConfig) -> str:

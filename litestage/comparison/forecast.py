@@ -8,7 +8,8 @@ from statistics import fmean
 from time import perf_counter
 
 from litestage.config import SearchConfig, variant
-from litestage.methods.shorthand import parted
+from litestage.drafts.calibrated import TIMED
+from litestage.methods.shorthand import parted, wants_drafts
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero
 from litestage.runner import run
@@ -31,13 +32,19 @@ class Forecast:
     """Seconds, about."""
 
     search_s: float
+    drafts_s: float
     accuracy_s: float
     latency_s: float
 
     def __str__(self) -> str:
-        parts = [("searching plans", self.search_s), ("accuracy", self.accuracy_s), ("latency", self.latency_s)]
-        said = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts if seconds)
-        total = duration(self.search_s + self.accuracy_s + self.latency_s)
+        parts = {
+            "searching plans": self.search_s,
+            "drafts": self.drafts_s,
+            "accuracy": self.accuracy_s,
+            "latency": self.latency_s,
+        }
+        said = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items() if seconds)
+        total = duration(sum(parts.values()))
         return (
             f"This will take roughly {total} at full depth's speed ({said}); less where results were kept, more where "
             "a plan rambles."
@@ -51,11 +58,13 @@ def forecast(bench: Workbench, specs: Sequence[str], questions: Sequence[Questio
         specs: the methods that are compared.
         timed: how many questions each answers one at a time.
     """
-    together, alone = _seconds(bench, questions, timed > 0)
-    search = sum(_asked(bench, options) for options in _searches(bench, specs)) * together
-    return from_rank_zero(
-        lambda: Forecast(search, len(specs) * len(questions) * together, len(specs) * (timed + 1) * alone)
-    )
+    searches = _searches(bench, specs)
+    drafted = sum(map(wants_drafts, specs)) + sum(each is not None and each.draft != "none" for each in searches)
+    together, alone = _seconds(bench, questions, timed > 0 or drafted > 0)
+    search = sum(_asked(bench, options) for options in searches) * together
+    drafts = drafted * (len(bench.calibration()) * together + 2 * TIMED * alone)
+    latency = len(specs) * (timed + 1) * alone if timed else 0.0
+    return from_rank_zero(lambda: Forecast(search, drafts, len(specs) * len(questions) * together, latency))
 
 
 def _seconds(bench: Workbench, questions: Sequence[Question], timed: bool) -> tuple[float, float]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONTEXT = 128
 """Tokens at which a step's cost is taken."""
 TIMED = 16
-"""Questions over which it is seen whether drafts pay."""
+"""Questions over which it is seen whether drafts pay, at most half of all."""
 
 
 def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: Sequence[Question]) -> dict[str, Draft]:
@@ -50,11 +50,14 @@ def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: S
 
 
 def self_drafts(plan: Plan, importance: Importance, layers: int, stages: Sequence[str]) -> dict[str, Draft]:
-    """By stage, drafts that the model writes without a quarter of its sub-layers more, those of highest cosine."""
+    """By stage, drafts that the model writes without a quarter of its sub-layers more, those of highest cosine.
+
+    None of a stage that skips everything already.
+    """
     drafts = {}
     for stage in stages:
-        more = [name for name in importance.ranking() if name not in plan[stage].skip][: layers // 2]
-        drafts[stage] = Draft("skip", length=4, skip=SkipSet.of(more))
+        if more := [name for name in importance.ranking() if name not in plan[stage].skip][: layers // 2]:
+            drafts[stage] = Draft("skip", length=4, skip=SkipSet.of(more))
     return drafts
 
 
@@ -67,15 +70,20 @@ def token_share(costs: StepCosts) -> float:
 def that_pay(
     session: Session, plan: Plan, drafts: Mapping[str, Draft], pipeline: Pipeline, questions: Sequence[Question]
 ) -> dict[str, Draft]:
-    """The drafts of those stages that are faster with them, by the clock, on some of the ``questions``.
+    """The drafts of those stages that are faster with them, by the clock, on the ``questions``.
 
-    A stage's mean gain has to be more than its standard error; both ways of answering take turns.
+    They have to be others than those that were looked up, of which a draft knows the very text. A stage's mean gain has
+    to be more than its standard error; both ways of answering take turns. What a command that was killed has timed is
+    taken up, so that the same command makes the same plan.
     """
+    if not drafts:
+        return {}
     without = plan.with_drafts({})
     contestants = {
         name: session.contestant(pipeline, each) for name, each in (("no", without), ("yes", plan.with_drafts(drafts)))
     }
-    timed = run(questions[:TIMED], contestants, timed=True, progress="whether drafts pay")
+    label, journal = "whether drafts pay", session.reusing.store
+    timed = run(questions, contestants, timed=True, journal=journal, progress=label)
 
     def faster(index: int) -> bool:
         gains = [
@@ -85,7 +93,7 @@ def that_pay(
         return len(gains) > 1 and fmean(gains) > stdev(gains) / sqrt(len(gains))
 
     names = from_rank_zero(lambda: [name for index, name in enumerate(pipeline.stage_names) if faster(index)])
-    return {name: drafts[name] for name in names}
+    return {name: drafts[name] for name in names if name in drafts}
 
 
 def _seconds(stage: StageTrace) -> float:

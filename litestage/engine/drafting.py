@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
+from litestage.decoder.decoder import Path
 from litestage.drafts.lookup import Lookup
 from litestage.engine.rows import Row
 from litestage.engine.runner import HostRunner, RunningBatch
@@ -19,10 +21,8 @@ class Drafter:
 
     def __init__(self, runner: HostRunner, plan: StagePlan) -> None:
         assert plan.draft is not None
-        self._runner, self._draft = runner, plan.draft
+        self._runner, self._plan, self._draft = runner, plan, plan.draft
         self._lookups: dict[Row, Lookup] = {}
-        skip = SkipSet.of({*plan.skip.names, *self._draft.skip.names})
-        self._path = runner.path(replace(plan, skip=skip, compensation="none", draft=None), "decode")
 
     def decode(self, batch: RunningBatch) -> None:
         """The next token of every row that is going, and those after it that were guessed."""
@@ -40,6 +40,12 @@ class Drafter:
         for row, (_, *guessed) in guesses.items():
             row.guessed += len(guessed)
             row.accepted += sum(a == b for a, b in zip(guessed, row.tokens[written[row] :], strict=False))
+
+    @cached_property
+    def _path(self) -> Path:
+        """What writes a draft of kind ``skip``."""
+        skip = SkipSet.of({*self._plan.skip.names, *self._draft.skip.names})
+        return self._runner.path(replace(self._plan, skip=skip, compensation="none", draft=None), "decode")
 
     def _looked_up(self, row: Row) -> list[int]:
         if row not in self._lookups:

@@ -31,6 +31,11 @@ def parted(spec: str) -> tuple[str, tuple[str, ...]]:
     return body, tuple(sorted(suffixes))
 
 
+def wants_drafts(spec: str) -> bool:
+    """Whether a suffix asks for drafts."""
+    return not {"lookup", "self"}.isdisjoint(parted(spec)[1])
+
+
 @dataclass(frozen=True)
 class Shorthand:
     """A method, its budget in sub-layers per stage, its seed, and what is added to it (``SUFFIXES``)."""

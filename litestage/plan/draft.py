@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +60,25 @@ class Draft:
                 "draft from the prompt alone."
             )
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """As the plan's YAML has it."""
+    def __str__(self) -> str:
         if self.kind == "skip":
-            skip = {"mhsa": list(self.skip.mhsa), "ffn": list(self.skip.ffn)}
-            return {"kind": self.kind, "skip": skip, "length": self.length}
-        return {"kind": self.kind, "from": list(self.sources), "length": self.length, "least": self.least}
+            parts = [f"{kind} {' '.join(map(str, each))}" for kind, each in self._skipped.items() if each]
+            return f"{self.length} tokens without {', '.join(parts)}"
+        return f"{self.length} tokens by lookup: {', '.join(self.sources)}"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """As the plan's YAML has it, with a digest of the calibration outputs, which lie elsewhere."""
+        if self.kind == "skip":
+            return {"kind": self.kind, "skip": self._skipped, "length": self.length}
+        given = {"kind": self.kind, "from": list(self.sources), "length": self.length, "least": self.least}
+        if self.phrases is None:
+            return given
+        return {**given, "digest": hashlib.sha256(json.dumps(self.phrases.kept).encode()).hexdigest()[:16]}
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """The settings, and a digest of what is looked up."""
-        kept = json.dumps(self.phrases.kept) if self.phrases else ""
-        return {**self.settings, "digest": hashlib.sha256(kept.encode()).hexdigest()[:16]}
+    def _skipped(self) -> dict[str, list[int]]:
+        return {"mhsa": list(self.skip.mhsa), "ffn": list(self.skip.ffn)}
 
     def lookup(self, prompt: Sequence[int]) -> Lookup:
         """Guesses for one row of this prompt."""
@@ -89,7 +96,7 @@ def draft_from(raw: Any, tensors: Mapping[str, torch.Tensor]) -> Draft | None:
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"draft is {raw!r}; write kind: lookup with from and length, or kind: skip with skip.")
     kind = raw.get("kind", "lookup")
-    known = ("kind", "skip", "length") if kind == "skip" else ("kind", "from", "length", "least")
+    known = ("kind", "skip", "length") if kind == "skip" else ("kind", "from", "length", "least", "digest")
     known_keys("draft", raw, known)
     sources = raw.get("from", SOURCES)
     if not isinstance(sources, Sequence) or isinstance(sources, str):
@@ -101,7 +108,13 @@ def draft_from(raw: Any, tensors: Mapping[str, torch.Tensor]) -> Draft | None:
             raise LiteStageError(f"draft skip is {skip!r}; it holds mhsa and ffn.")
         return Draft(kind, skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())), **given)
     phrases = _phrases(tensors) if "calibration" in sources else None
-    return Draft(str(kind), tuple(map(str, sources)), phrases=phrases, **given)
+    draft = Draft(str(kind), tuple(map(str, sources)), phrases=phrases, **given)
+    if phrases is not None and raw.get("digest") not in (None, draft.settings["digest"]):
+        raise LiteStageError(
+            "the calibration outputs in the .safetensors file beside it belong to another plan; copy both files again, "
+            "or search the plan again."
+        )
+    return draft
 
 
 def draft_tensors(draft: Draft | None) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from litestage.errors import LiteStageError, did_you_mean
 from litestage.plan.certificate import Certificate
 from litestage.plan.draft import Draft
 from litestage.plan.exit import ExitRule
+from litestage.plan.skip import SkipSet
 from litestage.plan.stage import StagePlan
 
 SCHEMA = "litestage.plan/1"
@@ -57,7 +58,7 @@ class Plan:
             name: {
                 **stage.computation,
                 "exit": stage.exit.to_dict() if stage.exit else None,
-                **({"draft": stage.draft.identity} if stage.draft else {}),
+                **({"draft": stage.draft.settings} if stage.draft else {}),
             }
             for name, stage in sorted(self.stages.items())
         }
@@ -66,7 +67,12 @@ class Plan:
     @property
     def answers_hash(self) -> str:
         """The hash without drafts: of what decides the answers. It is what a certificate names."""
-        return self.with_drafts({}).hash if any(stage.draft for stage in self.stages.values()) else self.hash
+        return self.with_drafts({}).hash if self.drafts else self.hash
+
+    @property
+    def drafts(self) -> dict[str, Draft]:
+        """By stage, its draft, where it has one."""
+        return {name: stage.draft for name, stage in self.stages.items() if stage.draft}
 
     def certified_on(self, task: str) -> Certificate | None:
         """The plan's certificate, if it is of this task: of another it says nothing."""
@@ -130,12 +136,14 @@ def _check_pipeline(made_for: Mapping[str, Any], pipeline_hash: str | None) -> N
 
 def _check_layers(stages: Mapping[str, StagePlan], layers: int) -> None:
     for name, stage in stages.items():
-        for kind, layer in stage.skip_sets[-1].names:  # the largest
-            if layer >= layers:
-                raise LiteStageError(
-                    f"The plan skips {kind} {layer} in stage {name!r}, but the model's layers are "
-                    f"0 to {layers - 1}; correct the plan."
-                )
+        drafts = stage.draft.skip if stage.draft else SkipSet()
+        for does, skip in (("skips", stage.skip_sets[-1]), ("drafts without", drafts)):  # [-1] is the largest
+            for kind, layer in skip.names:
+                if layer >= layers:
+                    raise LiteStageError(
+                        f"The plan {does} {kind} {layer} in stage {name!r}, but the model's layers are "
+                        f"0 to {layers - 1}; correct the plan."
+                    )
 
 
 def _check_exits(stages: Mapping[str, StagePlan]) -> None:

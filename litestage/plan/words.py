@@ -9,6 +9,8 @@ from litestage.plan.exit import ExitRule
 
 Exit = Mapping[str, Any] | None
 """An exit rule as plain data: ``rule`` and its parameters."""
+NO_DRAFTS = "none stayed, as no stage was faster by the clock with them (a stage with a schedule has none)"
+"""Said of a plan that drafts were asked of and that has none."""
 
 
 def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
-from litestage.drafts.calibrated import lookup_drafts, self_drafts, that_pay
+from litestage.drafts.calibrated import TIMED, lookup_drafts, self_drafts, that_pay
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
 from litestage.errors import LiteStageError
@@ -190,23 +190,36 @@ class Session:
         pipeline: Pipeline | None,
         exit_rule: ExitRule | None = None,
     ) -> Plan:
-        """The plan with what a spec's suffixes add: ``exit``, ``lookup`` or ``self``."""
+        """The plan with what a spec's suffixes add: ``exit``, ``lookup`` or ``self``.
+
+        A stage with a schedule gets no draft.
+        """
         stages = pipeline.stage_names if pipeline else PLAIN_STAGE
         for suffix in suffixes:
             if suffix == "exit":
                 plan = self.with_calibrated_exits(plan.with_exit(exit_rule or ExitRule(), stages), task, pipeline)
-            elif pipeline is None:
+                continue
+            drafted = [stage for stage in stages if plan[stage].schedule is None]
+            if not drafted:
+                continue
+            if pipeline is None:
                 if suffix == "self":
-                    raise LiteStageError("+self ranks sub-layers on a task's calibration split; this task has none.")
-                plan = plan.with_drafts(dict.fromkeys(stages, Draft(sources=("prompt",))))
+                    raise LiteStageError(
+                        "+self ranks sub-layers on a task's calibration split, and this task has none; use +lookup."
+                    )
+                plan = plan.with_drafts(dict.fromkeys(drafted, Draft(sources=("prompt",))))
             else:
                 questions = task.questions("calibration")[: self.calibration_questions] if task else []
+                timed = min(TIMED, len(questions) // 2)
                 if suffix == "self":
                     importance = TaskMeasurements(self, "+self", task, pipeline).importance()
                     drafts = self_drafts(plan, importance, self.engine.decoder.layers, stages)
                 else:
-                    drafts = lookup_drafts(self, plan, pipeline, questions)
-                plan = plan.with_drafts(that_pay(self, plan, drafts, pipeline, questions) if questions else drafts)
+                    drafts = lookup_drafts(self, plan, pipeline, questions[timed:])
+                drafts = {stage: drafts[stage] for stage in drafted if stage in drafts}
+                plan = plan.with_drafts(
+                    that_pay(self, plan, drafts, pipeline, questions[:timed]) if questions else drafts
+                )
         return plan
 
     def with_calibrated_exits(self, plan: Plan, task: Calibration | None, pipeline: Pipeline | None) -> Plan:

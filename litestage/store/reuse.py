@@ -105,7 +105,7 @@ class ReusingEngine:
             **self.identity,
             "plan": plan.computation,
             "exit": plan.exit.to_dict() if plan.exit else None,
-            "draft": plan.draft.identity if plan.draft else None,
+            "draft": plan.draft.settings if plan.draft else None,
             "decoding": asdict(decoding),
             "drawing": DRAWING if decoding.temperature > 0 else None,
         }

@@ -7,6 +7,7 @@ plan skips them, and every stage has a rate of its own. Differs from LayerSkip: 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -39,7 +40,8 @@ class SublayerDropout:
 
         It depends on the seed, the step and the part of the step alone, so a run that goes on draws what it would have.
         """
-        generator = torch.Generator().manual_seed((self._seed << 40) + (step << 16) + part)
+        mixed = random.Random(f"{self._seed}/{step}/{part}").getrandbits(32)  # of a seed torch takes the last 32 bits
+        generator = torch.Generator().manual_seed(mixed)
         rates = torch.tensor([self.rates.get(stage, 0.0) for stage in stages], dtype=torch.float64)
         chances = torch.rand(len(self._rises), len(stages), generator=generator, dtype=torch.float64)
         return (chances >= self._rises[:, None] * rates).float()
