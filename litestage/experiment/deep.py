@@ -18,7 +18,7 @@ from litestage.engine import Decoding
 from litestage.errors import one_of
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
 from litestage.experiment.options import at_least, sublayer_budgets
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
@@ -287,10 +287,9 @@ def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> A
     figure, axes = panels(1 + len(config.budgets), width=3.9, share_y=False)
     for budget, colour in zip(config.budgets, PALETTE, strict=False):
         chosen = [row for row in forced if row["budget"] == budget]
-        style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": f"{budget} skipped"}
-        with_intervals(
-            axes[0], [row["from"] + config.bins / 2 for row in chosen], chosen, "differs", scale=100, **style
-        )
+        style = {"color": colour, "label": f"{budget} skipped", **LINE}
+        middles = [row["from"] + config.bins / 2 for row in chosen]
+        with_intervals(axes[0], middles, chosen, "differs", scale=100, **style)
     name_axes(axes[0], title="after full depth's own text", x="distance from the prompt, tokens")
     name_axes(axes[0], y="next tokens that differ, %")
     legend(axes[0])

@@ -11,7 +11,7 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
 from litestage.experiment.options import at_least, some, sublayer_budgets
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import over_budgets
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
@@ -86,7 +86,7 @@ def run(bench: Workbench, config: LoopsConfig) -> Findings:
         ],
         table=[_line([row for row in rows if (row["ranking"], row["budget"]) == key]) for key in _plans(rows)],
         shows=(_most(rows), _where_accuracy_stays(rows)),
-        figure=_figure(rows, list(config.rankings)),
+        figure=over_budgets(rows, config.rankings, "looping", title="{}", y="texts that end in a loop, %"),
         more={"definition": f"the last {SHORTEST} tokens or more stand there {TIMES} times in a row at the limit"},
         latency=NO_CLOCK,
     )
@@ -193,21 +193,6 @@ def _where_accuracy_stays(rows: Sequence[Row]) -> str:
         f"{head}of the former {len(_plans(looping))} write some texts that loop, most by {worst['ranking']} at "
         f"{worst['budget']} skipped in {worst['stage']}, {_said(worst)}, where accuracy drops by {drop_of(worst)}."
     )
-
-
-def _figure(rows: Sequence[Row], rankings: Sequence[str]) -> Any:
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    figure, axes = panels(len(stages))
-    for axis, stage in zip(axes, stages, strict=True):
-        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
-            chosen = [row for row in rows if row["stage"] == stage and row["ranking"] in (FULL, ranking)]
-            beside = [row["budget"] + 0.15 * shift for row in chosen]  # so that intervals can be told apart
-            style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": ranking}
-            with_intervals(axis, beside, chosen, "looping", scale=100, **style)
-        name_axes(axis, title=stage, x="sub-layers skipped in every stage")
-    name_axes(axes[0], y="texts that end in a loop, %")
-    legend(axes[0])
-    return figure
 
 
 EXPERIMENT = Experiment(LoopsConfig, run)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PALETTE = ("#c2410c", "#0f766e", "#1d4ed8", "#7c3aed", "#64748b", "#a16207", "#be185d", "#334155")
+LINE: dict[str, Any] = {"fmt": "o-", "markersize": 3, "linewidth": 1.2}
 
 
 def panels(columns: int, *, width: float = 4.0, height: float = 3.4, share_y: bool = True) -> tuple[Any, list[Any]]:
@@ -33,6 +34,25 @@ def name_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 
 def legend(axes: Any, **where: Any) -> None:
     axes.legend(fontsize=8, frameon=False, **where)
+
+
+def over_budgets(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], figure: str, *, title: str, y: str) -> Any:
+    """A Figure with a panel for every stage: the rows' ``figure``, in per cent, over budgets, a line for each ranking.
+
+    Args:
+        title: of a panel, with ``{}`` for its stage.
+    """
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    drawn, axes = panels(len(stages))
+    for axis, stage in zip(axes, stages, strict=True):
+        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
+            chosen = [row for row in rows if row["stage"] == stage and row["ranking"] in ("full", ranking)]
+            beside = [row["budget"] + 0.2 * shift for row in chosen]  # so that intervals can be told apart
+            with_intervals(axis, beside, chosen, figure, scale=100, color=colour, label=ranking, **LINE)
+        name_axes(axis, title=title.format(stage), x="sub-layers skipped in a stage")
+    name_axes(axes[0], y=y)
+    legend(axes[0])
+    return drawn
 
 
 def with_intervals(

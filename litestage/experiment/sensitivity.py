@@ -11,7 +11,7 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import over_budgets
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of
 from litestage.plan import Plan
@@ -60,7 +60,7 @@ def run(bench: Workbench, config: SensitivityConfig) -> Findings:
         columns=["ranking, stage", "skipped", *COLUMNS],
         table=[[f"{row['ranking']}, {row['stage']}", str(row["budget"]), *cells(row)] for row in rows],
         shows=(what_stages_bear(rows, config.rankings[0], sublayers), _rankings(rows, config.rankings, sublayers)),
-        figure=_figure(rows, config.rankings),
+        figure=over_budgets(rows, config.rankings, "accuracy_drop", title="only {} skips", y="accuracy lost, points"),
         more={"sublayers": sublayers},
     )
 
@@ -108,21 +108,6 @@ def _rankings(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], sublay
         a, b = (next(row for row in _of(rows, name, stage) if row["budget"] == most) for name in rankings[:2])
         parts.append(f"{stage} {drop_of(a)} against {drop_of(b)}")
     return f"At {most} skipped, {rankings[0]} loses against {rankings[1]}: {'; '.join(parts)}; and {inversion}."
-
-
-def _figure(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str]) -> Any:
-    stages = _stage_names(rows)
-    figure, axes = panels(len(stages))
-    for axis, stage in zip(axes, stages, strict=True):
-        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
-            chosen = _of(rows, ranking, stage)
-            beside = [row["budget"] + 0.25 * shift for row in chosen]  # so that intervals can be told apart
-            style = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2, "label": ranking}
-            with_intervals(axis, beside, chosen, "accuracy_drop", scale=100, **style)
-        name_axes(axis, title=f"only {stage} skips", x="sub-layers skipped in this stage")
-    name_axes(axes[0], y="accuracy lost, points")
-    legend(axes[0])
-    return figure
 
 
 EXPERIMENT = Experiment(SensitivityConfig, run)

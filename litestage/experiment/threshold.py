@@ -14,7 +14,7 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
 from litestage.plan import ExitRule, Plan
@@ -156,7 +156,7 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
             chosen = [row for row in rows if (row["of"], row["window"]) == (spec, window)]
             beside = [row["threshold"] + 0.006 * shift for row in chosen]  # so that intervals can be told apart
             against = [row["against_uncut"] for row in chosen]
-            style: dict[str, Any] = {"fmt": "o-", "color": colour, "markersize": 3, "linewidth": 1.2}
+            style = {"color": colour, **LINE}
             with_intervals(lost, beside, against, "accuracy_drop", scale=100, label=f"window {window}", **style)
             with_intervals(faster, beside, against, "predicted_speedup", **style)
         name_axes(lost, title=spec, x="threshold", y="accuracy lost against uncut, points")
