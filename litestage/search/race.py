@@ -24,7 +24,7 @@ class Standing(Pairs):
 
         One discordant pair is added, so that none at all is not taken for certainty.
         """
-        return self.drop + Z90 * sqrt(self.lost + self.gained + 1) / self.n
+        return min(1.0, self.drop + Z90 * sqrt(self.lost + self.gained + 1) / self.n)
 
     def within(self, bound: float, sure: bool = True) -> bool:
         """Whether the drop's one-sided 90 % upper limit stays within ``bound``; not to be ``sure``, the drop itself.
