@@ -95,7 +95,7 @@ def search_row(shape: Shape, tokenizer: Any = None, options: Sequence[str] = ())
         config = load_config(["task=obqa", "search.strategy=pareto", "search.calibration=500", *options])
         session = Session(loaded, engine, ReusingEngine(engine, "random", ResultStore()), batch_size=128)
         work = Workbench.open(config, session)
-        questions = len(work.calibration())
+        questions = len(work.calibration()) + len(work.confirmation())
         began = perf_counter()
         found = work.search()
     except LiteStageError as error:

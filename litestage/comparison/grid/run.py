@@ -14,7 +14,7 @@ from litestage.comparison.compare import check_methods
 from litestage.comparison.grid.cells import Cell, cells_of, results_before
 from litestage.comparison.grid.summary import SCHEMA, summarise_grid
 from litestage.comparison.write import compare_into
-from litestage.config import RunConfig, save_config
+from litestage.config import GridConfig, RunConfig, save_config
 from litestage.errors import LiteStageError
 from litestage.ranks import from_rank_zero, launch, own_folder
 from litestage.report.grid import write_grid_report
@@ -69,7 +69,7 @@ def run_cells(
             if cell.config.model != model:
                 session, model = None, cell.config.model  # the other model's memory is free before this one's is taken
             try:
-                session, run.found[cell] = _run(cell, own_root / cell.folder, session, typed)
+                session, run.found[cell] = _run(cell, own_root / cell.folder, session, typed, config.grid)
                 end(cell, run.found[cell])
             except LiteStageError as error:
                 run.failed[cell] = str(error)
@@ -79,15 +79,18 @@ def run_cells(
     return run
 
 
-def _run(cell: Cell, folder: Path, session: Session | None, typed: str) -> tuple[Session, dict[str, Any]]:
+def _run(
+    cell: Cell, folder: Path, session: Session | None, typed: str, grid: GridConfig
+) -> tuple[Session, dict[str, Any]]:
     """Runs one comparison, on the session of the one before if that was the same model; returns session and results."""
     bench = Workbench.open(cell.config, session)
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
     save_config(cell.config, folder)
-    model, task = cell.config.model.name, cell.config.task
-    words = typed, *map(shlex.quote, (f"grid.model=[{model}]", f"grid.task=[{task}]", f"grid.seed=[{cell.seed}]"))
+    named = {"model": cell.config.model.name, "task": cell.config.task, "seed": cell.seed}
+    alone = [f"grid.{kind}=[{name}]" for kind, name in named.items() if getattr(grid, kind)]
+    words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
     return bench.session, compare_into(folder, bench, " ".join(words))[0]
 
 
