@@ -66,9 +66,7 @@ def test_a_real_model_answers_in_stages(asked, tmp_path):
         recall, analyze, summarize = (stage["texts"] for stage in said[spec]["stages"])
         assert len(recall) == len(summarize) == 1
         assert len(analyze) == len(said["options"])
-    assert all(
-        text.endswith(("so it is correct.", "so it is incorrect.")) for text in said["full"]["stages"][1]["texts"]
-    )
+    assert all(text.endswith((" is correct.", " is incorrect.")) for text in said["full"]["stages"][1]["texts"])
     assert said["full"]["stages"][2]["texts"] == [f"So the answer is option {said['full']['answer']}."]
 
 
