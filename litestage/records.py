@@ -119,6 +119,7 @@ class _Method(_Judged):
     accuracy_drop_ci95: Limits
     agreement: Share = _ABSENT
     agreement_ci95: Limits = _ABSENT
+    certified: bool = _ABSENT
     certificate: Certified | None = None
     method: str = ""
     budget: Count = 0
@@ -227,6 +228,7 @@ class Search(_Shape):
     chosen: _Candidate
     frontier: list[_Candidate]
     candidates: list[_Candidate]
+    certified: bool = _ABSENT
     certificate: Certified | None = None
     command: str = ""
 

@@ -288,10 +288,10 @@ def test_a_certificate_is_one_sentence_with_its_figures_and_what_it_does_not_say
 
 def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_says_nothing():
     full = {"plan": "a"}
-    assert certified({"plan": "b", "certificate": asdict(CERTIFICATE)}, full) == "2 points, 90 %"
-    assert certified({"plan": "b", "certificate": None}, full) == "no"
-    assert certified({"plan": "a", "certificate": None}, full) == "full depth"
-    assert certified({"plan": "a", "certificate": None, "model": "half"}, full) == "no"
+    assert certified({"plan": "b", "certified": True, "certificate": asdict(CERTIFICATE)}, full) == "2 points, 90 %"
+    assert certified({"plan": "b", "certified": False}, full) == "no"
+    assert certified({"plan": "a", "certified": False}, full) == "full depth"
+    assert certified({"plan": "a", "certified": False, "model": "half"}, full) == "no"
     assert certified({"plan": "b"}, full) == ""
     plan = replace(PLAN, certificate=CERTIFICATE)
     for task, expected in (("menagerie", CERTIFICATE), ("obqa", None)):
@@ -311,15 +311,15 @@ def test_search_json_and_its_report_have_the_certificate(tmp_path):
 def test_a_comparisons_first_sentences_say_what_the_searched_plan_is_certified_at():
     measured = {"latency_s": {"mean": 0.03}, "speedup": 1.5, "speedup_ci95": [1.4, 1.6]}
     lost = {"accuracy": 0.9, "accuracy_drop": 0.01, "accuracy_drop_ci95": [0.0, 0.02]}
-    full = {"name": "full", "plan": "a", "certificate": None, **measured, **lost}
+    full = {"name": "full", "plan": "a", "certified": False, **measured, **lost}
 
     def said(**more):
         return in_two_sentences(
             {"n": 100, "methods": [full, {"name": "litestage", "plan": "b", **measured, **lost, **more}]}
         )
 
-    assert str(CERTIFICATE) in said(certificate=asdict(CERTIFICATE))
-    assert said(certificate=None).endswith("It is not certified to keep a bound.")
+    assert str(CERTIFICATE) in said(certified=True, certificate=asdict(CERTIFICATE))
+    assert said(certified=False).endswith("It is not certified to keep a bound.")
     assert "ertified" not in said()
 
 

@@ -20,7 +20,7 @@ SEED = 20261
 KILLS = {"greedy": 7, "pareto": 3}
 OPTIONS = {
     "greedy": ["search.calibration=8", "search.max_budget=2", "engine.batch_size=4"],
-    "pareto": ["search.strategy=pareto", "search.calibration=16", "search.max_budget=3", "engine.batch_size=8"],
+    "pareto": ["search.strategy=pareto", "search.calibration=32", "search.max_budget=3", "engine.batch_size=8"],
 }
 
 SEARCHES = """
@@ -122,7 +122,7 @@ def test_a_search_killed_again_and_again_goes_on_and_ends_with_the_same_plan(tmp
     assert start(whole, strategy) == 0
     expected, order = plan_hash(whole), batches(records(whole))
     assert yaml.safe_load((whole / "plan.yaml").read_text())["stages"]  # something was searched
-    assert len(order) >= 8
+    assert len(order) > 10
     assert len([key for key in records(whole) if key.startswith("step_costs/")]) == 1  # what was kept was used
     # Moments by progress, not by the clock: early, late and in between however busy the machine is.
     chance, kills = random.Random(SEED), KILLS[strategy]

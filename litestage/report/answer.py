@@ -54,9 +54,9 @@ def answer(run: Run) -> str:
 
 def _promised(entry: Mapping[str, Any]) -> str:
     """The certificate's sentence, or that there is none; nothing where nobody looked."""
-    if "certificate" not in entry:
+    if "certified" not in entry:
         return ""
-    certificate = entry["certificate"]
+    certificate = entry.get("certificate")
     return f" {Certificate(**certificate)}" if certificate else " It is not certified to keep a bound."
 
 

@@ -55,7 +55,7 @@ def comparison(reports: Path) -> str:
 def _table(results: Mapping[str, Any]) -> str:
     stages = list(results["methods"][0]["stages"])
     agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
-    promise = ["certified"] if "certificate" in results["methods"][0] else []
+    promise = ["certified"] if "certified" in results["methods"][0] else []
     columns = ["method", "accuracy", "drop, points [95 %]", *agreement, *promise, "ms", "times as fast [95 %]"]
     columns += [f"skipped: {' / '.join(stages)}", ""]
     lines = [
@@ -182,7 +182,7 @@ def _row(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
         f"{method['accuracy']:.1%}",
         signed_points(method),
         *([share(method)] if "agreement" in method else []),
-        *([certified(method, full)] if "certificate" in method else []),
+        *([certified(method, full)] if "certified" in method else []),
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,

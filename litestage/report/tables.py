@@ -61,11 +61,11 @@ def methods_table(results: Mapping[str, Any]) -> Table:
 
 def certified(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     """The bound and confidence that a row's plan is certified at, or ``no``; empty where nobody looked."""
-    if "certificate" not in method:
+    if "certified" not in method:
         return ""
-    if method["certificate"] is None:
+    if not (certificate := method.get("certificate")):
         return "full depth" if method["plan"] == full["plan"] and not method.get("model") else "no"
-    return Certificate(**method["certificate"]).short
+    return Certificate(**certificate).short
 
 
 def _methods_note(results: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
             "by likelihood: of so many questions the last text named no option, and the letter that the model held the "
             "most probable after it was taken."
         )
-    if any("certificate" in method for method in results["methods"]):
+    if any("certified" in method for method in results["methods"]):
         remarks.append(
             "certified: the bound that a row's plan is shown to keep, and the confidence, by calibration questions "
             f"that its search did not see, for each row by itself. It says nothing of {SAYS_NOTHING_OF}."
