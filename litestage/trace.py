@@ -34,6 +34,8 @@ class StageTrace:
         token_ids: the new tokens of each row, of which ``texts`` are the text.
         guessed, accepted: tokens that a draft guessed for all rows, and those of them that were right.
         signals: per row, what else the exit rule asked of every step, by name.
+        reused_tokens: per row, how much of the prompt was not prefilled, as keys and values of it were left by the stage
+            before. Only by the clock, under a plan with ``prefix_cache``.
     """
 
     name: str
@@ -51,6 +53,7 @@ class StageTrace:
     guessed: int = 0
     accepted: int = 0
     signals: tuple[Mapping[str, Sequence[float]], ...] = ()
+    reused_tokens: tuple[int, ...] = ()
 
     @property
     def successive_tokens(self) -> int:

@@ -1,10 +1,11 @@
 """The prefix cache: keys and values that outlive their lane, left by a stage to the next or common to all prompts.
 
-A stage's prompt mostly begins with the one before it, and goes on with what that stage wrote. Where both stages run
-the same sub-layers in the same way (the same skip set, in prefill and decode), a token behind the same tokens has the
-same keys and values, so only what is new is prefilled. Stages that skip differently prefill afresh: another stage's
-keys and values would be wrong. By the clock nothing is left to the next stage: every stage prefills afresh, as in the
-paper.
+A stage's prompt mostly begins with the one before it, and goes on with what that stage wrote. Behind the same tokens a
+token has the same keys and values where the same sub-layers ran in the same way, so those are not prefilled again: of
+the prompt, where both stages run their prompts alike, and of the text too, where it was written as prompts are run
+(which text that skips behind prompts of full depth was not). Stages that skip differently prefill afresh:
+another stage's keys and values would be wrong. By the clock a stage leaves something only under a plan with
+``prefix_cache``: in the paper every stage prefills afresh.
 """
 
 from __future__ import annotations
@@ -70,23 +71,35 @@ class PrefixCache:
 
     def take(self, plan: StagePlan) -> dict[int, CachedPrefix]:
         """What an earlier stage has left that this plan's rows can use; the rest is dropped."""
-        usable = self._prefixes if self._plan is not None and _runs_alike(self._plan, plan) else {}
+        usable = self._prefixes if self._plan is not None and prompts_alike(self._plan, plan) else {}
         self._prefixes, self._bytes, self._plan = {}, 0, plan
         return usable
 
     @property
     def wanted(self) -> bool:
         """Whether the next stage can use what rows of the plan that took last will leave."""
-        return self._plan is not None and self.following is not None and _runs_alike(self._plan, self.following)
+        return self._plan is not None and self.following is not None and prompts_alike(self._plan, self.following)
+
+    @property
+    def texts(self) -> bool:
+        """Whether that includes what the rows write."""
+        return self._plan is not None and self.following is not None and texts_alike(self._plan, self.following)
 
     def put(self, group: int, prefix: CachedPrefix) -> None:
-        """Keeps it for the next stage, if there is room."""
+        """Keeps it for the next stage, if it is the first or there is room."""
         with self._lock:
-            if self._bytes + prefix.nbytes <= MAX_BYTES:
+            if not self._prefixes or self._bytes + prefix.nbytes <= MAX_BYTES:
                 self._prefixes[group] = prefix
                 self._bytes += prefix.nbytes
 
 
-def _runs_alike(one: StagePlan, two: StagePlan) -> bool:
-    """Whether keys and values of the first, of its prompts and of what it wrote, are those of the second's prompts."""
+def prompts_alike(one: StagePlan, two: StagePlan) -> bool:
+    """Whether keys and values of the first's prompts are those of the second's."""
+    if one.phase == "decode" and two.phase == "decode":
+        return True  # both at full depth
+    return texts_alike(*(StagePlan() if plan.phase == "decode" else plan for plan in (one, two)))
+
+
+def texts_alike(one: StagePlan, two: StagePlan) -> bool:
+    """Whether keys and values of what the first writes are those of the second's prompts."""
     return one.phase == "both" and one.schedule is None and one.computation == two.computation

@@ -54,6 +54,8 @@ class PromptTree:
         count, row = prefix.longest(self.beginning)
         if count >= MIN_REUSED_TOKENS and count > self.known:
             self.known, self._prefix = count, (prefix, row)
+            for each in self.rows:
+                each.reused = count
 
     def fill(self, cache: KVCache, lane: int) -> None:
         """Empties a lane but for the known tokens."""
@@ -61,9 +63,10 @@ class PromptTree:
         if self._prefix is not None:
             cache.fill(lane, *self._prefix, self.known)
 
-    def cached(self, cache: KVCache, lane: int) -> CachedPrefix:
-        """What the lane holds of every row; of a row's last token nothing was made."""
-        return cache.copy_of(lane, [(self.branch[row], row.sequence[:-1]) for row in self.rows])
+    def cached(self, cache: KVCache, lane: int, texts: bool) -> CachedPrefix:
+        """What the lane holds of every row's prompt, and text if wanted; of a row's last token nothing was made."""
+        held = [(self.branch[row], row.sequence[:-1] if texts else row.request.prompt) for row in self.rows]
+        return cache.copy_of(lane, held)
 
     @property
     def going(self) -> list[Row]:

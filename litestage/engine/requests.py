@@ -57,6 +57,7 @@ class Generation:
         confidences: the largest softmax probability of every step taken, when they were asked for.
         prompt_tokens: length of the prompt.
         guessed, accepted: tokens that the plan's draft guessed, and those of them that were right.
+        reused: first tokens of the prompt that were not prefilled, as another lane had held them.
         signals: what else the exit rule asked of every step (:mod:`litestage.engine.signals`), by name.
     """
 
@@ -67,6 +68,7 @@ class Generation:
     confidences: tuple[float, ...] = field(default=(), repr=False)
     guessed: int = field(default=0, compare=False)
     accepted: int = field(default=0, compare=False)
+    reused: int = field(default=0, compare=False)
     signals: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
 
     def cut(self, rule: ExitRule, eos: int, text_of: Callable[[tuple[int, ...]], str]) -> Generation:

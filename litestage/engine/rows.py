@@ -36,6 +36,7 @@ class Row:
         self.exit, self.eos, self._detokenise = exit_rule, eos, detokenise
         self.rerun_length: int | None = None
         self.guessed = self.accepted = 0  # tokens of drafts
+        self.reused = 0  # tokens of the prompt that need no prefill
 
     @property
     def sequence(self) -> list[int]:
@@ -125,6 +126,7 @@ class Row:
             confidences=tuple(self.confidences) if self._keeps_confidences else (),
             guessed=self.guessed,
             accepted=self.accepted,
+            reused=self.reused,
             signals={name: tuple(values) for name, values in self.signals.items()},
         )
 

@@ -141,7 +141,7 @@ class Scheduler:
                 if any(row.stop == "non_finite" for row in tree.rows):
                     cache.wipe(lane)
                 elif self._leave is not None:
-                    self._leave.put(tree.rows[0].request.group, tree.cached(cache, lane))
+                    self._leave.put(tree.rows[0].request.group, tree.cached(cache, lane, self._leave.texts))
                 trees[lane] = None
 
 

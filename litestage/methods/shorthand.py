@@ -1,4 +1,4 @@
-"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``; any of them ``+exit``, ``+lookup`` or ``+self``."""
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``; any of them ``+exit``, ``+prefix``, ``+lookup``, ``+self``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
 from litestage.plan import ExitRule, Plan
 
-SUFFIXES = ("exit", "lookup", "self")
-"""What may be added to any method: the exit rule; drafts looked up, or written by the model with more skipped."""
+SUFFIXES = ("exit", "prefix", "lookup", "self")
+"""What may be added to any method, in the order in which it is: the exit rule; the prefix cache between stages; drafts
+looked up, or written by the model with more skipped."""
 
 
 def parted(spec: str) -> tuple[str, tuple[str, ...]]:
@@ -24,11 +25,12 @@ def parted(spec: str) -> tuple[str, tuple[str, ...]]:
     for suffix in suffixes:
         if suffix not in SUFFIXES:
             raise LiteStageError(
-                f"The plan {spec!r} ends in '+{suffix}'; only '+exit', '+lookup' and '+self' can follow a method."
+                f"The plan {spec!r} ends in '+{suffix}'; only '+exit', '+prefix', '+lookup' and '+self' can follow "
+                "a method."
             )
     if len({*suffixes}) < len(suffixes) or {"lookup", "self"} <= {*suffixes}:
-        raise LiteStageError(f"The plan {spec!r} has a suffix too many; give +exit once, and one of +lookup and +self.")
-    return body, tuple(sorted(suffixes))
+        raise LiteStageError(f"The plan {spec!r} has a suffix too many; give each once, and one of +lookup and +self.")
+    return body, tuple(sorted(suffixes, key=SUFFIXES.index))
 
 
 def wants_drafts(spec: str) -> bool:

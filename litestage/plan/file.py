@@ -43,7 +43,7 @@ class _File(TypedDict):
     certificate: CertificateFile | None
 
 
-_PLAN_KEYS = ("schema", "model", "pipeline", "stages", "certificate", "provenance")
+_PLAN_KEYS = ("schema", "model", "pipeline", "prefix_cache", "stages", "certificate", "provenance")
 _STAGE_KEYS = ("skip", "phase", "compensation", "compensation_digest", "schedule", "exit", "draft")
 
 
@@ -53,6 +53,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": dict(plan.model) if plan.model else None,
         "pipeline": dict(plan.pipeline) if plan.pipeline else None,
+        **({"prefix_cache": True} if plan.prefix_cache else {}),
         "stages": {
             name: {
                 "skip": {"mhsa": list(stage.skip.mhsa), "ffn": list(stage.skip.ffn)},
@@ -127,11 +128,15 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
             raise LiteStageError(
                 f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out."
             )
+    prefix_cache = raw.get("prefix_cache", False)
+    if not isinstance(prefix_cache, bool):
+        raise LiteStageError(f"prefix_cache is {prefix_cache!r}; write true or false.")
     plan = Plan(
         stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
         model=raw.get("model"),
         pipeline=raw.get("pipeline"),
         provenance=raw.get("provenance") or {},
+        prefix_cache=prefix_cache,
     )
     if raw.get("certificate") is None:
         return plan

@@ -60,13 +60,14 @@ class Contestant:
         clock = self.engine.engine.clock
         outputs: dict[str, str | list[str]] = {}
         done: list[tuple[Stage, list[Request], list[Generation], dict[str, float | None]]] = []
+        prefixes = PrefixCache() if self.plan.prefix_cache else None
         started = began = clock()
-        for stage in self.pipeline.stages:
+        for stage, following in zip(self.pipeline.stages, [*self.pipeline.stages[1:], None], strict=True):
             requests = self._requests(stage, 0, question, outputs)
             if any(_broken(rows) for _, _, rows, _ in done):
                 rows, prefill_s, ttft_s = _nothing(requests), 0.0, None
             else:
-                rows, prefill_s, ttft_s = self._generated(stage, requests, began)
+                rows, prefill_s, ttft_s = self._generated(stage, requests, began, prefixes, following)
             outputs[stage.name] = _output(stage, rows)
             ended = clock()
             seconds = {"prefill_s": prefill_s, "decode_s": ended - began - prefill_s, "ttft_s": ttft_s}
@@ -78,15 +79,27 @@ class Contestant:
         return Trace(question.id, self.plan.hash, stages, answer, _correct(question, answer), latency_s, by)
 
     def _generated(
-        self, stage: Stage, requests: list[Request], began: float
+        self,
+        stage: Stage,
+        requests: list[Request],
+        began: float,
+        prefixes: PrefixCache | None,
+        following: Stage | None,
     ) -> tuple[list[Generation], float, float | None]:
-        """A stage's rows, the seconds since it ``began`` that were prefill, and those until its first token, if any."""
+        """A stage's rows, the seconds since it ``began`` that were prefill, and those until its first token, if any.
+
+        What the stage before left in ``prefixes`` is used, and what this one leaves to the ``following`` goes there.
+        """
         engine, plan, decoding = self.engine.engine, self.plan[stage.name], self._decoding(stage)
         rows: list[Generation] = []
         prefill_s, ttft_s = engine.clock() - began, None
-        for part in [[request] for request in requests] if _one_by_one(stage) else [requests]:
+        parts = [[request] for request in requests] if _one_by_one(stage) else [requests]
+        for number, part in enumerate(parts, 1):
             before = engine.clock() - began
-            batch = engine.generate(part, plan, decoding)
+            if prefixes is not None:
+                last = number == len(parts)
+                prefixes.following = plan if not last else self.plan[following.name] if following else None
+            batch = engine.generate(part, plan, decoding, prefixes=prefixes)
             rows += batch.generations
             prefill_s += batch.prefill_s
             if ttft_s is None and any(row.tokens for row in batch.generations):
@@ -206,4 +219,5 @@ def _stage_trace(
         guessed=sum(row.guessed for row in rows),
         accepted=sum(row.accepted for row in rows),
         signals=tuple(row.signals for row in rows) if any(row.signals for row in rows) else (),
+        reused_tokens=tuple(row.reused for row in rows) if any(row.reused for row in rows) else (),
     )

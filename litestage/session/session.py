@@ -190,7 +190,7 @@ class Session:
         pipeline: Pipeline | None,
         exit_rule: ExitRule | None = None,
     ) -> Plan:
-        """The plan with what a spec's suffixes add: ``exit``, ``lookup`` or ``self``.
+        """The plan with what a spec's suffixes add: ``exit``, ``prefix``, ``lookup`` or ``self``.
 
         A stage with a schedule gets no draft.
         """
@@ -198,6 +198,9 @@ class Session:
         for suffix in suffixes:
             if suffix == "exit":
                 plan = self.with_calibrated_exits(plan.with_exit(exit_rule or ExitRule(), stages), task, pipeline)
+                continue
+            if suffix == "prefix":
+                plan = replace(plan, prefix_cache=True)
                 continue
             drafted = [stage for stage in stages if plan[stage].schedule is None]
             if not drafted:
