@@ -34,8 +34,8 @@ class StageTrace:
         token_ids: the new tokens of each row, of which ``texts`` are the text.
         guessed, accepted: tokens that a draft guessed for all rows, and those of them that were right.
         signals: per row, what else the exit rule asked of every step, by name.
-        reused_tokens: per row, how much of the prompt was not prefilled, as keys and values of it were left by the stage
-            before. Only by the clock, under a plan with ``prefix_cache``.
+        reused_tokens: per row, how much of the prompt was not prefilled, as the stage before had left
+            its keys and values. Only by the clock, under a plan with ``prefix_cache``.
     """
 
     name: str

@@ -9,11 +9,16 @@ from test_fast import outcome
 from tiny import FAMILIES, LONGROPES, contestant, random_prompts, some_questions, tiny_engine
 
 from litestage.config import load_config
+from litestage.data import load_task
 from litestage.engine import Decoding, Engine, PrefixCache, Request, scheduler
-from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
+from litestage.errors import LiteStageError
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.session import Session
 from litestage.session.workbench import Workbench
+from litestage.stages import load_pipeline
 from litestage.store import ResultStore, ReusingEngine
 
+PIPELINE = load_pipeline("recall_analyze_summarize")
 SEVERAL = SkipSet(mhsa=(1,), ffn=(2,))
 REUSING = [family for family in FAMILIES if family not in LONGROPES]  # its rotary factors change under way
 
@@ -54,7 +59,7 @@ def test_stages_that_run_the_same_sublayers_write_the_same_with_half_the_tokens(
     ("second", "third"),
     [
         (StagePlan(SEVERAL), StagePlan()),
-        (StagePlan(phase="decode", skip=SEVERAL), StagePlan(phase="decode", skip=SEVERAL)),
+        (StagePlan(phase="decode", skip=SEVERAL), StagePlan(SEVERAL)),
         (StagePlan(SkipSet(mhsa=(0,))), StagePlan(SkipSet(mhsa=(2,)))),
     ],
     ids=["another set", "prompts at full depth", "another attention"],
@@ -64,6 +69,22 @@ def test_stages_that_do_not_run_the_same_prefill_afresh(second, third):
     afresh, tokens = stages(engine, plans, None)
     carried, as_many = stages(engine, plans, PrefixCache())
     assert (outcome(carried), as_many) == (outcome(afresh), tokens)
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        [StagePlan(SEVERAL, phase="decode")] * 3,
+        [StagePlan(SEVERAL, phase="decode"), StagePlan(), StagePlan(SkipSet(ffn=(0,)), phase="decode")],
+        [StagePlan(), StagePlan(schedule={"steps": [{"from": 3, "ffn": [1]}]}, phase="decode"), StagePlan()],
+    ],
+    ids=["one set", "each its own", "a growing set"],
+)
+def test_prompts_at_full_depth_are_shared_by_stages_whose_text_skips(plans):
+    afresh, all_tokens = stages(tiny_engine("llama"), plans, None)
+    carried, fewer = stages(tiny_engine("llama"), plans, PrefixCache())
+    assert outcome(carried) == outcome(afresh)
+    assert fewer < 0.9 * all_tokens
 
 
 def test_a_stage_left_out_between_leaves_nothing_of_its_own_to_be_mistaken():
@@ -139,3 +160,47 @@ def test_sixteen_questions_of_the_reference_model_are_so_many_tokens():
         torch.set_num_threads(threads)
     assert done.tokens / len(asked) < 165
     assert done.passes <= 35
+
+
+# --- by the clock ---
+
+
+@pytest.mark.parametrize("analyze", ["per_option", "per_option_sequential", "joint"])
+@pytest.mark.parametrize(
+    "plan",
+    [Plan.full(PIPELINE.stage_names), Plan(dict.fromkeys(PIPELINE.stage_names, StagePlan(SEVERAL, phase="decode")))],
+    ids=["full depth", "skipping in decode"],
+)
+def test_by_the_clock_a_plan_with_a_prefix_cache_writes_the_same_with_less_prefill(plan, analyze):
+    pipeline = PIPELINE.with_mode(analyze)
+    session = Session.open("reference")
+    plans = {"afresh": plan, "cached": replace(plan, prefix_cache=True)}
+    questions = load_task("menagerie").questions("test")[:6]
+    before = session.engine.decoder.work.tokens
+    afresh = session.run(questions, {"afresh": plans["afresh"]}, pipeline, timed=True)["afresh"]
+    between = session.engine.decoder.work.tokens
+    cached = session.run(questions, {"cached": plans["cached"]}, pipeline, timed=True)["cached"]
+    after = session.engine.decoder.work.tokens
+    for one, two in zip(afresh, cached, strict=True):
+        assert [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in two.stages]
+        assert one.answer == two.answer
+        assert not any(stage.reused_tokens for stage in one.stages)
+        recall, *later = two.stages
+        assert recall.reused_tokens == ()
+        assert all(
+            0 < reused < prompt
+            for stage in later
+            for reused, prompt in zip(stage.reused_tokens, stage.prompt_tokens, strict=True)
+        )
+    assert after - between < 0.85 * (between - before)
+
+
+def test_a_plan_keeps_its_certified_answers_with_a_prefix_cache(tmp_path):
+    plan = Plan({"recall": StagePlan(SEVERAL)})
+    cached = replace(plan, prefix_cache=True)
+    assert cached.answers_hash == plan.hash != cached.hash
+    save_plan(cached, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml") == cached
+    (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nprefix_cache: 3\nstages: {}\n")
+    with pytest.raises(LiteStageError, match="prefix_cache is 3; write true or false"):
+        load_plan(tmp_path / "plan.yaml")

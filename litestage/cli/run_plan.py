@@ -91,3 +91,5 @@ def _print(plan: Plan) -> None:
         rows,
         title=f"Plan {plan.hash}",
     )
+    if plan.prefix_cache:
+        print("A stage begins with the keys and values that the one before left, where both run the same sub-layers.")

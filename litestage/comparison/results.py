@@ -147,7 +147,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
     }
     if measured.model:
         entry["model"] = measured.model
-    if notes := [*filter(None, [measured.note]), *_accepted(entry["stages"])]:
+    if notes := [*filter(None, [measured.note]), *_accepted(entry["stages"]), *_prefilled_once(entry["stages"])]:
         entry["note"] = "; ".join(notes)
     return entry
 
@@ -160,6 +160,7 @@ def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str
         "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
         **_means([trace.stages[index] for trace in clocked], ("prefill_s", "decode_s", "ttft_s", "tpot_s")),
         **_draft([trace.stages[index] for trace in clocked]),
+        **_reused([trace.stages[index] for trace in clocked]),
     }
 
 
@@ -176,6 +177,18 @@ def _accepted(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """In words, what the stages' drafts were worth."""
     shares = [f"{name} {stage['draft']['accepted']:.0%}" for name, stage in stages.items() if "draft" in stage]
     return [f"guesses accepted: {', '.join(shares)}"] if shares else []
+
+
+def _reused(clocked: Sequence[StageTrace]) -> dict[str, float]:
+    """Which share of all prompt tokens was not prefilled again; nothing where none was."""
+    reused = sum(sum(stage.reused_tokens) for stage in clocked)
+    return {"reused": reused / sum(sum(stage.prompt_tokens) for stage in clocked)} if reused else {}
+
+
+def _prefilled_once(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """In words, what the prefix cache was worth."""
+    shares = [f"{name} {stage['reused']:.0%}" for name, stage in stages.items() if "reused" in stage]
+    return [f"prompt not prefilled again: {', '.join(shares)}"] if shares else []
 
 
 def _means(measured: Sequence[Trace] | Sequence[StageTrace], figures: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``; any of them ``+exit``, ``+prefix``, ``+lookup``, ``+self``."""
+"""Plans by shorthand: ``full``, ``uniform:8``, ``random:8:1``; any of them with suffixes: ``full+prefix+lookup``."""
 
 from __future__ import annotations
 
