@@ -77,6 +77,8 @@ class SearchConfig:
         ranking: ``global`` or ``per_stage`` cosine, or ``fidelity``; by default the paper's for ``greedy``, else ours.
         compensation: for ``pareto``: what may stand in for skipped sub-layers: none, auto (the search chooses), or a
             form: scale, affine, lowrank:K, linear, block.
+        phase: ``both`` skips in prefill and decode; ``decode`` runs prompts at full depth, and the plan found has a
+            prefix cache, as stages can then share them.
         max_accuracy_drop: the bound: as a fraction of all questions, how much less accurate than full depth a plan may
             be; with ``bound=agreement``, how many answers may differ.
         confidence: of the certificate: the least probability that the plan chosen keeps the bound.
@@ -99,6 +101,7 @@ class SearchConfig:
     strategy: str = "greedy"
     ranking: str | None = None
     compensation: str = "none"
+    phase: str = "both"
     max_accuracy_drop: float = 0.02
     confidence: float = 0.9
     bound: str = "accuracy"
@@ -196,6 +199,7 @@ def pipeline_of_model(name: str) -> str | None:
 
 TRACKERS = ("none", "wandb")
 STRATEGIES = ("greedy", "pareto", "one_budget")
+PHASES = ("both", "decode")
 RANKINGS = ("global", "per_stage", "fidelity")
 AGAINST = ("full", "full+exit")
 DRAFTS = ("none", "lookup", "self")
@@ -263,6 +267,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
     for name, value, known in (
         ("strategy", search.strategy, STRATEGIES),
         ("ranking", search.ranking, RANKINGS),
+        ("phase", search.phase, PHASES),
         ("against", search.against, AGAINST),
         ("bound", search.bound, BOUNDED),
         ("draft", search.draft, DRAFTS),

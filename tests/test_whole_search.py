@@ -123,3 +123,18 @@ def test_a_variant_changes_what_it_names_and_nothing_else():
     assert variant(config, "mine").strategy == "pareto"
     assert variant(config, "mine").calibration == 99
     assert config.search.strategy == "greedy"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["greedy", "pareto", "one_budget"])
+def test_a_search_in_decode_only_finds_plans_whose_stages_share_their_prompts(store, strategy, tmp_path):
+    options = [*SMALL, store, f"search.strategy={strategy}", "search.phase=decode"]
+    found = Workbench.open(load_config(options)).search()
+    skipping = [stage for stage in found.plan.stages.values() if len(stage.skip)]
+    assert skipping
+    assert all(stage.phase == "decode" for stage in skipping)
+    assert found.plan.prefix_cache
+    write_search(found, tmp_path)
+    kept = load_plan(tmp_path / "plan.yaml")
+    assert kept.prefix_cache
+    assert kept.certificate == found.plan.certificate is not None

@@ -77,14 +77,15 @@ class Calibrated:
 
     def ladders(self, ranking: str) -> Mapping[str, Ladder]:
         """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
-        return {stage: budget_ladder(ranked.order, self.max_budget) for stage, ranked in self._ranked(ranking).items()}
+        ranked = self._ranked(ranking).items()
+        return {stage: budget_ladder(of.order, self.max_budget, self.search.phase) for stage, of in ranked}
 
     def shared_ladders(self) -> dict[str, Ladder]:
         """The same ladder for every stage. Raises LiteStageError for a ranking that has none."""
         if self.ranking == "per_stage":
             raise LiteStageError("search.strategy one_budget has one order for all stages; rank globally.")
         if self.ranking == "fidelity":
-            ladder = budget_ladder(self._by_fidelity(None).order, self.max_budget)
+            ladder = budget_ladder(self._by_fidelity(None).order, self.max_budget, self.search.phase)
             return dict.fromkeys(self.pipeline.stage_names, ladder)
         return dict(self.ladders(self.ranking))
 
@@ -102,6 +103,7 @@ class Calibrated:
                 with bar(f"{stage}: what skipping harms", None) as advance:
                     made[stage] = priced_ladder(
                         *(self.session.engine, sequences[stage], of_stage, order, self._forms, costs, budget),
+                        phase=self.search.phase,
                         harm=harm,
                         advance=advance,
                     )

@@ -73,7 +73,9 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
         steps.append(step)
         if not step.passed:
             break
-        certificates[plan.hash] = problem.certificate(plan.hash, Pairs(step.lost, step.gained, step.asked), step.p)
+        certificates[plan.hash] = problem.certificate(
+            plan.answers_hash, Pairs(step.lost, step.gained, step.asked), step.p
+        )
     return Walk(len(problem.confirm), steps, certificates)
 
 

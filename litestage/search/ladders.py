@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -44,9 +44,10 @@ def ignore(steps: int) -> None:
     """Progress that nobody looks at."""
 
 
-def budget_ladder(order: Order, max_budget: int) -> Ladder:
+def budget_ladder(order: Order, max_budget: int, phase: str = "both") -> Ladder:
     """The first 0, 1, 2, ... sub-layers of the order."""
-    return [StagePlan(skip=SkipSet.of(order[:budget])) for budget in range(max_budget + 1)]
+    some = [StagePlan(SkipSet.of(order[:budget]), phase) for budget in range(1, max_budget + 1)]
+    return [StagePlan(), *some]
 
 
 def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
@@ -94,6 +95,7 @@ def priced_ladder(
     forms: Sequence[str],
     costs: StepCosts,
     max_budget: int,
+    phase: str = "both",
     harm: Sequence[float] = (),
     advance: Advance = ignore,
 ) -> tuple[Ladder, list[Estimate]]:
@@ -102,6 +104,7 @@ def priced_ladder(
     Args:
         sequences: the stage's prompts with full depth's outputs; ``traces`` are some questions' under full depth.
         forms: of compensation, ``none`` among them.
+        phase: in which the plans skip. Harm is of skipping in both: with ``decode`` it is more than they do.
         harm: what the order's budgets 0, 1, 2, ... did to other sequences, where that is known: where to begin.
         advance: told of every budget looked at.
 
@@ -110,9 +113,12 @@ def priced_ladder(
     """
     forced = TeacherForced(engine, about(sequences, CHECKED_TOKENS, seed=1))
     begin = max((at for at, value in enumerate(harm[: max_budget + 1]) if value - harm[0] <= HARMLESS), default=0)
-    made = [
-        (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces)))
+    plans = [
+        (replace(plan, phase=phase) if len(plan.skip) else plan, harm)
         for plan, harm in _useful(forced, order, forms, max_budget, begin, advance)
+    ]
+    made = [
+        (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces))) for plan, harm in plans
     ]
     ladder: list[tuple[StagePlan, Estimate]] = []
     for plan, estimate in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):

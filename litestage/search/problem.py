@@ -49,6 +49,7 @@ class SearchProblem:
         confidence: of the certificate.
         on: what is bounded: ``accuracy`` or ``agreement``.
         task: its name, for the certificate.
+        prefix_cache: whether the plans that skip something have one.
         traced: the traces so far, by the plan's hash and the question's id.
         lost: how often candidates lost a question: got it wrong where full depth got it right; for agreement, answered
             it otherwise.
@@ -72,6 +73,7 @@ class SearchProblem:
     confidence: float = 0.9
     on: str = "accuracy"
     task: str = ""
+    prefix_cache: bool = False
     traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
 
@@ -158,7 +160,8 @@ class SearchProblem:
 
     def plan(self, rungs: Rungs, rule: ExitRule | None = None) -> Plan:
         """The plan at these rungs, with this exit rule or with none."""
-        plan = Plan({stage: self.ladders[stage][rung] for stage, rung in rungs.items()})
+        stages = {stage: self.ladders[stage][rung] for stage, rung in rungs.items()}
+        plan = Plan(stages, prefix_cache=self.prefix_cache and any(rungs.values()))
         return plan if rule is None else plan.with_exit(rule)
 
     @cached_property

@@ -168,6 +168,7 @@ class Workbench:
             confirm=self.confirmation(),
             confidence=search.confidence,
             on=search.bound,
+            prefix_cache=search.phase == "decode",  # all prompts are run at full depth, so stages can share them
             task=self.task.name,
             origin=origin or {"ranking": calibrated.ranking, "compensation": search.compensation},
         )
