@@ -72,6 +72,7 @@ def load(
     pipeline: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = "auto",
     revision: str | None = None,
     adapter: str | None = None,
     generation_config: str = "ignore",
@@ -85,6 +86,7 @@ def load(
         plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
         task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
         pipeline: another pipeline than the model's own or the task's.
+        weights: ``int8``: in 8 bits, on a CPU.
         revision: hub branch, tag or commit.
         adapter: folder or hub name of a PEFT adapter, merged at loading.
         generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
@@ -108,6 +110,7 @@ def load(
         generation_config=generation_config,
         device=device,
         dtype=dtype,
+        weights=weights,
         chat_template=chat_template,
         store=store,
     )

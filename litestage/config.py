@@ -49,11 +49,13 @@ class EngineConfig:
 
     ``path`` is ``host``, which writes out every decode step; ``static``, which repeats recorded ones
     (:mod:`litestage.engine.graph.runner`); or ``fast``: static on CUDA, host elsewhere. ``compile`` says whether static
-    steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``.
+    steps are compiled: ``auto`` (on CUDA), ``on`` or ``off``. ``weights`` is ``auto``, in ``dtype``, or ``int8``: in 8
+    bits, on a CPU and in bfloat16.
     """
 
     device: str = "auto"
     dtype: str = "auto"
+    weights: str = "auto"
     batch_size: int = 64
     path: str = "fast"
     compile: str = "auto"

@@ -7,7 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-DECIDES_TOKENS = ("device", "hardware", "threads", "dtype", "engine", "c_kernels", "torch", "transformers")
+DECIDES_TOKENS = (
+    *("device", "hardware", "threads", "dtype", "weights_dtype", "engine", "c_kernels"),
+    *("torch", "transformers"),
+)
 """What of it decides which tokens are written."""
 
 
@@ -24,6 +27,7 @@ def environment(engine: Any) -> dict[str, Any]:
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
         "dtype": str(decoder.dtype).removeprefix("torch."),
+        **({"weights_dtype": "int8"} if decoder.int8 else {}),  # else the same
         "engine": engine.name,
         "c_kernels": bool(engine.kernels),
         "litestage": __version__,

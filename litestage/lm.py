@@ -59,6 +59,7 @@ class LiteStageLM(TemplateLM):
             adapter=self.arguments.adapter,
             generation_config=self.arguments.generation_config,
             dtype=self.arguments.dtype,
+            weights=self.arguments.weights,
             device=self.arguments.device,
             store=self.arguments.store or default_store_path(),
             chat_template=self.arguments.chat_template,

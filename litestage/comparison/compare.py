@@ -26,6 +26,8 @@ from litestage.stages import Question
 
 RETRAINED = {"full-half": "reference-half"}
 """Rows that are another model at full depth: the reference recipe trained at half the depth."""
+QUANTISED = "full-int8"
+"""The row that is the same model at full depth with its weights in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def check_methods(config: RunConfig) -> None:
     _row_names(config.methods)
     for spec in config.methods:
         body = _searched(spec)
-        if body in ("litestage", *RETRAINED, *config.variants):
+        if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):
             continue
         if body.endswith((".yaml", ".yml")):
             load_plan(body)
@@ -220,6 +222,12 @@ def _entrant(bench: Workbench, spec: str, found: SearchResult | None, known: Map
         plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
         note = _said("retrained at half the depth", spec, plan)
         return Entrant(session.contestant(pipeline, plan), note, model=RETRAINED[body])
+    if body == QUANTISED:
+        in_int8 = replace(bench.config, engine=replace(bench.config.engine, weights="int8"))
+        session = open_session(in_int8, bench.config.model.pretrained, bench.session.reusing.store)
+        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
+        note = _said("weights in 8 bits", spec, plan)
+        return Entrant(session.contestant(pipeline, plan), note, model=f"{bench.config.model.name}, int8")
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = bench.with_suffixes(search.plan, parted(spec)[1])

@@ -100,6 +100,11 @@ class Decoder:
         return self.body.embed_tokens.weight.dtype
 
     @property
+    def int8(self) -> bool:
+        """Whether the weights of projections and head are in 8 bits."""
+        return isinstance(self.head, PackedLinear) and self.head.int8
+
+    @property
     def width(self) -> int:
         """Channels of the residual stream."""
         return int(self.config.hidden_size)
@@ -238,7 +243,7 @@ def _with_weight(
     own = linear.bias if linear.bias is not None else linear.weight
     weight, bias = weight.to(own.device, own.dtype, copy=True), linear.bias if bias is None else bias
     if isinstance(linear, PackedLinear):
-        return PackedLinear(weight.contiguous(), bias)
+        return PackedLinear(weight.contiguous(), bias, linear.int8)
     made = nn.Linear(linear.in_features, linear.out_features, bias=bias is not None, device="meta")
     made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:

@@ -64,7 +64,7 @@ class LeanDecoder:
         self.fused = decoder.dtype == torch.float32 and size <= FUSED_BYTES
         if not self.fused:
             pack(body.layers)
-            if packs(decoder.head.weight):
+            if not isinstance(decoder.head, PackedLinear) and packs(decoder.head.weight):
                 decoder.head = PackedLinear(decoder.head.weight, decoder.head.bias)
         self.joins = not self.fused and decoder.device.type == "cuda"
         self.device, self.longrope_limit = decoder.device, decoder.longrope_limit

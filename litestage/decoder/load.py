@@ -17,11 +17,13 @@ import torch
 from litestage.decoder.adapter import merged
 from litestage.decoder.checkpoint import Checkpoint, read_checkpoint, read_tokenizer
 from litestage.decoder.generation import check_choice, left_out, say_left_out
+from litestage.decoder.packed import in_int8, why_not_int8
 from litestage.decoder.source import REFERENCE_MODELS, Source, source_of
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, one_of
 from litestage.hub import hub
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHTS = ("auto", "int8")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def load_model(
     revision: str | None = None,
     adapter: str | None = None,
     dtype: str = "auto",
+    weights: str = "auto",
     device: str = "auto",
     generation_config: str = "ignore",
 ) -> LoadedModel:
@@ -71,15 +74,21 @@ def load_model(
         adapter: folder or hub name of a PEFT adapter, merged in float32.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: float32 on a CPU and for the embedded models, the
             checkpoint's own elsewhere.
+        weights: ``auto``, in ``dtype``; or ``int8``: those of all projections and of the head in 8 bits
+            (:mod:`litestage.decoder.panels`), on a CPU and in bfloat16, which ``dtype=auto`` then means.
         device: ``cpu``, ``cuda``, ``cuda:0``, or ``auto``: CUDA where there is one.
         generation_config: of settings in the model's generation_config that the engine does not apply: ``ignore``
             says so once, ``refuse`` is an error.
 
     Raises:
         LiteStageError: missing folder, hub out of reach, unsupported family, unknown dtype, weights that are not
-            safetensors or GGUF or are not all there, or an adapter that does not fit.
+            safetensors or GGUF or are not all there, an adapter that does not fit, or int8 where it does not run.
     """
     device = _device(device)
+    one_of("weights", weights, WEIGHTS)
+    if weights == "int8":
+        dtype = "bfloat16" if dtype == "auto" else dtype
+        _check_int8(dtype, device)
     if dtype not in (*DTYPES, "auto"):
         raise LiteStageError(f"dtype is {dtype!r}; {did_you_mean(dtype, (*DTYPES, 'auto'))}")
     check_choice(generation_config)
@@ -88,7 +97,19 @@ def load_model(
     model = read.model.requires_grad_(False).to(device)
     fields = left_out(model.generation_config)
     say_left_out(fields, name, generation_config)
-    return LoadedModel(model, read.tokenizer, name, read.commit, fingerprint(model), adapter, fields)
+    loaded = LoadedModel(model, read.tokenizer, name, read.commit, fingerprint(model), adapter, fields)
+    if weights == "int8":
+        in_int8(model)
+    return loaded
+
+
+def _check_int8(dtype: str, device: str) -> None:
+    if device != "cpu":
+        raise LiteStageError(f"weights=int8 runs on a CPU, and the device is {device!r}; give device=cpu.")
+    if dtype != "bfloat16":
+        raise LiteStageError(f"weights=int8 runs in bfloat16, and dtype is {dtype!r}; give dtype=bfloat16.")
+    if (reason := why_not_int8()) is not None:
+        raise LiteStageError(f"weights=int8 does not run here: {reason}; leave it out.")
 
 
 def read_model(

@@ -25,16 +25,21 @@ class PackedLinear(nn.Module):
         panels: the weight in panels, where our kernel runs; or else ``packed``: in oneDNN's layout.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, int8: bool = False) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.panels = panels.Panels(weight.detach(), bias) if panels.runs(weight) else None
+        self.panels = panels.Panels(weight.detach(), bias, int8) if int8 or panels.runs(weight) else None
         self.packed: Any = None if self.panels else torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
+    def int8(self) -> bool:
+        """Whether the weight is in 8 bits."""
+        return self.panels is not None and self.panels.int8
+
+    @property
     def weight(self) -> Tensor:
-        """The weight [out, in] in the usual layout: a copy."""
+        """The weight [out, in] in the usual layout, from 8 bits rounded to bfloat16: a copy."""
         return self.panels.weight() if self.panels else self.packed.to_dense()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -51,12 +56,27 @@ def packs(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bool(supported()))
 
 
-def pack(layers: nn.Module) -> None:
-    """Replaces, in place, every linear map inside ``layers`` that gains from it; the row-major weights are freed."""
+def pack(layers: nn.Module, int8: bool = False) -> None:
+    """Replaces, in place, every linear map inside ``layers`` that gains from it, or with int8 all of them; the
+    row-major weights are freed."""
     for parent in list(layers.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and packs(child.weight):
-                setattr(parent, name, PackedLinear(child.weight, child.bias))
+            if type(child) is nn.Linear and (int8 or packs(child.weight)):
+                setattr(parent, name, PackedLinear(child.weight, child.bias, int8))
+
+
+def in_int8(model: Any) -> None:
+    """Puts, in place, the weights of a causal LM's projections and of its head in 8 bits; embedding and norms stay."""
+    pack(model.model.layers, int8=True)
+    model.lm_head = PackedLinear(model.lm_head.weight, model.lm_head.bias, int8=True)
+
+
+def why_not_int8() -> str | None:
+    """Why a bfloat16 model's weights cannot be multiplied in 8 bits by this machine, or None."""
+    if panels.library() is not None:
+        return None
+    lacks = not panels.vectors()
+    return "the processor has no AVX2" if lacks else "there is no C compiler (cc, or what CC names) that makes it"
 
 
 def linear(module: Any) -> Any:

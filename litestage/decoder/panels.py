@@ -1,11 +1,16 @@
-"""bfloat16 weights in panels, which a CPU with AVX512-BF16 reads in a few streams and multiplies two inputs at a time.
+"""Weights of a bfloat16 model in panels, which a CPU reads in a few streams: as they are, or in 8 bits.
 
-``bfloat16.c`` is compiled when it is first wanted (:func:`litestage.decoder.native.compiled`). Prompts and decode steps
-run over the same panels. A processor with AMX is left to oneDNN's own kernels (:mod:`litestage.decoder.packed`).
+``bfloat16.c`` is compiled when it is first wanted (:func:`litestage.decoder.native.compiled`), for AVX512-BF16, AVX512
+or AVX2. Prompts and decode steps run over the same panels. In bfloat16, a processor with AMX is left to oneDNN's own
+kernels (:mod:`litestage.decoder.packed`).
+
+In 8 bits, 32 inputs of an output share a scale, as in the Q8_0 of a GGUF file: the error of a weight is at most half of
+the block's largest over 127. The scale is rounded up to bfloat16; inputs are multiplied in 16 bits.
 """
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import mmap
 from functools import cache
@@ -17,16 +22,21 @@ from torch import Tensor
 
 from litestage.decoder.native import LONG, PLACE, compiled
 
-PANEL, GROUP = 16, 64
-"""Outputs of a panel, and of the group of panels that outputs are padded to."""
+PANEL, GROUP, BLOCK = 16, 64, 32
+"""Outputs of a panel, and of the group of panels that outputs are padded to; inputs that share a scale."""
 PAGE, ARENA = 2**21, 2**26
 """Bytes of a huge page, and of the memory that is asked for at once."""
+
+
+def vectors() -> bool:
+    """Whether the processor has the vectors that ``bfloat16.c`` is written for: AVX2 with FMA, or AVX512."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 @cache
 def library() -> Any | None:
     """The compiled functions, or None where the processor has no use for them or they cannot be had."""
-    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if not vectors():
         return None
     functions = compiled(Path(__file__).with_name("bfloat16.c"), "-fopenmp")
     if functions is None:
@@ -41,37 +51,44 @@ def library() -> Any | None:
 
 
 def runs(weight: Tensor) -> bool:
-    """Whether this weight [out, in] can be multiplied here."""
+    """Whether this weight [out, in] is best multiplied here."""
     fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.shape[1] % 2 == 0
-    return fits and library() is not None
+    return fits and not torch.cpu._is_amx_tile_supported() and library() is not None
 
 
 class Part(ctypes.Structure):
     """``struct part`` of bfloat16.c."""
 
-    _fields_ = [("weight", PLACE), ("bias", PLACE), ("out", LONG)]
+    _fields_ = [("weight", PLACE), ("bias", PLACE), ("out", LONG), ("int8", LONG)]
 
 
 class Panels:
     """A weight [out, in] and its bias as the C functions read them.
 
     Attributes:
-        panels: [groups of outputs * 4, in / 2, 16, 2].
+        panels: as they lie in memory: [groups of outputs * 4, in / 2, 16, 2] bfloat16; or in 8 bits, as bytes,
+            [groups of outputs * 4, in / 32, 16 scales and (16, 16, 2) weights].
         part: where they are, for C.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
         self.outputs, self.inputs = weight.shape
-        padded = torch.nn.functional.pad(weight, (0, 0, 0, -self.outputs % GROUP))
-        laid = padded.view(-1, PANEL, self.inputs // 2, 2).transpose(1, 2)
-        self.panels = _memory.take(laid.numel()).view(laid.shape).copy_(laid)
+        self.int8 = int8
+        multiple = BLOCK if int8 else 2
+        padded = torch.nn.functional.pad(weight, (0, -self.inputs % multiple, 0, -self.outputs % GROUP))
+        self._hold(_in_blocks(padded) if int8 else padded.view(-1, PANEL, self.inputs // 2, 2).transpose(1, 2), bias)
+
+    def _hold(self, laid: Tensor, bias: Tensor | None) -> None:
+        taken = _memory.take(laid.nbytes // 2)
+        self.panels = taken.view(laid.dtype).view(laid.shape).copy_(laid)
         self._bias = None if bias is None else bias.detach()
-        self.part = Part(self.panels.data_ptr(), place(self._bias), self.outputs)
+        self.part = Part(self.panels.data_ptr(), place(self._bias), self.outputs, self.int8)
         self._part_at = ctypes.addressof(self.part)
 
     def weight(self) -> Tensor:
-        """The weight [out, in] in the usual layout: a copy."""
-        return self.panels.transpose(1, 2).reshape(-1, self.inputs)[: self.outputs].contiguous()
+        """The weight [out, in] in the usual layout, in bfloat16: a copy."""
+        rows = _of_blocks(self.panels) if self.int8 else self.panels.transpose(1, 2).flatten(2).flatten(0, 1)
+        return rows[: self.outputs, : self.inputs].contiguous()
 
     def __call__(self, inputs: Tensor, add: Tensor | None = None) -> Tensor:
         """[..., out] of inputs [..., in], plus the bias, plus ``add`` [..., out]."""
@@ -82,7 +99,31 @@ class Panels:
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Panels:
-        return Panels(self.weight(), None if self._bias is None else self._bias.clone())
+        made = copy.copy(self)
+        made._hold(self.panels, None if self._bias is None else self._bias.clone())
+        return made
+
+
+def _in_blocks(weight: Tensor) -> Tensor:
+    """A weight [out, in], whole groups and blocks of it, in 8 bits: bytes [out / 16, in / 32, 32 + 512]."""
+    blocks = weight.float().view(-1, PANEL, weight.shape[1] // BLOCK, BLOCK).transpose(1, 2)
+    scales = _rounded_up(blocks.abs().amax(dim=3) / 127)
+    whole = (blocks / scales.float().clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round().to(torch.int8)
+    pairs = whole.view(*whole.shape[:2], PANEL, BLOCK // 2, 2).transpose(2, 3).flatten(2)
+    return torch.cat([scales.view(torch.uint8), pairs.view(torch.uint8)], dim=2)
+
+
+def _of_blocks(held: Tensor) -> Tensor:
+    """The weight [out, in] that :func:`_in_blocks` put so."""
+    scales, pairs = held[..., : 2 * PANEL].contiguous().view(torch.bfloat16), held[..., 2 * PANEL :].view(torch.int8)
+    whole = pairs.reshape(*pairs.shape[:2], BLOCK // 2, PANEL, 2).transpose(2, 3).flatten(3)
+    return (whole * scales.float()[..., None]).bfloat16().transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _rounded_up(numbers: Tensor) -> Tensor:
+    """The least bfloat16 numbers that are not smaller than these, which are not negative."""
+    near = numbers.bfloat16()
+    return torch.where(near.float() < numbers, (near.view(torch.int16) + 1).view(torch.bfloat16), near)
 
 
 class HugePages:

@@ -30,6 +30,7 @@ class ModelArguments:
         adapter: folder or hub name of a PEFT adapter, merged at loading.
         generation_config: ``ignore`` says which of the model's generation settings are left out, ``refuse`` stops.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        weights: ``auto``, in dtype, or ``int8``, on a CPU and in bfloat16.
         plan: shorthand (``full``, ``uniform:8``, ``cosine:8+exit``, ...) or a plan file.
         pipeline: pipeline name or file instead of the model's own, if it has one, or else the task's.
         analyze: mode of the stages that fan out over the options.
@@ -45,6 +46,7 @@ class ModelArguments:
     adapter: str | None = None
     generation_config: str = "ignore"
     dtype: str = "auto"
+    weights: str = "auto"
     plan: str = "full"
     pipeline: str | None = None
     analyze: str | None = None

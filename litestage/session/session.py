@@ -68,6 +68,7 @@ class Session:
         adapter: str | None = None,
         generation_config: str = "ignore",
         dtype: str = "auto",
+        weights: str = "auto",
         device: str = "auto",
         store: str | Path | ResultStore | None = None,
         chat_template: bool = False,
@@ -90,6 +91,7 @@ class Session:
             revision=revision,
             adapter=adapter,
             dtype=dtype,
+            weights=weights,
             device=own_device(device),
             generation_config=generation_config,
         )

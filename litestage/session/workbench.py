@@ -195,6 +195,7 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
         adapter=config.model.adapter,
         generation_config=config.model.generation_config,
         dtype=config.engine.dtype,
+        weights=config.engine.weights,
         device=config.engine.device,
         store=store,
         chat_template=config.model.chat_template,
