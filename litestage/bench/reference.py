@@ -1,4 +1,4 @@
-"""The embedded model: whole questions one at a time, and questions per second, on menagerie's own prompts."""
+"""Whole questions one at a time, and questions per second, on a model's own prompts: of the embedded model here."""
 
 from __future__ import annotations
 
@@ -25,8 +25,19 @@ BATCH_SIZES = (16, 64, 256)
 def reference_rows(questions: int, repeats: int) -> list[Row]:
     """Against a ``generate`` chain in float32, the same texts; ``questions`` alone and four times as many together."""
     work = Workbench.open(load_config(["engine=cpu"]))
-    session, pipeline = work.session, work.pipeline
-    model, tokenizer = copy.deepcopy(session.loaded.model), session.loaded.tokenizer
+    rows = question_rows("reference", work, copy.deepcopy(work.session.loaded.model), questions, repeats, (2.5, 2.0))
+    return [*rows, _new_mask(work.session)]
+
+
+def question_rows(
+    name: str, work: Workbench, model: Any, questions: int, repeats: int, bars: tuple[float | None, float | None]
+) -> list[Row]:
+    """Test questions, alone and four times as many together, beside a ``generate`` chain of ``model``.
+
+    Args:
+        bars: of the two rows.
+    """
+    session, pipeline, tokenizer = work.session, work.pipeline, work.session.loaded.tokenizer
     asked = work.task.questions("test")[: 4 * questions]
     full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
 
@@ -45,7 +56,7 @@ def reference_rows(questions: int, repeats: int) -> list[Row]:
             texts = {stage.name: list(stage.texts) for stage in trace.stages}
             same += all(texts[name] == ([said] if isinstance(said, str) else said) for name, said in outputs.items())
     note = f"the same texts in {same} of {questions} questions"
-    rows = [compared("reference", "whole question", "generate chain, options batched", ours, theirs, 2.5, note)]
+    rows = [compared(name, "whole question", "generate chain, options batched", ours, theirs, bars[0], note)]
 
     def together() -> None:
         fresh = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
@@ -53,13 +64,12 @@ def reference_rows(questions: int, repeats: int) -> list[Row]:
 
     runs = {str(size): _batched(size, model, session, pipeline, asked) for size in BATCH_SIZES}
     tried = take_turns(runs, 1)
-    best = min(runs, key=lambda name: tried[name])
+    best = min(runs, key=lambda size: tried[size])
     seconds = take_turns({"ours": together, best: runs[best]}, repeats)
-    each = {name: [value / len(asked) for value in values] for name, values in seconds.items()}
+    each = {who: [value / len(asked) for value in values] for who, values in seconds.items()}
     against = f"generate, {best} rows a batch"
     note = "what two stages' prompts have in common is prefilled once; not so in a whole question, by the clock"
-    rows.append(compared("reference", "a question of many", against, each["ours"], each[best], 2.0, note))
-    return [*rows, _new_mask(session)]
+    return [*rows, compared(name, "a question of many", against, each["ours"], each[best], bars[1], note)]
 
 
 def _batched(

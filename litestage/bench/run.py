@@ -35,6 +35,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
     from litestage.bench.chain import chain_rows
     from litestage.bench.gpu import gpu_rows, not_measured
+    from litestage.bench.real import real_rows
     from litestage.bench.reference import reference_rows
     from litestage.bench.shape import Shape, shape_rows
     from litestage.engine import Engine
@@ -43,6 +44,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from litestage.session import Session
 
     rows = reference_rows(options.questions, options.repeats)
+    rows += real_rows(max(2, options.questions // 4), min(3, options.repeats))
     shape = Shape.made(options.layers, torch.bfloat16)
     rows += [*chain_rows(shape, options.repeats), *shape_rows(shape, options.repeats)]
     rows += gpu_rows(options.layers, options.repeats) if torch.cuda.is_available() else not_measured("no GPU here")
