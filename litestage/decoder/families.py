@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from litestage.decoder.layers import Architecture, Attention, FeedForward, Heads, Layer, Norm, Rope
+from litestage.decoder.layers import Architecture, Attention, FeedForward, Heads, Layer, Norm, Rope, gelu_tanh
 from litestage.errors import LiteStageError
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_ACTIVATIONS = {"SiLU": F.silu, "SiLUActivation": F.silu, "GELUTanh": gelu_tanh}
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def architecture(model: Any) -> Architecture:
             norm=norm_of(layer, family.ffn_norm),
             post_norm=norm_of(layer, family.ffn_post_norm),
             names=family.gate_up,
-            activation=F.silu if type(activation).__name__ in ("SiLU", "SiLUActivation") else activation,
+            activation=_ACTIVATIONS.get(type(activation).__name__, activation),
             multiplier=multiplier(family.residual_multiplier),
         )
 

@@ -12,6 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+
+def gelu_tanh(gate: Tensor) -> Tensor:
+    """Gemma's activation, in the form with a hyperbolic tangent."""
+    return F.gelu(gate, approximate="tanh")
 
 
 @dataclass(frozen=True, eq=False)

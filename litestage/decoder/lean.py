@@ -14,7 +14,8 @@ its bytes, those of one input are put side by side in memory, and multiplied as 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder import native, panels
 from litestage.decoder.decoder import Decoder, Step
-from litestage.decoder.layers import Heads
+from litestage.decoder.layers import Heads, Norm
 from litestage.decoder.lean_ffn import feed_forward
 from litestage.decoder.lean_mhsa import mhsa
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
-from litestage.decoder.products import norm
+from litestage.decoder.products import Fused, Map, norm
 
 FUSED_BYTES = 64 * 2**20
 """Models up to this size, in bytes of float32 weights, are copied into fused form."""
@@ -70,20 +71,24 @@ class LeanDecoder:
         self.device, self.longrope_limit = decoder.device, decoder.longrope_limit
         self._decoder, self._architecture = decoder, decoder.architecture
         self._table: dict[str, Tensor] = {}
+        self._places = native.Places(self._table)
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
         self._changed: MutableMapping[Tensor, dict[tuple[str, int], Step | None]] = WeakTensorKeyDictionary()
         self.sublayers: dict[tuple[str, int], Step] = {}
         self.kernels: dict[str, str] = {}
         ropes = self._architecture.ropes
+        self.ropes = list(ropes)
         for index, layer in enumerate(self._architecture.layers):
             rope = None if layer.attention.rope is None else ropes[layer.attention.rope]
             self.sublayers["mhsa", index] = mhsa(layer.attention, rope, self)
             self.sublayers["ffn", index] = feed_forward(layer.feed_forward, self)
+        if any(isinstance(step, native.Walk) for step in self.sublayers.values()):
+            self.kernels |= native.digest()
         if any(map(_in_panels, (*body.layers.modules(), decoder.head))):
             self.kernels["panels"] = panels.library().digest  # type: ignore[union-attr]
         self.counts = self.fused or _in_panels(decoder.head)
         self.heads = self._architecture.layers[0].attention.heads
-        self._norm, self._head = norm(self._architecture.norm), linear(decoder.head)
+        self._head = self._finishing(decoder.head, self._architecture.norm)
 
     def changed(self, form: str, layer: int, tensor: Tensor) -> Step | None:
         """A feed-forward with another output projection, made once; None where the decoder's own stand-in is to run.
@@ -98,7 +103,16 @@ class LeanDecoder:
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [tokens, vocabulary], float32."""
-        return self._architecture.finished(self._head(self._norm(stream)))
+        return self._architecture.finished(self._head(stream))
+
+    def _finishing(self, head: Any, before: Norm) -> Map:
+        """The final norm and the head."""
+        if self.fused and head.weight.nbytes <= FUSED_BYTES:
+            whole = Fused([(head.weight, head.bias)], before)
+            in_c = self.device.type == "cpu" and native.library() is not None
+            return partial(native.project, whole) if in_c else whole
+        normalised, product = norm(before), linear(head)
+        return lambda stream: product(normalised(stream))
 
     def turns(self, positions: Tensor, most: int, long: Tensor | None = None) -> dict[str, Tensor]:
         """By rope, complex rotations of positions [tokens], none above ``most``; the table behind them is made when
@@ -138,6 +152,13 @@ class LeanDecoder:
                 table = {name: torch.cat([short[name], turns[limit:]]) for name, turns in table.items()}
             self._table = table
         return table
+
+    def places(self, most: int) -> native.Places:
+        """Where in memory the tables up to ``most`` are."""
+        table, places = self.table(most), self._places
+        if places.of is not table:
+            places = self._places = native.Places(table)
+        return places
 
     def _rotations(self, positions: Tensor) -> dict[str, Tensor]:
         """By rope, complex rotations of one row's positions [tokens]: [tokens, half the head width]."""

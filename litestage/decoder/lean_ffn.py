@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from litestage.decoder import bfloat16, native
 from litestage.decoder.decoder import Step
@@ -22,26 +21,20 @@ def feed_forward(ffn: FeedForward, lean: LeanDecoder) -> Step:
     fused, parts, activation = lean.fused, ffn.projections, ffn.activation
     matrix = plain_matrix(ffn.output, ffn.post_norm, fused, ffn.multiplier)
     add = finish(ffn.output, ffn.post_norm, matrix, ffn.multiplier)
-    few = None
     if fused or len(parts) == 1 or lean.joins:
         if fused:
             project: Map = Fused([(part.weight, part.bias) for part in parts], ffn.norm)
-            if matrix is not None and activation is F.silu and matrix.device.type == "cpu":
-                few = native.feed_forward(project, matrix)  # type: ignore[arg-type]
-                lean.kernels |= native.digest() if few else {}
         else:
             before, whole = norm(ffn.norm), linear(parts[0]) if len(parts) == 1 else joined(parts)
             project = lambda stream: whole(before(stream))  # noqa: E731
 
         def together(stream: Tensor, attending: Any) -> Tensor:
-            if few is not None and attending.few is not None:
-                return few(stream, attending)
             made = project(stream)  # gate and up side by side; as_strided is the cheapest view
             tokens, half = made.shape[0], made.shape[1] // 2
             gate, up = (made.as_strided((tokens, half), (2 * half, 1), start) for start in (0, half))
             return add(stream, activation(gate).mul_(up))
 
-        return together
+        return native.feed_forward_walk(together, project, ffn, matrix) if isinstance(project, Fused) else together
     if (step := bfloat16.feed_forward(ffn)) is not None:
         return step
     normalise, of_gate, of_up = norm(ffn.norm), *map(linear, parts)

@@ -43,10 +43,6 @@ def mhsa(attention: Attention, rope: Rope | None, lean: LeanDecoder) -> Step:
     turn = _turn_all(heads, attention.gated) if lean.fused else _turn_some(heads, order, lean.device)
     add = finish(attention.output, attention.post_norm, matrix, attention.multiplier)
     gate_at = (heads.queries + 2 * heads.keys) * heads.width
-    few = None
-    if isinstance(project, Fused) and matrix is not None and lean.device.type == "cpu" and not attention.gated:
-        few = native.mhsa(project, normalise, attention, matrix)
-        lean.kernels |= native.digest() if few else {}
     if not lean.fused:
         halves = rope is not None and normalise is None and rope.channels == heads.width
 
@@ -61,8 +57,6 @@ def mhsa(attention: Attention, rope: Rope | None, lean: LeanDecoder) -> Step:
             return step
 
     def run(stream: Tensor, attending: Any) -> Tensor:
-        if few is not None and attending.few is not None:
-            return few(stream, attending)
         made = project(stream)
         if normalise is not None:
             normalise(made.view(len(made), -1, heads.width))
@@ -73,6 +67,8 @@ def mhsa(attention: Attention, rope: Rope | None, lean: LeanDecoder) -> Step:
             attended = attended * torch.sigmoid(made[:, gate_at:])
         return add(stream, attended)
 
+    if isinstance(project, Fused):
+        return native.attention_walk(run, project, attention, matrix, order, lean.ropes.index(name) if rope else -1)
     return run
 
 

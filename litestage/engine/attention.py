@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from litestage.decoder.layers import Heads
-from litestage.decoder.native import Few
+from litestage.decoder.native import PLACE, Few
 
 if TYPE_CHECKING:
     from litestage.engine.cache import KVCache
@@ -55,11 +56,20 @@ class ForwardContext:
         self._new = new  # the addresses in few are of its rows
         self.few: Few | None = None
         self._masks: dict[int | None, Tensor] = {}
-        self.turns = cache.lean.turns(self._positions, most, long)
+        self._most, self._long = most, long
+
+    @cached_property
+    def turns(self) -> dict[str, Tensor]:
+        """By rope, how the tokens are turned: :meth:`litestage.decoder.lean.LeanDecoder.turns`."""
+        return self._cache.lean.turns(self._positions, self._most, self._long)
+
+    def places(self, of: Sequence[Heads], dtype: torch.dtype) -> Any:
+        """Where in memory some layers' keys and values begin, as C takes it."""
+        return (PLACE * len(of))(*[self._cache.layer(heads, dtype).place for heads in of])
 
     def place(self, heads: Heads, dtype: torch.dtype) -> int:
         """Where in memory a layer's keys and values begin."""
-        return self._cache.layer(heads, dtype).whole.data_ptr()
+        return self._cache.layer(heads, dtype).place
 
     def attend(self, heads: Heads, qkv: Tensor) -> Tensor:
         """Attention of the queries in ``qkv`` over their lanes' slots: [tokens, query heads * width].

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from litestage.decoder.layers import Heads
 from litestage.decoder.lean import LeanDecoder
-from litestage.decoder.native import FEW, Few
+from litestage.decoder.native import FEW, MOST_PAIRS, MOST_PAIRS_ALONE, Few
 from litestage.engine.attention import FREE, SHARED, ForwardContext
 from litestage.engine.prefix_cache import CachedPrefix
 
@@ -31,10 +31,14 @@ Token = tuple[int, int, int]
 
 
 class LayerCache:
-    """One layer's keys and values, ``whole`` [2, heads, lanes, slots, width], and the views that are used of it."""
+    """One layer's keys and values, ``whole`` [2, heads, lanes, slots, width], and the views that are used of it.
+
+    Attributes:
+        place: where in memory they begin.
+    """
 
     def __init__(self, whole: Tensor) -> None:
-        self.whole = whole
+        self.whole, self.place = whole, whole.data_ptr()
         self.flat = whole.view(2 * whole.shape[1], -1, whole.shape[-1])
         self._seen = 0
         self._views = (whole, whole)
@@ -91,7 +95,7 @@ class KVCache:
             self.used[lane] += len(new)
         if self.alone and any(branch != SHARED for new in tokens for _, _, branch in new):
             self.alone = False
-        info = torch.tensor(entered, device=self.device).T.contiguous()
+        info = torch.tensor(list(zip(*entered, strict=True)), device=self.device)
         # slots read: a few too many, so that the views of one step serve the next ones
         longest = max(self.used[lane] for lane in lanes)
         rounded = -(-longest // SLOTS_ROUNDED_TO) * SLOTS_ROUNDED_TO
@@ -100,9 +104,15 @@ class KVCache:
         which = None if list(lanes) == list(range(len(self.used))) else lanes
         long = self._long(tokens, queries) if fresh else None
         context = ForwardContext(self, info, seen, most, fresh, which, long)
-        if not fresh and which is None and len(entered) <= FEW and self.lean.counts and self.device.type == "cpu":
-            context.few = self._few(info, seen)
+        if self.device.type == "cpu" and long is None and self._few_enough(len(entered), seen, fresh, which is None):
+            context.few = self._few(info, seen, most)
         return context
+
+    def _few_enough(self, tokens: int, seen: int, fresh: bool, everywhere: bool) -> bool:
+        """Whether a pass of so many tokens is quicker in C."""
+        if self.lean.fused:
+            return tokens * seen <= (MOST_PAIRS_ALONE if torch.get_num_threads() == 1 else MOST_PAIRS)
+        return self.lean.counts and tokens <= FEW and everywhere and not fresh
 
     def _long(self, tokens: Sequence[Sequence[Token]], queries: int) -> Tensor | None:
         """By token, whether it is of a prompt beyond longrope's limit; None where there is no such prompt."""
@@ -110,11 +120,14 @@ class KVCache:
         long = [limit is not None and max(position for _, position, _ in new) >= limit for new in tokens]
         return torch.tensor(long, device=self.device).repeat_interleave(queries) if any(long) else None
 
-    def _few(self, new: Tensor, seen: int) -> Few:
+    def _few(self, new: Tensor, seen: int, most: int) -> Few:
         rows = [new.data_ptr() + row * new[0].nbytes for row in range(1, 4)]
         branches = None if self.alone else self.branches.data_ptr()
-        tokens, lanes = new.shape[1], len(self.used)
-        return Few(tokens, tokens // lanes, self.slots, lanes, seen, self.positions.data_ptr(), branches, *rows)
+        tokens = new.shape[1]
+        of_lanes = tokens // len(self.used), self.slots, len(self.used), seen
+        few = Few(tokens, *of_lanes, self.positions.data_ptr(), branches, *rows)
+        few.turn_by(self.lean.places(most))
+        return few
 
     def layer(self, heads: Heads, dtype: torch.dtype) -> LayerCache:
         """Where a layer's keys and values are kept; made when it is first asked for."""

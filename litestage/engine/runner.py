@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from litestage.decoder import native
 from litestage.decoder.decoder import Decoder, Path, Step
 from litestage.decoder.lean import LeanDecoder
 from litestage.decoder.work import Work
@@ -183,7 +184,7 @@ class HostRunner:
             made = sublayer if tensor is None else self.lean.changed(plan.compensation, name[1], tensor)
             if made is not None and not (skips and name in skip):
                 lean[name] = made
-        return self.decoder.path(plan, phase, skip, {**lean, **instead})
+        return native.joined(self.decoder.path(plan, phase, skip, {**lean, **instead}))
 
     def _cache(self, lanes: int, slots: int) -> KVCache:
         return KVCache(self.lean, lanes, slots, self.decoder.device)
@@ -211,7 +212,7 @@ class HostRunner:
         """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
         work.forwarded(len(context.ids))
         stream = self.decoder.embed(context.ids)
-        behind = 1 + max((index for index, step in enumerate(path) if id(step) in self._attentions), default=-1)
+        behind = 1 + max((index for index, step in enumerate(path) if self._attends(step)), default=-1)
         for step in path[:behind]:
             stream = step(stream, context)  # type: ignore[arg-type]
         if len(picked) < len(stream):
@@ -219,6 +220,9 @@ class HostRunner:
         for step in path[behind:]:
             stream = step(stream, context)  # type: ignore[arg-type]
         return self.lean.logits(stream)
+
+    def _attends(self, step: Step) -> bool:
+        return step.attends if isinstance(step, native.Walk) else id(step) in self._attentions
 
 
 def _may_grow(row: Row, guess: Sequence[int], length: int) -> bool:

@@ -32,8 +32,7 @@ class Sampler:
 
     def advance(self, rows: Sequence[Row], logits: Tensor) -> None:
         """Gives every row that has not ended its next token, from logits [rows, vocabulary]."""
-        likeliest = logits.argmax(dim=-1)  # of a row with a NaN, the NaN
-        top = logits.gather(-1, likeliest[:, None])[:, 0]
+        top, likeliest = logits.max(dim=-1)  # of a row with a NaN, the NaN
         tokens = self._draw(rows, logits) if self._warpers else likeliest
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):

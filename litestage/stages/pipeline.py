@@ -18,6 +18,7 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.runtime
 import jinja2.sandbox
 import regex
 
@@ -42,7 +43,15 @@ def as_sentence(text: str) -> str:
     return text if text.endswith((".", '"', "'")) else text + "."
 
 
-_JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """What templates read most is plainly safe: to look into it takes half of a prompt's time."""
+        if isinstance(obj, (Option, jinja2.runtime.LoopContext)):
+            return not attr.startswith("_")
+        return super().is_safe_attribute(obj, attr, value)
+
+
+_JINJA = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False)
 _JINJA.filters["sentence"] = as_sentence
 
 
