@@ -19,6 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
+from litestage.decoder.chat import chat_text
 from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment
 from litestage.errors import LiteStageError
@@ -150,13 +151,11 @@ class LiteStageLM(TemplateLM):
         if not getattr(self.tokenizer, "chat_template", None):
             name = self.arguments.pretrained
             raise LiteStageError(f"The tokenizer of {name!r} has no chat template; drop --apply_chat_template.")
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
+        return chat_text(
+            self.tokenizer,
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
 
     # ---- what lm-eval is told
