@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from litestage.atomic import write_text
 from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean, one_of
+from litestage.methods import METHODS
 from litestage.overrides import configure
 from litestage.plan.exit import EXIT_RULES, ExitRule
 from litestage.plan.stage import COMPENSATIONS
@@ -234,6 +235,8 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         raise LiteStageError(f"exit: {error}") from None
     _check_search(config.search, "search")
     for name in config.variants:
+        if name in ("litestage", *METHODS):
+            raise LiteStageError(f"variants.{name}: {name!r} is a method already; give the variant another name.")
         _check_search(variant(config, name), f"variants.{name}")
     for name, number, least in (
         ("budget", config.budget, 0),

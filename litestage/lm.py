@@ -17,12 +17,13 @@ import lm_eval.models  # noqa: F401  first: a lone registration of ours would hi
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
+from litestage.decoder.chat import chat_text
 from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.harness.arguments import ModelArguments, as_typed, quoted
+from litestage.harness.arguments import ModelArguments, as_typed, joined, quoted
 from litestage.harness.mistakes import one_sentence_under_lm_eval
 from litestage.harness.plain import PlainRequests
 from litestage.harness.staged import StagedRequests
@@ -73,14 +74,14 @@ class LiteStageLM(TemplateLM):
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> LiteStageLM:
         """As lm-eval makes a model, but texts stay as they were written."""
-        return super().create_from_arg_string(quoted(arg_string), additional_config)  # type: ignore[no-any-return]
+        return cls(**joined(simple_parse_args_string(quoted(arg_string)), additional_config))
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> LiteStageLM:
         """The same for its command line, which hands on what it has read."""
-        return super().create_from_arg_obj(as_typed(arg_dict, sys.argv), additional_config)  # type: ignore[no-any-return]
+        return cls(**joined(as_typed(arg_dict, sys.argv), additional_config))
 
     # ---- what a request is turned into
 
@@ -151,13 +152,11 @@ class LiteStageLM(TemplateLM):
         if not getattr(self.tokenizer, "chat_template", None):
             name = self.arguments.pretrained
             raise LiteStageError(f"The tokenizer of {name!r} has no chat template; drop --apply_chat_template.")
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
+        return chat_text(
+            self.tokenizer,
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
 
     # ---- what lm-eval is told

@@ -142,7 +142,7 @@ def _split(
     dotted: list[tuple[str, Any]] = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not key or not equals:
+        if not key.strip(".[]") or not equals:  # OmegaConf has no name for a key of nothing but these
             raise LiteStageError(f"The override {override!r} is not key=value; write for example task=menagerie.")
         if not _is_text(override):
             raise LiteStageError(f"The override {override!r} holds bytes that are not UTF-8; type it again.")

@@ -147,3 +147,29 @@ def test_a_search_killed_again_and_again_goes_on_and_ends_with_the_same_plan(tmp
     assert plan_hash(folder) == expected
     assert {key: after[key] for key in before} == before
     assert batches(after) == order  # every batch once
+
+
+def test_a_comparison_that_is_killed_while_its_report_is_drawn_keeps_the_times_it_measured(
+    litestage, tmp_path, monkeypatch
+):
+    """Drawing takes seconds, when all else is done: the same command has nothing left to measure."""
+    from litestage.comparison import write
+
+    command = ("compare", "methods=[full,uniform:2]", "questions=4", "latency_questions=2", "store=s", "output=out")
+
+    def seconds():
+        return [method["latency_s"] for method in json.loads((tmp_path / "out/results.json").read_text())["methods"]]
+
+    def killed(runs, folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as drawing:
+        drawing.setattr(write, "write_report", killed)
+        code, _, err = litestage(*command)
+    assert code == 130
+    assert "what was finished is kept" in err
+    measured = seconds()
+    code, _, err = litestage(*command)
+    assert code == 0, err
+    assert seconds() == measured
+    assert (tmp_path / "out/report.html").is_file()

@@ -61,6 +61,10 @@ def cut(file, keep):
     return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:keep])
 
 
+def as_pipe(file):
+    return lambda folder: ((folder / file).unlink(), os.mkfifo(folder / file))
+
+
 def as_pickle(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -99,6 +103,8 @@ WRONG = {
         with_field("config.json", quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"}),
         r"quantised \(bitsandbytes\)",
     ),
+    "a pipe, which would be waited for": (as_pipe("model.safetensors"), "is a pipe"),
+    "a tokenizer that is a pipe": (as_pipe("tokenizer.json"), "is a pipe"),
     "pickle": (as_pickle, "as pickle"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "usable causal LM"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
@@ -145,6 +151,19 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_sentence_that_names_it(wro
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(LiteStageError, match=r"no config\.json"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_file_of_a_folder_is_no_model(folder, file):
+    """transformers takes any file for weights, pickled ones too."""
+    with pytest.raises(LiteStageError, match="is a file; give the folder"):
+        load_model(str(folder / file))
+
+
+@pytest.mark.parametrize("given", [{"name": "~nobody-here/model"}, {"name": "reference", "adapter": "~nobody-here/x"}])
+def test_a_home_that_is_nobodys_is_no_model(given):
+    with pytest.raises(LiteStageError, match="~nobody-here"):
+        load_model(**given)
 
 
 def test_a_tied_head_is_not_missing_and_old_buffers_and_other_heads_are_not_refused(folder, caplog):

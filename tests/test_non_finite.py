@@ -1,5 +1,6 @@
 """Logits that are no numbers end the question: counted, and never an answer."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,8 @@ from litestage.api import Answerer
 from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, StagePlan
+from litestage.profile.forced import TeacherForced, stage_sequences
+from litestage.profile.importance import measure_importance
 from litestage.runner import Contestant, run
 from litestage.store import ResultStore, ReusingEngine
 
@@ -160,3 +163,34 @@ def test_from_python_it_is_one_sentence(monkeypatch):
     plan = Plan.full(PIPELINE.stage_names)
     with pytest.raises(LiteStageError, match="not finite"):
         Answerer(session, PIPELINE, plan)("Where?", ["here", "there"])
+
+
+def without_numbers():
+    """Full depth of a model whose streams are no numbers after the first letter of every question."""
+    loaded = staged_model()
+    model = deepcopy(loaded.model)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[ord("W")] = float("nan")  # of "Where"
+    engine = ReusingEngine(Engine(model, loaded.tokenizer), "broken", ResultStore())
+    return Contestant(engine, encode, PIPELINE, Plan.full(PIPELINE.stage_names))
+
+
+def test_nothing_is_ranked_on_what_is_no_number():
+    """By cosine, every sub-layer of a NaN is like every other; by likelihood, there are no outputs to look at."""
+    full = without_numbers()
+    traces = run(QUESTIONS, {"full": full})["full"]
+    assert all(trace.non_finite for trace in traces)
+    with pytest.raises(LiteStageError, match="no number at mhsa 0, on the prompts of stage 'recall'"):
+        measure_importance(full, QUESTIONS, traces)
+    with pytest.raises(LiteStageError, match=r"writes nothing in stage 'recall' .* 4 meet logits that are no numbers"):
+        stage_sequences(full, QUESTIONS, traces)
+
+
+def test_a_sub_layer_without_which_there_are_no_numbers_is_the_last_to_go():
+    """Its harm is the largest there is; as NaN it would be compared with nothing, and come anywhere."""
+    engine = Engine(staged_model().model, Characters())
+    pairs = [(prompt, (5, 6)) for prompt in random_prompts((7, 9, 11))]
+    forced = TeacherForced(engine, pairs)
+    with torch.inference_mode():
+        assert forced.harms(torch.full_like(forced.streams[-1], float("nan"))).tolist() == [2.0] * 3
+        assert (forced.harms(forced.streams[-1]) <= 2).all()

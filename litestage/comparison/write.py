@@ -33,9 +33,9 @@ def compare_into(folder: Path, bench: Workbench, typed: str, job: str = "compare
             write_search(found.search, folder)
         profiled = write_known_importance(bench, folder)
         write_results(results, folder / "results.json")
-    run = read_run(folder)
-    run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
-    if here().rank == 0:
-        write_report([run], folder)
+        run = read_run(folder)
+        run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
+        if here().rank == 0:
+            write_report([run], folder)  # takes seconds: a kill meanwhile must not cost the times that were measured
     track(bench.config.tracking, run, job)
     return results, found

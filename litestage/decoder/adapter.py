@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def adapter_folder(name: str) -> Path:
     Raises:
         LiteStageError: there is none.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         if not is_adapter(folder):
             raise LiteStageError(f"The folder {name!r} is not an adapter; it has no {CONFIG}.")

@@ -70,6 +70,8 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _refuse_pointer(path: Path) -> None:
+    if path.is_fifo():
+        raise LiteStageError(f"{path} is a pipe, not a file; put the file itself there.")  # opening it would wait
     try:
         with path.open("rb") as opened:
             pointer = opened.read(len(POINTER)) == POINTER

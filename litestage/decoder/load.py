@@ -16,6 +16,7 @@ import torch
 
 from litestage.decoder.adapter import merged
 from litestage.decoder.checkpoint import Checkpoint, read_checkpoint, read_tokenizer
+from litestage.decoder.files import first_line
 from litestage.decoder.generation import check_choice, left_out, say_left_out
 from litestage.decoder.packed import in_int8, why_not_int8
 from litestage.decoder.source import REFERENCE_MODELS, Source, source_of
@@ -157,6 +158,13 @@ def _device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise LiteStageError(f"device is {device!r}, but this machine has no CUDA device; use cpu or auto.")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise LiteStageError(
+            f"device is {device!r}, on which this PyTorch computes nothing ({first_line(error)[:80]}); use cpu, cuda "
+            "or auto."
+        ) from None
     return device
 
 

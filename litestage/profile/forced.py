@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from litestage.engine import Engine
+from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
     from litestage.plan import SkipSet
@@ -75,12 +76,13 @@ class TeacherForced:
         """By sequence: 1 if its output changes, plus the probability of not writing that output when sampling.
 
         The first is what matters (one wrong token in a hundred changes an answer, a mean over tokens hides it); the
-        second tells sub-layers apart where no output changes. From 0 to 2, [sequences].
+        second tells sub-layers apart where no output changes. From 0 to 2, [sequences]; 2 where the logits are no
+        numbers.
         """
         logits = self.decoder.logits(self.predicting(stream))
         nll = torch.nn.functional.cross_entropy(logits, self._targets, reduction="none")
         per_sequence = nll.new_zeros(len(self.valid)).index_add_(0, self._sequence, nll)
-        return self._changes(logits).float() + 1 - torch.exp(-per_sequence)
+        return (self._changes(logits).float() + 1 - torch.exp(-per_sequence)).nan_to_num(nan=2.0)
 
     def _changes(self, logits: Tensor) -> Tensor:
         differs = (logits.argmax(dim=-1) != self._targets).long()
@@ -110,13 +112,30 @@ class TeacherForced:
 def stage_sequences(
     full: Contestant, questions: Sequence[Question], traces: Sequence[Trace]
 ) -> dict[str, list[Sequenced]]:
-    """By stage, the prompts that full depth met on ``questions``, with the token ids it wrote."""
+    """By stage, the prompts that full depth met on ``questions``, with the token ids it wrote.
+
+    Raises:
+        LiteStageError: a stage in which it wrote nothing at all, so that nothing can be measured there.
+    """
     sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in full.pipeline.stages}
     for question, trace in zip(questions, traces, strict=True):
         prompts = full.prompts(question, trace)
         for stage in trace.stages:
             sequences[stage.name] += zip(prompts[stage.name], stage.token_ids, strict=True)
+    for stage_name, rows in sequences.items():
+        if not any(output for _, output in rows):
+            raise LiteStageError(_wrote_nothing(full, stage_name, traces))
     return sequences
+
+
+def _wrote_nothing(full: Contestant, stage: str, traces: Sequence[Trace]) -> str:
+    """Why there is nothing to measure in a stage, and what to do."""
+    too_long, broken = sum(trace.too_long for trace in traces), sum(trace.non_finite for trace in traces)
+    return (
+        f"Full depth writes nothing in stage {stage!r} on the {len(traces)} calibration questions: {too_long} do not "
+        f"fit the model's context of {full.engine.engine.decoder.context_length} tokens, {broken} meet logits that are "
+        "no numbers; use a shorter pipeline, or check the weights."
+    )
 
 
 def drawn(sequences: Sequence[Sequenced], count: int, seed: int = 0) -> list[Sequenced]:

@@ -69,6 +69,9 @@ def measure_importance(
 
     Args:
         advance: told of every stage that is done.
+
+    Raises:
+        LiteStageError: a stage none of whose prompts fits the context, or a residual stream that is no number.
     """
     prompts: dict[str, list[list[int]]] = {stage.name: [] for stage in full.pipeline.stages}
     for question, trace in zip(questions, traces, strict=True):
@@ -87,8 +90,14 @@ def measure_importance(
         sums = torch.zeros(2, len(names), dtype=torch.float64)
         for at in range(0, len(fitting), batch_size):
             sums += _observe(engine, fitting[at : at + batch_size])
-        means = (sums / len(fitting)).tolist()
-        cosine[stage], ratio[stage] = (dict(zip(names, row, strict=True)) for row in means)
+        means = sums / len(fitting)
+        if not means.isfinite().all():
+            kind, layer = names[int((~means.isfinite()).any(dim=0).nonzero()[0])]
+            raise LiteStageError(
+                f"The residual stream holds what is no number at {kind} {layer}, on the prompts of stage {stage!r}, so "
+                "nothing can be ranked; check the weights, or take another dtype."
+            )
+        cosine[stage], ratio[stage] = (dict(zip(names, row, strict=True)) for row in means.tolist())
         advance(1)
     return Importance(cosine, ratio, len(questions))
 

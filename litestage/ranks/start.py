@@ -105,9 +105,21 @@ def _check(trainer: Trainer, device: str) -> None:
 def _started_by_others() -> int | None:
     """How many processes torchrun or srun started, this one among them; None where neither did."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+        _number("RANK"), _number("LOCAL_RANK")
+        return _number("WORLD_SIZE")
+    tasks = _number("SLURM_STEP_NUM_TASKS", "1")
     return tasks if tasks > 1 else None  # one task may be the shell of an interactive job
+
+
+def _number(variable: str, otherwise: str = "") -> int:
+    """A whole number in the environment. Raises LiteStageError for anything else."""
+    value = os.environ.get(variable, otherwise)
+    if not value.isdecimal():
+        raise LiteStageError(
+            f"{variable} is {value!r}, not the whole number that torchrun or srun puts there; start the command by one "
+            "of them, or take their variables out of the environment."
+        )
+    return int(value)
 
 
 def cluster() -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -47,20 +45,6 @@ class StagedPrediction(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         return batch  # questions are text; the engine moves token ids itself
-
-
-class PlainTermination(lightning.Callback):
-    """Lets SIGTERM do what it did before the run.
-
-    Lightning's own handler waits for the next training step, and until then for every other rank.
-    """
-
-    def __init__(self) -> None:
-        self.before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-
-    def on_predict_start(self, trainer: Any, module: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.before)
 
 
 class Progress(lightning.Callback):

@@ -69,7 +69,8 @@ def _predict(
     import lightning
     from torch.utils.data import DataLoader
 
-    from litestage.runner.module import PlainTermination, Progress, StagedPrediction
+    from litestage.runner.module import Progress, StagedPrediction
+    from litestage.runner.termination import PlainTermination
 
     ordered = (
         questions
@@ -80,7 +81,7 @@ def _predict(
     own = share(ordered, rank_zero_only=timed)
     loader: DataLoader[Question] = DataLoader(
         own,  # type: ignore[arg-type]
-        batch_size=1 if timed else batch_size,
+        batch_size=1 if timed else max(1, min(batch_size, len(own))),
         collate_fn=list,
     )
     device = next(iter(contestants.values())).engine.engine.decoder.device

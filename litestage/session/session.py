@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
+from litestage.decoder.chat import chat_text
 from litestage.drafts.calibrated import TIMED, lookup_drafts, self_drafts, that_pay
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
@@ -103,16 +104,16 @@ class Session:
         return cls(loaded, engine, reusing, chat_template, calibration_questions, batch_size)
 
     def encode(self, text: str) -> list[int]:
-        """A prompt's token ids: special tokens as the tokenizer adds them, or its turns through the chat template."""
+        """A prompt's token ids: special tokens as the tokenizer adds them, or its turns through the chat template.
+
+        Raises:
+            LiteStageError: a chat template that does not take them.
+        """
         tokenizer = self.loaded.tokenizer
         if self.chat_template:
             prompt = text if isinstance(text, Prompt) else Prompt(text)
-            chat = tokenizer.apply_chat_template(
-                [turn._asdict() for turn in prompt.turns],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
+            turns = [turn._asdict() for turn in prompt.turns]
+            chat = chat_text(tokenizer, turns, add_generation_prompt=True, enable_thinking=False)
             return list(tokenizer(chat + prompt.reply, add_special_tokens=False)["input_ids"])
         return list(tokenizer(text)["input_ids"])
 

@@ -18,6 +18,7 @@ from litestage.decoder.load import read_model
 from litestage.decoder.source import source_of
 from litestage.errors import LiteStageError, known_stages
 from litestage.menagerie import load_split
+from litestage.runner.termination import PlainTermination
 from litestage.stages import Pipeline, load_pipeline
 from litestage.training.batches import QuestionSteps, StageSteps, Steps
 from litestage.training.check import HeldOut
@@ -63,7 +64,7 @@ def train(config: TrainingConfig) -> Path:
         for layer in model.get_decoder().layers:  # layers are alike, so one is compiled and all use it
             layer.compile(dynamic=True)
     checkpoints = Checkpoints(config, steps)
-    callbacks = [TQDMProgressBar(refresh_rate=10), Cost(config, steps), checkpoints]
+    callbacks = [TQDMProgressBar(refresh_rate=10), Cost(config, steps), checkpoints, PlainTermination()]
     if config.check.every:
         trees = QuestionSteps(held_out, pipeline, encode, len(held_out), tokens=config.tokens)
         batches = micro_batches(next(trees.trees()), config.tokens)

@@ -60,3 +60,21 @@ def test_a_tracker_that_cannot_work_is_said_and_never_fatal(tmp_path, monkeypatc
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "all results are in" in err
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "abc"}, "SLURM_STEP_NUM_TASKS is 'abc'"),
+        ({"SLURM_STEP_NUM_TASKS": ""}, "SLURM_STEP_NUM_TASKS is ''"),
+        ({"SLURM_STEP_NUM_TASKS": "-2"}, "SLURM_STEP_NUM_TASKS is '-2'"),
+        ({"TORCHELASTIC_RUN_ID": "x"}, "RANK is ''"),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "y", "WORLD_SIZE": "1"}, "LOCAL_RANK is 'y'"),
+    ],
+    ids=str,
+)
+def test_what_torchrun_or_srun_did_not_write_is_one_sentence(refused, monkeypatch, variables, named):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    refused("compare", "methods=[full]", names=[named])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from litestage.harness.arguments import ModelArguments, as_typed, quoted
+from litestage.harness.arguments import ModelArguments, as_typed, joined, quoted
 from litestage.harness.staged import decoding_of
 
 
@@ -77,6 +77,43 @@ def test_a_text_that_no_word_holds_any_more_is_one_sentence(one_sentence):
 
 
 @pytest.mark.parametrize(
+    ("given", "added", "arrives"),
+    [
+        ({"device": "cpu"}, {"device": "cuda:0"}, {"device": "cpu"}),  # lm-eval's default gives way
+        ({"device": "cpu"}, {"device": "cpu", "max_batch_size": None}, {"device": "cpu"}),
+        ({"batch_size": 4}, {"batch_size": "4"}, {"batch_size": "4"}),
+        (
+            {"plan": "full"},
+            {"batch_size": 1, "device": "cuda:0"},
+            {"plan": "full", "batch_size": 1, "device": "cuda:0"},
+        ),
+        ({"batch_size": 4}, None, {"batch_size": 4}),
+    ],
+    ids=str,
+)
+def test_what_lm_eval_has_an_option_for_may_stand_in_the_models_arguments_too(given, added, arrives):
+    """It hands both on, as one keyword twice."""
+    assert joined(given, added) == arrives
+
+
+def test_two_values_for_one_argument_are_one_sentence(one_sentence):
+    """What lm-eval writes into its results is its own option's: another would have run than stands there."""
+    one_sentence(lambda: joined({"batch_size": 4}, {"batch_size": 1}), "batch_size is 4", "--batch_size 4")
+    one_sentence(lambda: joined({"device": "cuda"}, {"device": "cpu"}), "'cuda'", "'cpu'")
+
+
+@pytest.mark.parametrize("way", ["string", "obj"])
+def test_a_model_is_made_with_the_device_in_its_arguments(way, monkeypatch):
+    from litestage.lm import LiteStageLM
+
+    made = []
+    monkeypatch.setattr(LiteStageLM, "__init__", lambda self, **arguments: made.append(arguments))
+    given = {"string": "device=cpu,plan=full", "obj": {"device": "cpu", "plan": "full"}}[way]
+    getattr(LiteStageLM, f"create_from_arg_{way}")(given, {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"})
+    assert made == [{"device": "cpu", "plan": "full", "batch_size": 1}]
+
+
+@pytest.mark.parametrize(
     "keywords",
     [
         {"temperature": "hot"},
@@ -146,3 +183,19 @@ def test_a_task_file_that_names_nothing_is_one_sentence(one_sentence, task_folde
     (task_folder / "t.yaml").write_text(TASK % request_)
     manager = TaskManager(include_path=str(task_folder), include_defaults=False)
     one_sentence(lambda: manager.load(["mine_multistage"]))
+
+
+@pytest.mark.slow
+def test_lm_eval_run_from_another_folder_answers_the_task_beside_the_file(task_folder, monkeypatch, capsys):
+    """The whole command, from a folder that holds none of the files."""
+    import sys
+
+    from lm_eval.__main__ import cli_evaluate
+
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml, pipeline: two.yaml}")
+    words = (
+        "lm_eval --model litestage --model_args device=cpu,plan=full --tasks mine_multistage --include_path ../there"
+    )
+    monkeypatch.setattr(sys, "argv", words.split())
+    cli_evaluate()
+    assert "tokens_two" in capsys.readouterr().out

@@ -1,9 +1,13 @@
 """key=value: what is typed is what arrives, and what cannot be is one sentence in every command."""
 
+from dataclasses import dataclass, field
+
 import pytest
 
 from litestage.config import load_config, load_schema
+from litestage.decoder import load_model
 from litestage.experiment.threshold import ThresholdConfig
+from litestage.overrides import configure
 from litestage.plan import ExitRule
 
 COMMANDS = [
@@ -157,6 +161,19 @@ def test_a_mapping_that_is_given_replaces_the_default_and_one_key_changes_one(tm
     assert (other.max_new_tokens, list(other.variants)) == ({"analyze": 7}, ["b"])
 
 
+@dataclass
+class Rows:
+    rows: dict[str, int] = field(default_factory=lambda: {"recall": 64, "analyze": 32})
+
+
+def test_a_mapping_replaces_one_that_a_schema_or_an_earlier_file_has():
+    given = {"rows": {"summarize": 16}}
+    assert configure(Rows, [given], []).rows == {"summarize": 16}
+    assert configure(Rows, [{"rows": {"recall": 1}}, given], []).rows == {"summarize": 16}
+    assert configure(Rows, [], ["rows={summarize: 16}"]).rows == {"summarize": 16}
+    assert configure(Rows, [], ["rows.summarize=16"]).rows == {"recall": 64, "analyze": 32, "summarize": 16}
+
+
 def test_training_rows_that_are_given_replace_the_default(tmp_path):
     from litestage.training.config import load_config as load_training
 
@@ -209,3 +226,14 @@ def test_an_experiments_rules_are_checked_with_its_options(one_sentence, overrid
 def test_a_method_that_is_none_is_refused_before_a_model_is_loaded(refused, monkeypatch, methods):
     monkeypatch.setattr("litestage.session.session.load_model", _not_yet)
     refused("compare", f"methods={methods}")
+
+
+@pytest.mark.parametrize("device", ["", "tpu", "meta", "cpu:x", "CPU", "cuda:99", "mps:7"])
+def test_a_device_that_computes_nothing_is_one_sentence(one_sentence, device):
+    one_sentence(lambda: load_model(device=device), "device", repr(device))
+
+
+@pytest.mark.parametrize("name", ["full", "litestage", "cosine"])
+def test_a_variant_that_would_stand_in_a_methods_place_is_one_sentence(refused, name):
+    """As ``full`` it would be what all others are held against."""
+    refused("compare", f"variants={{{name}: {{strategy: pareto}}}}", names=[f"variants.{name}"])

@@ -122,6 +122,8 @@ def put(path, text):
 @example([("variants", "{a: {strategy: 5}}")])
 @example([("max_new_tokens.recall.x", "5")])
 @example([("methods[", "x")])
+@example([("[", "")])
+@example([("[.]", "x")])
 def test_overrides(pairs):
     a_value_or_one_line(lambda: load_config([f"{key}={value}" for key, value in pairs]))
 
