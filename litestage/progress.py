@@ -55,9 +55,9 @@ def bar(label: str, total: int | None, *, guessed: bool = False) -> Iterator[Adv
         _shown, task = progress, progress.add_task(label, total=total)
         try:
             yield _mover(progress, task, guessed)
+        finally:
             if guessed:
                 progress.update(task, total=progress.tasks[task].completed)
-        finally:
             _shown = None
 
 

@@ -121,6 +121,7 @@ class _Method(_Judged):
     agreement_ci95: Limits = _ABSENT
     certified: bool = _ABSENT
     certificate: Certified | None = None
+    same_text: Share = _ABSENT
     method: str = ""
     budget: Count = 0
     mcnemar_p_holm: Share | None = None
@@ -330,6 +331,7 @@ class _Row(_Sped):
 
 class _TaskRow(_Row):
     task: str
+    certified: list[str] = []
 
 
 class _Average(_Row):

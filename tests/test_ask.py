@@ -10,6 +10,8 @@ from litestage.comparison.compare import check_methods
 from litestage.comparison.grid import cells_of
 from litestage.config import load_config
 from litestage.decoder.gguf import installed_gguf
+from litestage.plan import Plan
+from litestage.session import session
 
 
 @pytest.fixture
@@ -42,6 +44,55 @@ def test_without_a_question_the_tasks_first_test_question_is_asked(asked, tmp_pa
     said = json.loads(printed.out.splitlines()[-1])
     assert set(said) == {"question", "options", "full"}
     assert said["full"]["correct"]
+
+
+def test_the_answer_at_full_depth_is_there_before_a_plan_is_made(asked, monkeypatch, capsys, tmp_path):
+    """What a plan is made of may take a while: by then the reader has something to read."""
+    seen = []
+
+    def plan(self, spec):
+        seen.append((spec, capsys.readouterr().out))
+        return Plan.full(self.pipeline.stage_names)
+
+    monkeypatch.setattr("litestage.session.workbench.Workbench.plan", plan)
+    asked("--plan", "uniform:4", f"store={tmp_path / 'store.sqlite'}")
+    (first, before), (second, told) = seen
+    assert (first, second) == ("full", "uniform:4")
+    assert "summarize: " not in before
+    assert "summarize: " in told
+
+
+def test_drafts_are_made_from_few_calibration_questions_and_the_second_time_from_what_is_kept(
+    asked, monkeypatch, tmp_path
+):
+    timed, written = [], []
+    pay, look_up = session.that_pay, session.lookup_drafts
+
+    def timing(*arguments):
+        timed.append(len(arguments[-1]))
+        return pay(*arguments)
+
+    def writing(*arguments):
+        written.append(len(arguments[-1]))
+        return look_up(*arguments)
+
+    monkeypatch.setattr(session, "that_pay", timing)
+    monkeypatch.setattr(session, "lookup_drafts", writing)
+    store = f"store={tmp_path / 'store.sqlite'}"
+    code, printed = asked("--plan", "full+lookup", store)
+    assert code in (0, None)
+    assert written == timed == [12]
+    assert "from 24 questions, for an answer soon" in " ".join(printed.out.split())
+    once = len(timed)
+    asked("--plan", "full+lookup", store)
+    assert len(timed) == once
+
+
+def test_a_plan_that_is_mistaken_is_told_before_anything_is_answered(asked):
+    code, printed = asked("--plan", "uniform")
+    assert code == 2
+    assert "uniform:8" in printed.err
+    assert not printed.out
 
 
 def test_options_without_a_question_are_refused(asked):

@@ -13,9 +13,9 @@ from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
 from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.plan.words import certified
 from litestage.report.answer import answer, in_two_sentences
 from litestage.report.runs import Run
-from litestage.report.tables import certified
 from litestage.search.certify import walk, walk_order
 from litestage.search.greedy import greedy_search
 from litestage.search.one_budget import one_budget_search
@@ -293,6 +293,8 @@ def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_sa
     assert certified({"plan": "a", "certified": False}, full) == "full depth"
     assert certified({"plan": "a", "certified": False, "model": "half"}, full) == "no"
     assert certified({"plan": "b"}, full) == ""
+    assert certified({"plan": "b", "certified": False, "same_text": 1.0}, full) == "same text"
+    assert certified({"plan": "b", "certified": False, "same_text": 0.986}, full) == "98.6% same text"
     plan = replace(PLAN, certificate=CERTIFICATE)
     for task, expected in (("menagerie", CERTIFICATE), ("obqa", None)):
         assert plan.certified_on(task) == expected
@@ -315,12 +317,15 @@ def test_a_comparisons_first_sentences_say_what_the_searched_plan_is_certified_a
 
     def said(**more):
         return in_two_sentences(
-            {"n": 100, "methods": [full, {"name": "litestage", "plan": "b", **measured, **lost, **more}]}
+            {"n": 100, "methods": [full, {"name": "litestage", "plan": "b", **measured, **lost} | more]}
         )
 
     assert str(CERTIFICATE) in said(certified=True, certificate=asdict(CERTIFICATE))
     assert said(certified=False).endswith("It is not certified to keep a bound.")
     assert "ertified" not in said()
+    same = said(certified=False, same_text=0.986)
+    assert same.endswith("It is full depth computed another way: the same text in 98.6% of the questions.")
+    assert said(plan="a", certified=False).endswith("It is full depth itself.")
 
 
 # --- the questions --------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from tiny import Characters, random_prompts, tiny_model
 
 from litestage.engine import Batch, Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
-from litestage.profile import StandInCosts, StepCosts, measure_stand_in, measure_step_costs
-from litestage.profile.timing import TOLERATED_ERROR
+from litestage.profile import StandInCosts, StepCosts, measure_stand_in, measure_step_costs, measure_token_share
+from litestage.profile.timing import BUDGET_S, TOLERATED_ERROR
 from litestage.trace import StageTrace
 
 LAYERS = 6
@@ -90,6 +90,47 @@ def test_the_fit_recovers_the_coefficients():
     assert costs.decode == pytest.approx(DECODE, rel=1e-4)
     assert costs.held_out_error < 0.01  # rows of one lane: the context of each step is taken at the middle
     assert engine.eos == (2,)  # the engine that was measured is as it was
+
+
+def slow(times: float) -> Callable[[SkipSet, int], float]:
+    return lambda skip, asked: times
+
+
+@dataclass
+class Clocked(MadeUpEngine):
+    """Notes the prompts' tokens and the seconds of what it was asked."""
+
+    counted: list[tuple[int, float]] = field(default_factory=list)
+
+    def generate(self, requests, plan, decoding):
+        batch = super().generate(requests, plan, decoding)
+        self.counted.append((len(requests) * len(requests[0].prompt), batch.prefill_s + batch.decode_s))
+        return batch
+
+
+def test_a_slow_model_is_measured_within_the_budget_and_as_well():
+    """On a model on which a pass takes 20 times as long; one that is quick is timed on the larger shapes too."""
+    for times, largest in ((1.0, 640), (20.0, 160)):
+        engine = Clocked(slow(times))
+        costs = measure_step_costs(engine)
+        assert costs.prefill == pytest.approx([times * each for each in PREFILL], rel=1e-4)
+        assert costs.decode == pytest.approx([times * each for each in DECODE], rel=1e-4)
+        assert sum(seconds for _, seconds in engine.counted) < 1.5 * BUDGET_S
+        assert max(size for size, _ in engine.counted) == largest
+
+
+def test_a_slow_models_stand_in_is_measured_within_the_budget_too():
+    engine = Clocked(slow(20.0), price=1e-3)
+    prices = measure_stand_in(engine, "linear")
+    assert sum(prices.decode) == pytest.approx(20e-3, rel=0.05)
+    assert sum(seconds for _, seconds in engine.counted) < 2.5 * BUDGET_S
+
+
+def test_a_slow_model_on_a_disturbed_machine_is_not_measured_for_ever(caplog):
+    engine = Clocked(lambda skip, asked: 20.0 if len(skip) in (0, LAYERS // 2, LAYERS) else 40.0)
+    assert measure_step_costs(engine).held_out_error > TOLERATED_ERROR
+    assert sum(seconds for _, seconds in engine.counted) < 3.5 * BUDGET_S
+    assert "other work" in caplog.text
 
 
 def test_a_hiccup_in_a_measurement_does_not_move_the_fit():
@@ -242,6 +283,22 @@ def test_a_disturbed_measurement_is_made_again_and_warned_of_only_if_that_does_n
     always = measure_step_costs(MadeUpEngine(lambda skip, asked: 1.0 if len(skip) in (0, 3, 6) else 2.0))
     assert always.held_out_error > TOLERATED_ERROR
     assert "other work" in caplog.text
+
+
+def test_what_one_more_token_costs_is_a_share_of_a_step():
+    class Tokens(MadeUpEngine):
+        """Two rows of a lane take ``more`` of a step's second longer than one."""
+
+        more = 0.25
+
+        def generate(self, requests, plan, decoding):
+            return Batch([], 1.0, 1.25 if len(requests) == 1 else 1.25 + self.more)
+
+    assert measure_token_share(Tokens()) == pytest.approx(0.2)  # 0.25 of 1.25
+    for more, least in ((0.0, 0.02), (2.0, 0.5)):
+        engine = Tokens()
+        engine.more = more
+        assert measure_token_share(engine) == least
 
 
 # --- what a stand-in costs ---

@@ -10,7 +10,7 @@ from tiny import FAMILIES, random_prompts, tiny_engine
 from litestage.cli.run_plan import show
 from litestage.comparison.compare import _entrant, compare
 from litestage.config import load_config
-from litestage.drafts.calibrated import self_drafts, that_pay, token_share
+from litestage.drafts.calibrated import self_drafts, that_pay
 from litestage.drafts.lookup import Lookup, Phrases
 from litestage.engine import Decoding, Request
 from litestage.errors import LiteStageError
@@ -18,7 +18,6 @@ from litestage.methods.shorthand import parted
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
 from litestage.plan.words import NO_DRAFTS
-from litestage.profile import StepCosts
 from litestage.runner import Contestant
 from litestage.session.workbench import Workbench
 from litestage.trace import StageTrace, Trace
@@ -175,13 +174,6 @@ def test_sampled_texts_are_drawn_token_by_token_as_without_a_draft():
 def test_a_schedule_has_no_draft():
     with pytest.raises(LiteStageError, match="schedule verifies no draft"):
         StagePlan(schedule={"steps": [[3, {"mhsa": [1], "ffn": []}]]}, draft=Draft(sources=("prompt",)))
-
-
-def test_what_one_more_token_costs_is_a_share_of_a_step():
-    costs = StepCosts(2, (0.0,) * 7, (1.0, 0.25, 0, 0, 0, 0, 0), 0.0)
-    assert token_share(costs) == pytest.approx(0.2)  # 0.25 of 1.25
-    free = StepCosts(2, (0.0,) * 7, (1.0, 0, 0, 0, 0, 0, 0), 0.0)
-    assert token_share(free) == 0.02
 
 
 @pytest.mark.slow

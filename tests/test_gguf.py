@@ -62,6 +62,15 @@ def test_it_is_converted_once(tiny, cache, monkeypatch):
     assert load_model(str(copied)).fingerprint == first.fingerprint
 
 
+def test_converting_shows_one_bar_of_ours_with_all_tensors_and_none_of_transformers(tiny, cache, capfd):
+    gguf.converted(tiny[1])
+    shown = capfd.readouterr().err
+    tensors = len(tiny[2])
+    assert "converting the GGUF file, this once" in shown
+    assert f"{tensors}/{tensors}" in shown
+    assert "it/s" not in shown
+
+
 def test_another_file_of_the_same_name_is_another_model(tiny, cache, tmp_path):
     file = Path(shutil.copy(tiny[1], tmp_path / "model.gguf"))
     first = load_model(str(file)).fingerprint

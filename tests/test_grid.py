@@ -149,6 +149,26 @@ def test_answers_as_full_depth_gives_them_are_averaged_and_have_a_table_of_their
     assert not any("as full depth does" in table.title for table in grid_tables(summary()))  # results of before
 
 
+def test_what_each_row_is_certified_at_has_a_table_of_its_own_once_for_seeds_that_agree():
+    cells = cells_of(load_config(["grid.task=[menagerie,menagerie_five]", "grid.seed=[0,1]"]))
+    said = [{"same_text": 1.0}, {"same_text": 1.0}, {"same_text": 0.5}, {}]
+    found = {cell: compared(0.85, 2.0, 0.1) for cell in cells}
+    for cell, more in zip(cells, said, strict=True):
+        full, other = found[cell]["methods"]
+        found[cell]["methods"] = [
+            full | {"plan": "a", "certified": False},
+            other | {"plan": "b", "certified": False, **more},
+        ]
+    grid = {**summarise_grid(cells, found, {}), "command": "x"}
+    (table,) = [table for table in grid_tables(grid) if "certified" in table.title]
+    assert list(table.columns) == ["method", "menagerie", "menagerie_five"]
+    assert [list(row) for row in table.rows] == [
+        ["full", "full depth", "full depth"],
+        ["litestage", "same text", "50.0% same text / no"],
+    ]
+    assert not any("certified" in table.title for table in grid_tables(summary()))  # results of before
+
+
 def test_p_values_are_adjusted_over_all_comparisons():
     rows = {(row["task"], row["method"]): row for row in summary()["rows"]}
     assert rows["obqa", "litestage"]["mcnemar_p_holm"] == pytest.approx(0.02)

@@ -54,7 +54,7 @@ def output_folder(config: RunConfig, command: str) -> Path:
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparison as a table, one method a row."""
-    from litestage.report.tables import certified
+    from litestage.plan.words import certified
     from litestage.report.wording import share, signed_points, times
 
     stages = list(results["methods"][0]["stages"])

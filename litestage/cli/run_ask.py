@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from litestage.cli.output import print_json, print_table
-from litestage.config import load_config
+from litestage.config import SearchConfig, load_config
 from litestage.errors import LiteStageError
-from litestage.methods.shorthand import wants_drafts
+from litestage.methods.shorthand import parse_shorthand, parted, wants_drafts
 from litestage.plan.words import NO_DRAFTS
 
 if TYPE_CHECKING:
-    from litestage.stages import Question
     from litestage.trace import Trace
+
+SOON = ("search.calibration=24", "search.confirm=0")
+"""An answer should come soon: what a plan takes from calibration questions, it takes from so few."""
 
 
 def ask(
     question: str | None, options: Sequence[str], plans: Sequence[str], overrides: Sequence[str], as_json: bool
 ) -> None:
-    """Answers one question at full depth and under each plan; prints what every stage wrote and the seconds.
+    """Answers one question at full depth and under each plan; prints what every stage wrote, soon, and the seconds.
 
     Args:
         question: without one, the task's first test question.
@@ -27,36 +29,46 @@ def ask(
     Raises:
         LiteStageError: options without a question or a question without, and whatever cannot be loaded or asked.
     """
-    config = load_config(overrides)
+    given = any(override.startswith("search.") for override in overrides)
+    config = load_config(overrides if given else [*SOON, *overrides])
     if (question is None) != (not options):
         raise LiteStageError("A question needs its options, and options a question: --question '...' --option a ...")
+    for spec in plans:
+        if not parted(spec)[0].endswith((".yaml", ".yml")):
+            parse_shorthand(spec)  # a mistake is told before anything is loaded or answered
     from litestage.session.workbench import Workbench
     from litestage.stages import Question
 
     bench = Workbench.open(config)
     asked = bench.task.questions("test")[0] if question is None else Question("asked", question, tuple(options))
-    specs = list(dict.fromkeys(["full", *plans]))
-    contestants = [bench.session.contestant(bench.pipeline, bench.plan(spec)) for spec in specs]
-    for contestant in contestants:
+    print(asked.text, *(f"({each.label}) {each.text}" for each in asked.lettered), sep="\n")
+    answers: dict[str, Trace] = {}
+    for spec in dict.fromkeys(["full", *plans]):
+        contestant = bench.session.contestant(bench.pipeline, bench.plan(spec))
         contestant.answer([asked], timed=True)  # the first run allocates and compiles
-    answers = {
-        spec: contestant.answer([asked], timed=True)[0] for spec, contestant in zip(specs, contestants, strict=True)
-    }
-    _print(asked, answers)
-    for spec, contestant in zip(specs, contestants, strict=True):
+        answers[spec] = contestant.answer([asked], timed=True)[0]
+        _print_texts(spec, answers[spec])
         if wants_drafts(spec) and not contestant.plan.drafts:
-            print(f"{spec}, drafts: {NO_DRAFTS}.")
+            print(f"  drafts: {NO_DRAFTS}")
+    _print_table(answers)
+    print("One run each: for figures to go by, litestage compare.")
+    if len(answers) > 1 and not given:
+        print(
+            f"What a plan takes from calibration, it took from {config.search.calibration} questions, for an answer "
+            f"soon; search.calibration={SearchConfig().calibration} takes as many as other commands do."
+        )
     if as_json:
         print_json({"question": asked.text, "options": asked.options, **{s: t.to_dict() for s, t in answers.items()}})
 
 
-def _print(asked: Question, answers: dict[str, Trace]) -> None:
-    print(asked.text, *(f"({each.label}) {each.text}" for each in asked.lettered), sep="\n")
-    for spec, trace in answers.items():
-        print(f"\n{spec}")
-        for stage in trace.stages:
-            for text in stage.texts:
-                print(f"  {stage.name}: {text}")
+def _print_texts(spec: str, trace: Trace) -> None:
+    print(f"\n{spec}")
+    for stage in trace.stages:
+        for text in stage.texts:
+            print(f"  {stage.name}: {text}", flush=True)
+
+
+def _print_table(answers: Mapping[str, Trace]) -> None:
     print()
     stages = next(iter(answers.values())).stages
     print_table(
@@ -71,4 +83,3 @@ def _print(asked: Question, answers: dict[str, Trace]) -> None:
             for spec, trace in answers.items()
         ],
     )
-    print("One run each: for figures to go by, litestage compare.")

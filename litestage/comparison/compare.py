@@ -13,7 +13,7 @@ from litestage.config import RunConfig, variant
 from litestage.environment import environment
 from litestage.errors import LiteStageError
 from litestage.memory import peak_cuda_mb, peak_memory
-from litestage.methods.shorthand import parse_shorthand, parted, wants_drafts
+from litestage.methods.shorthand import distinct, parse_shorthand, parted, wants_drafts
 from litestage.plan import Plan, load_plan
 from litestage.plan.words import NO_DRAFTS, what_it_does
 from litestage.progress import console
@@ -68,7 +68,7 @@ class Entrant:
 def compare(bench: Workbench) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
-    specs = ["full", *[name for name in config.methods if name != "full"]]
+    specs = distinct(["full", *config.methods])
     rows = _row_names(specs)
     questions = bench.task.questions("test")[: config.questions]
     timed = questions[: config.latency_questions]
@@ -185,7 +185,7 @@ def _row_names(specs: Sequence[str]) -> dict[str, str]:
 
 def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
-    _row_names(config.methods)
+    _row_names(distinct(config.methods))
     for spec in config.methods:
         body = _searched(spec)
         if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):

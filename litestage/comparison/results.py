@@ -116,6 +116,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
         "plan": measured.plan.hash,
         "certified": measured.certificate is not None,
         **({"certificate": asdict(measured.certificate)} if measured.certificate else {}),
+        **_same_text(full, measured),
         **beside(full.accuracy, measured.accuracy),
         "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full.correct, measured.correct)),
         "lost": pairs.lost,
@@ -150,6 +151,20 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
     if notes := [*filter(None, [measured.note]), *_accepted(entry["stages"]), *_prefilled_once(entry["stages"])]:
         entry["note"] = "; ".join(notes)
     return entry
+
+
+def _same_text(full: Measured, measured: Measured) -> dict[str, float]:
+    """Of a plan that is full depth but for drafts and prefix cache, the share of questions with full depth's tokens.
+
+    It is 1 in float32. Other plans promise nothing of the kind.
+    """
+    if measured.model or measured.plan.hash == full.plan.hash or measured.plan.answers_hash != full.plan.answers_hash:
+        return {}
+    same = [
+        [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in other.stages]
+        for one, other in zip(full.accuracy, measured.accuracy, strict=True)
+    ]
+    return {"same_text": fmean(same)}
 
 
 def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,6 +15,7 @@ from litestage.decoder.checkpoint import quietly, refuse_other_tensors
 from litestage.decoder.families import family_of
 from litestage.decoder.files import POINTER, first_line
 from litestage.errors import LiteStageError
+from litestage.progress import bar
 
 _UNREAD = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that change every position's rotation, and which transformers passes over."""
@@ -85,7 +86,7 @@ def _dequantised(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    with _explained(file), quietly():
+    with _explained(file), quietly(), _own_bar():
         _check(file)
         family_of(AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False))
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -102,6 +103,25 @@ def _dequantised(file: Path) -> tuple[Any, Any]:
         del model.config.quantization_config
     model.hf_quantizer = None  # or it refuses to be saved
     return model, tokenizer
+
+
+@contextmanager
+def _own_bar() -> Iterator[None]:
+    """Shows transformers' bar over the tensors, which it offers no way to turn off, as one of ours."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    def shown(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        with bar("converting the GGUF file, this once", len(tensors)) as advance:
+            for tensor in tensors:
+                yield tensor
+                advance(1)
+
+    theirs = vars(reader).get("tqdm")
+    reader.tqdm = shown  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        reader.tqdm = theirs  # type: ignore[assignment]
 
 
 def _unpacked() -> dict[str, Any]:

@@ -15,12 +15,10 @@ from litestage.runner import run
 from litestage.trace import StageTrace
 
 if TYPE_CHECKING:
-    from litestage.profile import Importance, StepCosts
+    from litestage.profile import Importance
     from litestage.session import Session
     from litestage.stages import Pipeline, Question
 
-CONTEXT = 128
-"""Tokens at which a step's cost is taken."""
 TIMED = 16
 """Questions over which it is seen whether drafts pay, at most half of all."""
 
@@ -30,7 +28,7 @@ def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: S
 
     Without questions they are looked up in the prompt alone.
     """
-    least = token_share(session.step_costs())
+    least = session.token_share()
     if not questions:
         return dict.fromkeys(pipeline.stage_names, Draft(sources=("prompt",), least=least))
     written = plan.with_drafts({})
@@ -59,12 +57,6 @@ def self_drafts(plan: Plan, importance: Importance, layers: int, stages: Sequenc
         if more := [name for name in importance.ranking() if name not in plan[stage].skip][: layers // 2]:
             drafts[stage] = Draft("skip", length=4, skip=SkipSet.of(more))
     return drafts
-
-
-def token_share(costs: StepCosts) -> float:
-    """What one more token costs in a decode step of one row, as a share of that step; from 0.02 to 0.5."""
-    one, two = (costs.decode_step(tokens, CONTEXT) for tokens in (1, 2))
-    return round(min(0.5, max(0.02, (two - one) / one)), 3)
 
 
 def that_pay(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from litestage.errors import LiteStageError, did_you_mean
@@ -31,6 +31,14 @@ def parted(spec: str) -> tuple[str, tuple[str, ...]]:
     if len({*suffixes}) < len(suffixes) or {"lookup", "self"} <= {*suffixes}:
         raise LiteStageError(f"The plan {spec!r} has a suffix too many; give each once, and one of +lookup and +self.")
     return body, tuple(sorted(suffixes, key=SUFFIXES.index))
+
+
+def distinct(specs: Iterable[str]) -> list[str]:
+    """Each plan once, as it is first written: ``full+exit+lookup`` is ``full+lookup+exit``."""
+    first: dict[tuple[str, tuple[str, ...]], str] = {}
+    for spec in specs:
+        first.setdefault(parted(spec), spec)
+    return list(first.values())
 
 
 def wants_drafts(spec: str) -> bool:

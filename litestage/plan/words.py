@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from litestage.plan.certificate import Certificate
 from litestage.plan.exit import ExitRule
 
 Exit = Mapping[str, Any] | None
@@ -27,6 +28,21 @@ def what_it_does(budgets: Mapping[str, float], exit: Exit) -> str:
         ends = f"ends a stage early (exit rule: {ExitRule(**exit)})"
         said.append(ends if said else f"skips nothing and {ends}")
     return " and ".join(said) or "is full depth"
+
+
+def certified(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    """A table's cell: the bound and confidence that a row's plan is certified at; ``no``; empty where nobody looked.
+
+    What has nothing to lose needs no certificate: full depth, and ways of computing the same text faster, with the
+    share of questions that had it where that is not all of them.
+    """
+    if "certified" not in method:
+        return ""
+    if certificate := method.get("certificate"):
+        return Certificate(**certificate).short
+    if "same_text" in method:
+        return "same text" if method["same_text"] == 1 else f"{method['same_text']:.1%} same text"
+    return "full depth" if method["plan"] == full["plan"] and not method.get("model") else "no"
 
 
 def exit_in_short(exit: Exit) -> str:

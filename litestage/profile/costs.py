@@ -144,10 +144,6 @@ class StepCosts:
         prefill = dot(self.prefill, features(1, prompt, prompt, *running))
         return prefill, dot(self.decode, features(1, 1, context, *running))
 
-    def decode_step(self, tokens: int, context: int) -> float:
-        """Predicted seconds of a full-depth decode step that forwards so many tokens at ``context``."""
-        return dot(self.decode, features(1, tokens, context, self.layers, self.layers))
-
     def sublayer_seconds(self, context: int) -> dict[str, float]:
         """What one attention and one feed-forward sub-layer take in a decode step of one row at ``context``."""
         full = self.pass_seconds(SkipSet(), prompt=1, context=context)[1]

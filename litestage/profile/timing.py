@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
 from statistics import median
@@ -15,24 +15,29 @@ import torch
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile.costs import StandIn, StandInCosts, StepCosts, active, dot, features
+from litestage.progress import Advance, bar
 from litestage.stats.bootstrap import interval_of
 from litestage.trace import StageTrace
 
 _STEPS = 8  # decode steps per measurement
 _PROMPTS = (24, 160)  # tokens
 _ROWS = (1, 4)
+_SMALL = 160  # tokens of all rows' prompts; what has more is most of the work
 _UNEQUAL = (8, 5, 3, 2)  # new tokens of rows that share three quarters of their prompt, in the check
 _REPEATS = 3
 _PAIRS = 9  # repeats of a price, which is a small difference
+_SHARE_REPEATS = 5
 _ROUNDS = 3  # a measurement whose held-out error is too large is continued, twice at most
 _RESAMPLES = 1000
+BUDGET_S = 15.0
+"""Seconds that a measurement should take: on a model so slow that it would take longer, fewer shapes and repeats."""
 TOLERATED_ERROR = 0.10
 """Median relative error on held-out masks above which a measurement counts as disturbed."""
 
 _logger = getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Cell:
     """What is timed: so many rows with a prompt of so many tokens, one after the other in lanes of their own; or, with
     ``tokens``, as one question's options: that many new tokens each, after a prompt whose beginning they share."""
@@ -45,6 +50,11 @@ class _Cell:
     @property
     def shared(self) -> int:
         return self.prompt * 3 // 4 if self.tokens else 0
+
+    @property
+    def size(self) -> int:
+        """Tokens of all prompts."""
+        return self.rows * self.prompt
 
     def features(self, layers: int, decode: bool) -> list[float]:
         running = active(layers, self.plan.skip)
@@ -86,8 +96,10 @@ class _Sample:
 def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     """Times the engine on random prompts under several masks, fits the coefficients and checks them on other masks.
 
-    The check has rows of unequal lengths that share a prompt's beginning, as a question's options do. A measurement
-    that predicts the other masks badly was disturbed: it is continued, and warned of if that does not help.
+    It takes about `BUDGET_S` or less, twice that where the check fails: a slow model is timed on the smaller shapes,
+    and once, which is enough, as its passes are long beside what disturbs them. The check has rows of unequal
+    lengths that share a prompt's beginning, as a question's options do. A measurement that predicts the other masks
+    badly was disturbed: it is continued, and warned of if that does not help.
     """
     layers = engine.decoder.layers
     rng = random.Random(seed)
@@ -100,14 +112,12 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     ]
     held_out = [SkipSet.of(rng.sample(names, max(1, layers * share // 4))) for share in (1, 3)]
     masks, others = ([StagePlan(skip=skip) for skip in of] for of in (fitted, held_out))
-    cells = _equal(engine, (*masks, *others))
-    unequal = [
+    timing = _Timing(engine, rng)
+    cells = _equal(engine, (*masks, *others)) + [
         _Cell(plan, len(_UNEQUAL), prompt, _UNEQUAL) for plan in others for prompt in _PROMPTS if _fits(engine, prompt)
     ]
-    timing = _Timing(engine, [*cells, *unequal], rng)
     path = engine.runs_on(StagePlan())
-    for _ in range(_ROUNDS):
-        timing.measure(_REPEATS)
+    for _ in timing.rounds("what a step costs on this machine", cells, _REPEATS):
         samples = timing.samples()
         fit_on = [sample for sample in samples if sample.cell.plan.skip in fitted]
         coefficients = _fit(fit_on, layers, decode=False), _fit(fit_on, layers, decode=True)
@@ -125,6 +135,19 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     return costs
 
 
+def measure_token_share(engine: Engine, seed: int = 0) -> float:
+    """What one more token costs in a decode step of one lane, as a share of that step: from 0.02 to 0.5.
+
+    Drafts ask nothing else of a machine, and this takes a moment where step costs take longer.
+    """
+    one, two = _Cell(StagePlan(), 1, _PROMPTS[0]), _Cell(StagePlan(), 2, _PROMPTS[0], (_STEPS, _STEPS))
+    timing = _Timing(engine, random.Random(seed))
+    for _ in timing.rounds("what one more token costs in a step", [one, two], _SHARE_REPEATS, least=_REPEATS):
+        break  # one look is enough
+    one_s, two_s = (timing.sample(cell).decode_s for cell in (one, two))
+    return round(min(0.5, max(0.02, (two_s - one_s) / one_s)), 3)
+
+
 def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> StandInCosts:
     """Seconds of one stand-in of ``form`` in a prefill and in a decode pass, with the error of that.
 
@@ -139,11 +162,10 @@ def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> StandInCosts:
     fitted, held_out = (
         [cell for both in zip(*(_equal(engine, [p]) for p in pair), strict=True) for cell in both] for pair in pairs
     )
-    timing = _Timing(engine, [*fitted, *held_out], rng)
-    for _ in range(_ROUNDS):
-        timing.measure(_PAIRS)
-        prices = _prices(timing, fitted, _count(skips[0], form))
-        error = _price_error(timing, held_out, prices, _count(skips[1], form))
+    timing = _Timing(engine, rng)
+    for _ in timing.rounds(f"what a stand-in costs, {form}", [*fitted, *held_out], _PAIRS, least=_REPEATS):
+        prices = _prices(timing, timing.chosen(fitted), _count(skips[0], form))
+        error = _price_error(timing, timing.chosen(held_out), prices, _count(skips[1], form))
         prices = prices._replace(held_out_error=error)
         if error <= TOLERATED_ERROR:
             break
@@ -232,37 +254,79 @@ def _fits(engine: Engine, prompt: int) -> bool:
 
 
 def _equal(engine: Engine, plans: Sequence[StagePlan]) -> list[_Cell]:
-    shapes = [(rows, prompt) for rows in _ROWS for prompt in _PROMPTS if _fits(engine, prompt)]
+    shapes = [(rows, prompt) for prompt in _PROMPTS for rows in _ROWS if _fits(engine, prompt)]
     return [_Cell(plan, *shape) for plan in plans for shape in shapes]
 
 
 class _Timing:
     """Timings of cells on random prompts, in turns, so that a machine that slows down slows every plan alike."""
 
-    def __init__(self, engine: Engine, cells: Sequence[_Cell], rng: random.Random) -> None:
-        self._engine, self._cells, self._rng = copy.copy(engine), list(cells), rng
+    def __init__(self, engine: Engine, rng: random.Random) -> None:
+        self._engine, self._rng = copy.copy(engine), rng
         self._engine.eos = (-1,)  # every measurement runs its full length
-        self._seconds: list[list[tuple[float, float]]] = [[] for _ in cells]
+        self._seconds: dict[_Cell, list[tuple[float, float]]] = {}
+        self._spent_s = 0.0
 
-    def measure(self, repeats: int) -> None:
-        """Times every cell so many times more, forth and back; the first round ever warms up."""
-        for _ in range(repeats + (0 if self._seconds[0] else 1)):
-            turn = len(self._seconds[0]) % 2
-            for index in range(len(self._cells))[:: -1 if turn else 1]:
-                requests = self._cells[index].requests(self._rng, self._engine.decoder.config.vocab_size)
-                batch = self._engine.generate(requests, self._cells[index].plan, Decoding())
-                self._seconds[index].append((batch.prefill_s, batch.decode_s))
+    def rounds(self, label: str, cells: Sequence[_Cell], repeats: int, least: int = 1) -> Iterator[None]:
+        """Times every cell so often, in turns, forth and back, and yields for a look; `_ROUNDS` times at most.
+
+        Args:
+            cells: those that are too much work for the budget are left out.
+            least: so often in any case, where the budget is too small for all repeats.
+        """
+        cells = self._affordable(cells, repeats)
+        self._seconds = {cell: [] for cell in cells}
+        with bar(label, repeats * len(cells), guessed=True) as advance:
+            for number in range(1, _ROUNDS + 1):
+                for repeat in range(repeats):
+                    if repeat >= least and self._spent_s > number * BUDGET_S:
+                        break
+                    self._measure(repeat, advance)
+                yield
+                if self._spent_s > 2 * BUDGET_S:
+                    return
+
+    def chosen(self, cells: Iterable[_Cell]) -> list[_Cell]:
+        """Those of the cells that are timed."""
+        return [cell for cell in cells if cell in self._seconds]
 
     def seconds(self, cell: _Cell) -> list[tuple[float, float]]:
-        """A cell's times, without the warm-up: prefill and decode seconds by repeat."""
-        return self._seconds[next(index for index, one in enumerate(self._cells) if one is cell)][1:]
+        """A cell's times: prefill and decode seconds by repeat."""
+        return self._seconds[cell]
 
     def sample(self, cell: _Cell) -> _Sample:
         """A cell's median times."""
         return _Sample(cell, *(median(of) for of in zip(*self.seconds(cell), strict=True)))
 
     def samples(self) -> list[_Sample]:
-        return [self.sample(cell) for cell in self._cells]
+        return [self.sample(cell) for cell in self._seconds]
+
+    def _affordable(self, cells: Sequence[_Cell], repeats: int) -> list[_Cell]:
+        """All cells, or those of at most `_SMALL` tokens, as the first plan's of these, run once, foretell.
+
+        That warms the engine up; but where it compiles or records what a plan runs, each cell has to be.
+        """
+        small = [cell for cell in cells if cell.size <= _SMALL]
+        for cell in small:
+            if cell.plan is small[0].plan:
+                per_token_s = sum(self._generate(cell)) / cell.size
+        chosen = small if repeats * per_token_s * sum(cell.size for cell in cells) > BUDGET_S else list(cells)
+        if self._engine.runs_on(StagePlan()) == "static":
+            for cell in chosen:
+                self._generate(cell)
+        self._spent_s = 0.0
+        return chosen
+
+    def _measure(self, repeat: int, advance: Advance) -> None:
+        for cell in list(self._seconds)[:: -1 if repeat % 2 else 1]:
+            self._seconds[cell].append(self._generate(cell))
+            advance(1)
+
+    def _generate(self, cell: _Cell) -> tuple[float, float]:
+        requests = cell.requests(self._rng, self._engine.decoder.config.vocab_size)
+        batch = self._engine.generate(requests, cell.plan, Decoding())
+        self._spent_s += batch.prefill_s + batch.decode_s
+        return batch.prefill_s, batch.decode_s
 
 
 def _fit(samples: Sequence[_Sample], layers: int, decode: bool) -> tuple[float, ...]:

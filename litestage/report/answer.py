@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestage.plan import Certificate
-from litestage.plan.words import what_it_does
+from litestage.plan.words import certified, what_it_does
 from litestage.report.runs import Run
 
 
@@ -25,7 +25,7 @@ def in_two_sentences(results: Mapping[str, Any]) -> str:
         f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
         f"(95 % interval {low * 100:.1f} to {high * 100:.1f})"
         + (f"; it answers {best['agreement']:.1%} of them as full depth does." if "agreement" in best else ".")
-        + _promised(best)
+        + _promised(best, full)
     )
 
 
@@ -52,12 +52,17 @@ def answer(run: Run) -> str:
     return _profile(run.profile or {})
 
 
-def _promised(entry: Mapping[str, Any]) -> str:
-    """The certificate's sentence, or that there is none; nothing where nobody looked."""
+def _promised(entry: Mapping[str, Any], full: Mapping[str, Any] | None = None) -> str:
+    """The certificate's sentence, or that there is none or none is needed; nothing where nobody looked."""
     if "certified" not in entry:
         return ""
-    certificate = entry.get("certificate")
-    return f" {Certificate(**certificate)}" if certificate else " It is not certified to keep a bound."
+    if certificate := entry.get("certificate"):
+        return f" {Certificate(**certificate)}"
+    if "same_text" in entry:
+        return f" It is full depth computed another way: the same text in {entry['same_text']:.1%} of the questions."
+    if full is not None and certified(entry, full) == "full depth":
+        return " It is full depth itself."
+    return " It is not certified to keep a bound."
 
 
 def _not_surely_worse(methods: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

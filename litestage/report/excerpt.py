@@ -14,7 +14,7 @@ from typing import Any
 
 from litestage.cli import run_alone
 from litestage.errors import LiteStageError
-from litestage.report.tables import certified
+from litestage.plan.words import certified
 from litestage.report.wording import share, signed_points
 
 REPORTS = Path("reports")

@@ -109,6 +109,7 @@ def grid_tables(grid: Figures) -> list[Table]:
         for title, cell in (
             ("accuracy, drop in points [95 %]", _accuracy),
             ("questions answered as full depth does [95 %]", share),
+            ("certified, by what the search did not see", _certified),
             ("times as fast as full depth [95 %]", times),
             ("tokens a question", lambda row: f"{row['tokens']:.1f}"),
         )
@@ -120,10 +121,11 @@ def _table(grid: Figures, model: str, title: str, cell: Callable[[Figures], str]
     averages = {row["method"]: row for row in grid["averages"] if row["model"] == model}
     by_task = {(row["method"], row["task"]): row for row in grid["rows"] if row["model"] == model}
     tasks = [task for task in grid["tasks"] if any(task == known for _, known in by_task)]
+    averaged = len(tasks) > 1 and any(map(cell, averages.values()))
     rows = [
         [
             method,
-            *([cell(average)] if len(tasks) > 1 else []),
+            *([cell(average)] if averaged else []),
             *(_cell(by_task.get((method, task)), cell) for task in tasks),
         ]
         for method, average in averages.items()
@@ -131,11 +133,16 @@ def _table(grid: Figures, model: str, title: str, cell: Callable[[Figures], str]
     if not any(any(row[1:]) for row in rows):
         return None
     ours = frozenset(at for at, row in enumerate(rows) if row[0].startswith("litestage"))
-    return Table(title, ["method", *(["average"] if len(tasks) > 1 else []), *tasks], rows, ours)
+    return Table(title, ["method", *(["average"] if averaged else []), *tasks], rows, ours)
 
 
 def _cell(row: Figures | None, cell: Callable[[Figures], str]) -> str:
     return "" if row is None else cell(row)
+
+
+def _certified(row: Figures) -> str:
+    """What seeds say, each thing once; of an average nothing."""
+    return " / ".join(row.get("certified", ()))
 
 
 def _accuracy(row: Figures) -> str:

@@ -8,7 +8,8 @@ from math import floor, log2
 from statistics import fmean
 from typing import Any
 
-from litestage.plan.certificate import SAYS_NOTHING_OF, Certificate
+from litestage.plan.certificate import SAYS_NOTHING_OF
+from litestage.plan.words import certified
 from litestage.report.wording import share, signed_points, times
 
 KINDS = ("mhsa", "ffn")
@@ -59,15 +60,6 @@ def methods_table(results: Mapping[str, Any]) -> Table:
     return Table("Methods", list(shown), rows, ours, _methods_note(results), _methods_remarks(results))
 
 
-def certified(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
-    """The bound and confidence that a row's plan is certified at, or ``no``; empty where nobody looked."""
-    if "certified" not in method:
-        return ""
-    if not (certificate := method.get("certificate")):
-        return "full depth" if method["plan"] == full["plan"] and not method.get("model") else "no"
-    return Certificate(**certificate).short
-
-
 def _methods_note(results: Mapping[str, Any]) -> str:
     """What the figures are of."""
     note = (
@@ -96,7 +88,13 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
     if any("certified" in method for method in results["methods"]):
         remarks.append(
             "certified: the bound that a row's plan is shown to keep, and the confidence, by calibration questions "
-            f"that its search did not see, for each row by itself. It says nothing of {SAYS_NOTHING_OF}."
+            f"that its search did not see, for each row by itself. It says nothing of {SAYS_NOTHING_OF}. An exit rule "
+            "that is added to a certified plan makes another plan, which is not certified."
+        )
+    if any("same_text" in method for method in results["methods"]):
+        remarks.append(
+            "same text: the plan computes full depth's text another way, and so many of the questions had the very "
+            "same tokens: all of them in float32; in bfloat16 rounding changes some."
         )
     if any("mcnemar_p_holm" in method for method in results["methods"]):
         remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")

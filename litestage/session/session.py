@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from litestage.profile import (
     measure_importance,
     measure_stand_in,
     measure_step_costs,
+    measure_token_share,
 )
 from litestage.profile.exits import calibrated_exits
 from litestage.progress import bar
@@ -206,27 +206,38 @@ class Session:
                 plan = replace(plan, prefix_cache=True)
                 continue
             drafted = [stage for stage in stages if plan[stage].schedule is None]
-            if not drafted:
-                continue
-            if pipeline is None:
-                if suffix == "self":
-                    raise LiteStageError(
-                        "+self ranks sub-layers on a task's calibration split, and this task has none; use +lookup."
-                    )
-                plan = plan.with_drafts(dict.fromkeys(drafted, Draft(sources=("prompt",))))
-            else:
-                questions = task.questions("calibration")[: self.calibration_questions] if task else []
-                timed = min(TIMED, len(questions) // 2)
-                if suffix == "self":
-                    importance = TaskMeasurements(self, "+self", task, pipeline).importance()
-                    drafts = self_drafts(plan, importance, self.engine.decoder.layers, stages)
-                else:
-                    drafts = lookup_drafts(self, plan, pipeline, questions[timed:])
-                drafts = {stage: drafts[stage] for stage in drafted if stage in drafts}
-                plan = plan.with_drafts(
-                    that_pay(self, plan, drafts, pipeline, questions[:timed]) if questions else drafts
-                )
+            if drafted:
+                plan = plan.with_drafts(self._drafts(suffix, plan, drafted, task, pipeline))
         return plan
+
+    def _drafts(
+        self, kind: str, plan: Plan, drafted: Sequence[str], task: Calibration | None, pipeline: Pipeline | None
+    ) -> dict[str, Draft]:
+        """By stage, drafts by ``lookup`` or ``self`` for the stages ``drafted``, where they pay on this machine."""
+        if pipeline is None:
+            if kind == "self":
+                raise LiteStageError(
+                    "+self ranks sub-layers on a task's calibration split, and this task has none; use +lookup."
+                )
+            return dict.fromkeys(drafted, Draft(sources=("prompt",)))
+        questions = task.questions("calibration")[: self.calibration_questions] if task else []
+        timed = min(TIMED, len(questions) // 2)
+        if kind == "self":
+            importance = TaskMeasurements(self, "+self", task, pipeline).importance()
+            made = self_drafts(plan, importance, self.engine.decoder.layers, pipeline.stage_names)
+        else:
+            made = lookup_drafts(self, plan, pipeline, questions[timed:])
+        drafts = {stage: made[stage] for stage in drafted if stage in made}
+        if not questions:
+            return drafts
+
+        def pay() -> dict[str, Any]:
+            return {"stages": list(that_pay(self, plan, drafts, pipeline, questions[:timed]))}
+
+        asked = [asdict(question) for question in questions[:timed]]
+        about = plan.with_drafts(drafts).hash, pipeline.hash, self.chat_template, asked
+        stay = self._on_this_machine("drafts_that_pay", pay, *about)["stages"]
+        return {stage: drafts[stage] for stage in stay}
 
     def with_calibrated_exits(self, plan: Plan, task: Calibration | None, pipeline: Pipeline | None) -> Plan:
         """The plan with what its exit rules lack taken from its own texts on the task's calibration questions.
@@ -296,22 +307,23 @@ class Session:
     def step_costs(self, forms: Iterable[str] = ()) -> StepCosts:
         """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""
 
-        def on_this_machine(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            key = self.kept.key(kind, COSTS_VERSION, environment(self.engine))
-            return self.kept.once(key, lambda: from_rank_zero(measure))
+        def timed(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            return self._on_this_machine(kind, lambda: from_rank_zero(measure))
 
-        def passes() -> dict[str, Any]:
-            with bar("what a step costs on this machine", None):
-                return measure_step_costs(self.engine).to_dict()
+        def stand_in(form: str) -> StandInCosts:
+            measured = timed(f"stand_in/{form}", lambda: measure_stand_in(self.engine, form)._asdict())
+            return StandInCosts.from_dict(measured)
 
-        costs = StepCosts.from_dict(on_this_machine("step_costs", passes))
-        stand_ins: dict[str, StandInCosts] = {}
-        for form in forms:
-            kept = on_this_machine(f"stand_in/{form}", partial(_stand_in, self.engine, form))
-            stand_ins[form] = StandInCosts.from_dict(kept)
-        return replace(costs, stand_ins=stand_ins)
+        costs = StepCosts.from_dict(timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+        return replace(costs, stand_ins={form: stand_in(form) for form in forms})
 
+    def token_share(self) -> float:
+        """What one more token costs in a decode step on this machine, as a share of it; measured once, then kept."""
+        share: float = self._on_this_machine(
+            "token_share", lambda: from_rank_zero(lambda: {"share": measure_token_share(self.engine)})
+        )["share"]
+        return share
 
-def _stand_in(engine: Engine, form: str) -> dict[str, Any]:
-    with bar(f"what a stand-in costs, {form}", None):
-        return measure_stand_in(engine, form)._asdict()
+    def _on_this_machine(self, kind: str, measure: Callable[[], dict[str, Any]], *content: object) -> dict[str, Any]:
+        """What was measured here before, else as ``measure`` gives it, the same on all ranks."""
+        return self.kept.once(self.kept.key(kind, COSTS_VERSION, environment(self.engine), *content), measure)

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from litestage.comparison.grid.cells import Cell
+from litestage.plan.words import certified
 from litestage.stats import holm, over_independent, over_the_same
 
 SCHEMA = "litestage.grid/1"
@@ -31,8 +32,9 @@ def summarise_grid(cells: Sequence[Cell], found: Mapping[Cell, Mapping[str, Any]
     """
     found = {cell: found[cell] for cell in cells if cell in found}
     p_values = _adjusted(found)
+    fulls = {cell: _entry(results, "full") for cell, results in found.items()}
     rows = [
-        _over_seeds(model, task, method, {cell: _entry(found[cell], method) for cell in group}, p_values)
+        _over_seeds(model, task, method, {cell: _entry(found[cell], method) for cell in group}, p_values, fulls)
         for (model, task), group in _grouped(found).items()
         for method in _methods(found[group[0]])
     ]
@@ -90,13 +92,19 @@ def _over_seeds(
     method: str,
     entries: Mapping[Cell, Mapping[str, Any]],
     p_values: Mapping[tuple[Cell, str], float],
+    fulls: Mapping[Cell, Mapping[str, Any]],
 ) -> Row:
-    """A method with one model on one task; the p-value is the smallest of its seeds'."""
+    """A method with one model on one task; the p-value is the smallest of its seeds'.
+
+    Args:
+        fulls: full depth's entries.
+    """
     measured = list(entries.values())
     row: Row = {
         "model": model,
         "task": task,
         "method": method,
+        "certified": list(dict.fromkeys(certified(entry, fulls[cell]) for cell, entry in entries.items())),
         "seeds": [cell.seed for cell in entries],
         **_accuracy(measured, over_the_same),
         "tokens": fmean(sum(stage["tokens"] for stage in entry["stages"].values()) for entry in measured),
