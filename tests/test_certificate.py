@@ -20,6 +20,7 @@ from litestage.search.certify import walk, walk_order
 from litestage.search.greedy import greedy_search
 from litestage.search.one_budget import one_budget_search
 from litestage.search.record import write_search
+from litestage.search.split import confirming, fewest_calibrating
 from litestage.session.workbench import SearchQuestions, Workbench
 from litestage.stats import Bound, Pairs
 from tests.test_racing import WrittenDown, problem, same
@@ -38,6 +39,27 @@ def test_the_fewest_questions_pass_with_nothing_lost_and_one_fewer_do_not(most, 
     assert bound.fewest == n
     assert bound.passes(Pairs(0, 0, n))
     assert not bound.passes(Pairs(0, 0, n - 1))
+
+
+@pytest.mark.parametrize("on", ["accuracy", "agreement"])
+@pytest.mark.parametrize(("most", "n", "enough"), [(0.02, 204, 194), (0.02, 193, 114), (0.02, 113, 113), (0.1, 64, 52)])
+def test_enough_questions_are_the_fewest_of_which_as_many_may_be_lost(most, n, enough, on):
+    bound = Bound(most, on=on)
+    assert bound.enough(n) == enough
+    lost = bound.most_lost(n)[0]
+    assert bound.most_lost(enough)[0] == lost
+    assert bound.most_lost(enough - 1)[0] < max(lost, 0) or lost < 0
+
+
+@pytest.mark.parametrize("most", [0.0, 0.02, 0.1])
+def test_the_fewest_calibration_questions_leave_enough_to_certify_and_one_fewer_do_not(most):
+    bound = Bound(most)
+    questions = fewest_calibrating(bound)
+    if most == 0:
+        assert questions is None
+        return
+    assert questions > confirming(questions, bound) == bound.fewest
+    assert confirming(questions - 1, bound) < bound.fewest
 
 
 def test_no_number_of_questions_certifies_a_bound_of_nothing():
@@ -96,7 +118,7 @@ def test_the_walk_goes_from_safe_to_fast_and_leaves_out_what_is_beaten_or_saves_
 @pytest.mark.parametrize("at", range(12))
 def test_the_bound_breaks_no_more_often_than_stated(at):
     """All tables at a size where certificates are to be had: within three standard errors of the level."""
-    found = simulate(tables(0.1)[at], Bound(0.1), 60, 2000, np.random.default_rng(at))
+    found = simulate(tables(0.1)[at], Bound(0.1), 60, 60, 2000, np.random.default_rng(at))
     assert found.broken.mean() < 0.1 + 3 * np.sqrt(0.09 / 2000)
     if "rise" in tables(0.1)[at].name:
         assert found.speedup.mean() > 1.4  # and it is of some use
@@ -189,7 +211,7 @@ def test_too_few_questions_for_a_bound_are_said_to_be_too_few_with_how_many_it_t
     assert found.plan.certificate is None
     assert "takes 114 confirming questions" in caplog.text
     assert "there are 60" in caplog.text
-    assert "search.calibration to 228 or more" in caplog.text
+    assert "search.calibration to 143 or more, of which 114 confirm" in caplog.text
     assert max(int(name) for _, name in session.asked) < 70  # nothing was asked that could not help
 
 
@@ -339,13 +361,13 @@ def questions_of(*options):
     return [[int(q.id) for q in part] for part in (bench.calibration(), bench.confirmation())], bench
 
 
-def test_half_of_the_calibration_questions_certify_unless_told_otherwise():
-    (seen, confirm), bench = questions_of("search.calibration=80")
-    assert (seen, confirm) == (list(range(40)), list(range(40, 80)))
+def test_up_to_four_fifths_of_the_calibration_questions_certify_unless_told_otherwise():
+    (seen, confirm), bench = questions_of("search.calibration=80", "search.max_accuracy_drop=0.1")
+    assert (seen, confirm) == (list(range(28)), list(range(28, 80)))  # 2 of 52 may be lost, and no more of 64
     assert [int(q.id) for q in SearchQuestions(bench).questions("calibration")] == seen  # what rankings measure on
     assert questions_of("search.calibration=80", "search.confirm=50")[0][1] == list(range(30, 80))
     assert questions_of("search.calibration=80", "search.confirm=0")[0] == [list(range(80)), []]
-    assert questions_of()[0] == [list(range(50)), list(range(50, 100))]  # fewer rows than asked for
+    assert questions_of()[0] == [list(range(20)), list(range(20, 100))]  # fewer rows than asked for, and too few
     with pytest.raises(LiteStageError, match=r"search\.confirm is 120, but the calibration split has 100"):
         questions_of("search.confirm=120")
 

@@ -69,6 +69,32 @@ def test_a_sentence_ends_where_the_next_one_begins():
     assert step(ExitRule("sentence_end", sentences=2), tokens=[1, 2, 3, 4, 5, 2, 3, 4, 5]) == 8
 
 
+def test_convergence_ends_where_the_stated_answer_has_stayed():
+    said = {
+        1: " So the answer is",
+        2: " option A",
+        3: " option B",
+        4: ".",
+        5: " Or not.",
+        6: " Then",
+        7: "\nThe Answer is: (",
+    }
+
+    def ends(tokens, **parameters):
+        steps = Steps(tokens=tokens, text=lambda some: "".join(said[token] for token in some))
+        return exit_step(ExitRule("convergence", **parameters), steps)
+
+    assert ends([1, 2, 4, 5, 6], sentences=1) == 3  # stated, and the next sentence has begun
+    assert ends([1, 2, 4, 5, 6]) == 4  # it stands after two sentences
+    assert ends([1, 2, 4, 1, 3, 4, 6]) is None  # another answer by the second
+    assert ends([1, 2, 4, 1, 3, 4, 5, 6]) == 7  # which has stayed by the third
+    assert ends([1, 2, 4, 7, 2, 4, 6]) == 6  # said in other words, the same
+    assert ends([5, 5, 5, 6]) is None  # nothing is stated
+    assert ends([5, 1, 2, 4, 6], sentences=1) == 4
+    assert ends([1, 2, 4, 5, 6], sentences=1, words="or") == 4  # " Or not." once it is over
+    assert ends([1, 2, 4, 5, 6], sentences=1, words="hence") is None
+
+
 def test_deepconf_ends_below_the_threshold_and_not_at_it():
     rule = ExitRule("deepconf", threshold=2.0, window=2, k=5)
     assert step(rule, tokens=[1] * 4, signals={"top5": [5.0, 3.0, 1.0, 0.5]}) == 3  # 3 and 1 are exactly 2; 1 and 0.5
@@ -252,6 +278,9 @@ def test_the_confidence_rule_is_the_plan_that_it_was():
         ({"rule": "margin", "threshold": 2}, ["threshold", "2"]),
         ({"rule": "repetition", "times": 1.5}, ["times", "1.5"]),
         ({"rule": "sentence_end", "sentences": True}, ["sentences", "True"]),
+        ({"rule": "convergence", "sentences": 0}, ["sentences", "0"]),
+        ({"rule": "convergence", "words": " "}, ["words", "' '"]),
+        ({"rule": "convergence", "words": None}, ["words", "None"]),
         ({"threshold": float("nan")}, ["threshold", "nan"]),
     ],
 )

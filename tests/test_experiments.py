@@ -35,7 +35,7 @@ SMALL = {
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
     "adaptive-exit": ["plans=[cosine:6]", "search.confirm=4", "search.max_accuracy_drop=0.5"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
-    "certificate": ["searches=200", "sizes=[40]", "bounds=[0.1]"],
+    "certificate": ["searches=200", "sizes=[80]", "bounds=[0.1]"],
     "noise": ["repeats=2", "search.max_budget=2", "fresh=6", "uncertified=1"],
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
     "importance": ["tokens=400"],
@@ -56,7 +56,7 @@ SMALL = {
     "protocol": ["candidates=3", "sizes=[4]", "splits=20", "tokens=400", "search.max_budget=6"],
     "transfer": ["others=[menagerie_five,menagerie@menagerie_two_stage]", "search.max_budget=2"],
 }
-ELSEWHERE = {"protocol": ("test and calibration", 12), "certificate": ("simulated", 40), "noise": ("fresh", 6)}
+ELSEWHERE = {"protocol": ("test and calibration", 12), "certificate": ("simulated", 80), "noise": ("fresh", 6)}
 """Split and number of questions of those that do not ask six of the test split."""
 HEAD = {"schema", "experiment", "command", "task", "split", "n", "environment", "config", "rows", "shows"}
 
@@ -136,6 +136,7 @@ def test_an_experiment_leaves_rows_a_plot_and_what_they_show(litestage, tmp_path
         (["noise", "fresh=1000000"], ["110488", "1000000"]),
         (["certificate", "searches=0"], ["searches", "0"]),
         (["certificate", "sizes=[]"], ["sizes"]),
+        (["certificate", "share=1"], ["share", "1"]),
         (["adaptive-exit", "rules=[entropi]"], ["entropi", "'entropy'"]),
         (["adaptive-exit", "plans=[full+exit]"], ["+exit"]),
     ],

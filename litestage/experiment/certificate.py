@@ -10,17 +10,29 @@ import numpy as np
 from scipy.stats import binom, binomtest, norm
 
 from litestage.config import RunConfig
+from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import bar
+from litestage.search.split import confirming
 from litestage.session.workbench import Workbench
 from litestage.stats import Bound
 from litestage.stats.bound import score
 
 Row = Mapping[str, Any]
-COLUMNS = ("table", "losses", "bound", "n", "broken [95 % limit]", "certified", "speed-up", "without", "possible")
+COLUMNS = (
+    "table",
+    "losses",
+    "bound",
+    "questions,\nconfirming",
+    "broken [95 % limit]",
+    "certified",
+    "speed-up",
+    "without",
+    "possible",
+)
 WORST = 0.11
 """The upper limit of the rate that a guarantee at 0.9 is held to."""
 
@@ -31,12 +43,14 @@ class CertificateConfig(RunConfig):
 
     Attributes:
         searches: how many are simulated over every table.
-        sizes: confirming questions; a search has as many of its own.
+        sizes: calibration questions.
+        share: how many of these confirm, as a fraction; by default as many as a search would take.
         bounds: fractions; those that a size cannot certify are left out.
     """
 
     searches: int = 10_000
-    sizes: list[int] = field(default_factory=lambda: [40, 128, 256, 1000])
+    sizes: list[int] = field(default_factory=lambda: [80, 256, 512, 2000])
+    share: float | None = None
     bounds: list[float] = field(default_factory=lambda: [0.02, 0.1])
 
 
@@ -44,20 +58,23 @@ def run(bench: Workbench, config: CertificateConfig) -> Findings:
     """Simulates every table at every size and bound."""
     at_least(1, searches=config.searches)
     some(sizes=config.sizes, bounds=config.bounds)
+    if config.share is not None and not 0 < config.share < 1:
+        raise LiteStageError(f"share is {config.share}; give a fraction of the questions, e.g. 0.5.")
     cases = [
-        (table, bound, n)
+        (table, bound, size, n)
         for most in config.bounds
         for bound in (Bound(most, config.search.confidence),)
-        for n in config.sizes
-        if bound.fewest is not None and n >= bound.fewest
+        for size in config.sizes
+        for n in (confirming(size, bound) if config.share is None else round(config.share * size),)
+        if bound.fewest is not None and bound.fewest <= n < size
         for table in tables(most)
     ]
     rows: list[dict[str, Any]] = []
     with bar("tables simulated", len(cases)) as advance:
-        for at, (table, bound, n) in enumerate(cases):
-            rows.append(_row(table, bound, n, config.searches, np.random.default_rng([config.seed, at])))
+        for at, (table, bound, size, n) in enumerate(cases):
+            rows.append(_row(table, bound, size, n, config.searches, np.random.default_rng([config.seed, at])))
             advance(1)
-    levels = [_levels(bound, n, config) for bound, n in dict.fromkeys((bound, n) for _, bound, n in cases)]
+    levels = [_levels(bound, n, config) for bound, n in dict.fromkeys((bound, n) for _, bound, _, n in cases)]
     return Findings(
         split="simulated",
         questions=max(config.sizes),
@@ -79,8 +96,8 @@ def run(bench: Workbench, config: CertificateConfig) -> Findings:
     )
 
 
-def _row(table: Table, bound: Bound, n: int, searches: int, rng: np.random.Generator) -> dict[str, Any]:
-    found, before = simulate(table, bound, n, searches, rng), uncertified(table, bound, n, searches, rng)
+def _row(table: Table, bound: Bound, size: int, n: int, searches: int, rng: np.random.Generator) -> dict[str, Any]:
+    found, before = simulate(table, bound, size - n, n, searches, rng), uncertified(table, bound, size, searches, rng)
     broken = int(found.broken.sum())
     interval = binomtest(broken, searches).proportion_ci(0.95, method="exact")
     within = table.speedup[table.drop <= bound.most]
@@ -88,6 +105,7 @@ def _row(table: Table, bound: Bound, n: int, searches: int, rng: np.random.Gener
         "table": table.name,
         "losses": "nested" if table.nested else "independent",
         "bound": bound.most,
+        "calibration": size,
         "n": n,
         "searches": searches,
         "broken": broken,
@@ -140,7 +158,7 @@ def _cells(row: Row) -> list[str]:
         row["table"],
         row["losses"],
         f"{row['bound'] * 100:g}",
-        str(row["n"]),
+        f"{row['calibration']}, {row['n']}",
         f"{row['broken_rate']:.1%} [{row['broken_rate_ci95'][1]:.1%}]",
         f"{row['certified_rate']:.0%}",
         f"{row['mean_speedup']:.2f}x",
@@ -156,7 +174,7 @@ def _broken(rows: Sequence[Row], config: CertificateConfig) -> str:
     return (
         f"Of {config.searches} searches over each of {len(rows)} tables the bound was broken in at most "
         f"{worst['broken_rate']:.1%} (95 % interval {worst['broken_rate_ci95'][0]:.1%} to "
-        f"{worst['broken_rate_ci95'][1]:.1%}; {worst['table']}, {worst['n']} questions), where "
+        f"{worst['broken_rate_ci95'][1]:.1%}; {worst['table']}, {worst['calibration']} questions), where "
         f"{1 - config.search.confidence:.0%} is allowed; the interval ends below {WORST:.0%} for {below} of them. "
         f"Without the guarantee, at the same number of questions, it was broken in up to "
         f"{before['uncertified_broken_rate']:.0%}."
@@ -166,8 +184,9 @@ def _broken(rows: Sequence[Row], config: CertificateConfig) -> str:
 def _cost(rows: Sequence[Row]) -> str:
     rise = [row for row in rows if row["table"] == "losses rise with speed" and row["losses"] == "nested"]
     parts = [
-        f"{row['mean_speedup']:.2f} times as fast with it and {row['uncertified_mean_speedup']:.2f} without, of "
-        f"{row['possible_speedup']:.2f} possible, at {row['n']} questions and {row['bound'] * 100:g} points"
+        f"{row['mean_speedup']:.2f} times as fast with it and {row['uncertified_mean_speedup']:.2f} without "
+        f"({row['mean_speedup'] / row['uncertified_mean_speedup']:.2f}), of {row['possible_speedup']:.2f} possible, at "
+        f"{row['calibration']} questions, {row['n']} of them confirming, and {row['bound'] * 100:g} points"
         for row in rise
     ]
     return f"Where losses rise with speed, plans are on average {'; '.join(parts)}."
@@ -175,11 +194,11 @@ def _cost(rows: Sequence[Row]) -> str:
 
 def _figure(rows: Sequence[Row], stated: float) -> Any:
     figure, (broken, speed) = panels(2, width=4.8, share_y=False)
-    sizes = sorted({row["n"] for row in rows})
-    for n, colour in zip(sizes, PALETTE, strict=False):
-        mine = [row for row in rows if row["n"] == n]
+    sizes = sorted({row["calibration"] for row in rows})
+    for size, colour in zip(sizes, PALETTE, strict=False):
+        mine = [row for row in rows if row["calibration"] == size]
         x = [row["uncertified_broken_rate"] * 100 for row in mine]
-        style = {"fmt": "o", "markersize": 4, "color": colour, "label": f"{n} questions"}
+        style = {"fmt": "o", "markersize": 4, "color": colour, "label": f"{size} questions"}
         with_intervals(broken, x, mine, "broken_rate", scale=100, **style)
         before = [row["uncertified_mean_speedup"] for row in mine]
         speed.scatter(before, [row["mean_speedup"] for row in mine], s=16, color=colour)

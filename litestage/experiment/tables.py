@@ -82,10 +82,10 @@ class Outcome:
     speedup: Array
 
 
-def simulate(table: Table, bound: Bound, n: int, searches: int, rng: np.random.Generator) -> Outcome:
-    """Searches that try all candidates on n questions, and walk those within the bound on n others."""
-    found_lost, found_gained = table.counts(n, searches, rng)
-    loss = (found_lost - found_gained) / n
+def simulate(table: Table, bound: Bound, searched: int, n: int, searches: int, rng: np.random.Generator) -> Outcome:
+    """Searches that try all candidates on so many questions, and walk those within the bound on n others."""
+    found_lost, found_gained = table.counts(searched, searches, rng)
+    loss = (found_lost - found_gained) / searched
     lost, gained = table.counts(n, searches, rng)
     passed = lost <= bound.most_lost(n)[gained]
     seconds, drops = 1 / table.speedup, table.drop
@@ -101,12 +101,12 @@ def simulate(table: Table, bound: Bound, n: int, searches: int, rng: np.random.G
 
 
 def uncertified(table: Table, bound: Bound, n: int, searches: int, rng: np.random.Generator) -> Outcome:
-    """Searches that choose the fastest candidate within the bound on all 2n questions, as they did without a guarantee.
+    """Searches that choose the fastest candidate within the bound on all n questions, as they did without a guarantee.
 
     Within the bound is the drop's one-sided 90 % upper limit, as in :mod:`litestage.search.race`.
     """
-    lost, gained = table.counts(2 * n, searches, rng)
-    within = (lost - gained + 1.2816 * np.sqrt(lost + gained + 1)) / (2 * n) <= bound.most
+    lost, gained = table.counts(n, searches, rng)
+    within = (lost - gained + 1.2816 * np.sqrt(lost + gained + 1)) / n <= bound.most
     chosen = np.where(within, np.arange(len(table.speedup)), -1).max(axis=1)
     speedup = np.where(chosen < 0, 1.0, table.speedup[chosen])
     return Outcome((chosen >= 0) & (table.drop[chosen] > bound.most), chosen >= 0, speedup)

@@ -18,6 +18,7 @@ from litestage.profile.exits import calibrated_exits
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Ladder
 from litestage.search.race import Standing, fewest, looks
+from litestage.search.split import fewest_calibrating
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound, Pairs
@@ -88,9 +89,10 @@ class SearchProblem:
         elif len(self.confirm) < certifying:
             warn(
                 "To certify at %g %% that a plan loses at most %g points takes %d confirming questions, even if it "
-                "loses none, and there are %d: full depth will be chosen. Raise search.calibration to %d or more, half "
-                "of which confirm, or search.max_accuracy_drop.",
-                *(self.confidence * 100, bound * 100, certifying, len(self.confirm), 2 * certifying),
+                "loses none, and there are %d: full depth will be chosen. Raise search.calibration to %d or more, of "
+                "which %d confirm, or search.max_accuracy_drop.",
+                *(self.confidence * 100, bound * 100, certifying, len(self.confirm)),
+                *(fewest_calibrating(self.bound), certifying),
             )
 
     def _warn_if_too_few_to_race(self) -> None:

@@ -18,8 +18,10 @@ from litestage.search.calibrated import Calibrated
 from litestage.search.ladders import Ladder
 from litestage.search.one_budget import one_budget_search
 from litestage.search.pareto import expected_races, pareto_search
+from litestage.search.split import confirming
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
+from litestage.stats import Bound
 from litestage.store import ResultStore, default_store_path
 
 
@@ -66,7 +68,8 @@ class Workbench:
     def _calibration(self) -> tuple[list[Question], list[Question]]:
         search = self.config.search
         asked = self.task.questions("calibration")[: search.calibration]
-        confirm = len(asked) // 2 if search.confirm is None else search.confirm
+        bound = Bound(search.max_accuracy_drop, search.confidence, search.bound)
+        confirm = confirming(len(asked), bound) if search.confirm is None else search.confirm
         if confirm >= len(asked):
             raise LiteStageError(
                 f"search.confirm is {confirm}, but the calibration split has {len(asked)} questions, which leaves none "

@@ -13,6 +13,7 @@ binomial test. Where it is refused, the drop in accuracy is below the bound too.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -78,6 +79,18 @@ class Bound:
         while not self.passes(Pairs(0, 0, n)):
             n += 1
         return n
+
+    def enough(self, n: int) -> int:
+        """The fewest questions of which a plan that gains none may lose as many as of ``n``; n where it may lose none.
+
+        What may be lost grows in steps: 1 of 194 or of 256 questions for 2 points at 0.9. Questions between two steps
+        only make it likelier that a good plan loses one more.
+        """
+        if not 0 < self.most < 1 or (1 - self.most) ** n > self.level:
+            return n
+        lost = int(np.searchsorted(binom.cdf(np.arange(n + 1), n, self.most), self.level, "right")) - 1
+        first = bisect_left(range(n), True, key=lambda fewer: binom.cdf(lost, fewer, self.most) <= self.level)
+        return next((fewer for fewer in range(first, n) if self.passes(Pairs(lost, 0, fewer))), n)
 
 
 def score(lost: Any, gained: Any, n: int, bound: float) -> Array:

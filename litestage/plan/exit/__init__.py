@@ -2,6 +2,7 @@
 
 from litestage.plan.exit.by_stage import ByStage
 from litestage.plan.exit.confidence import Confidence
+from litestage.plan.exit.convergence import Convergence
 from litestage.plan.exit.deepconf import DeepConf
 from litestage.plan.exit.entropy import Entropy
 from litestage.plan.exit.margin import Margin
@@ -12,6 +13,7 @@ from litestage.plan.exit.sentence_end import SentenceEnd
 
 EXIT_RULES: dict[str, type[ExitRule]] = {
     "confidence": Confidence,
+    "convergence": Convergence,
     "deepconf": DeepConf,
     "entropy": Entropy,
     "margin": Margin,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from litestage.plan.exit.rule import ExitRule, Seen, check_count
 
-_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
+SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 """Seen once a space follows: ``3.`` may still become 3.5."""
 
 
@@ -26,7 +26,7 @@ class SentenceEnd(ExitRule):
         return [cls(sentences=sentences) for sentences in (3, 2, 1)]
 
     def stops(self, seen: Seen) -> bool:
-        return len(_END.findall(seen.text(seen.tokens))) >= self.sentences
+        return len(SENTENCE_END.findall(seen.text(seen.tokens))) >= self.sentences
 
     def __str__(self) -> str:
         return f"after {self.sentences} sentence{'' if self.sentences == 1 else 's'}"
