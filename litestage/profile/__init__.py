@@ -2,6 +2,6 @@
 
 from litestage.profile.costs import StandInCosts, StepCosts
 from litestage.profile.importance import Importance, measure_importance
-from litestage.profile.timing import measure_stand_in, measure_step_costs
+from litestage.profile.step_times import measure_stand_in, measure_step_costs
 
 __all__ = ["Importance", "StandInCosts", "StepCosts", "measure_importance", "measure_stand_in", "measure_step_costs"]
