@@ -32,7 +32,7 @@ def _register_model(models):
     from lm_eval.api.registry import model_registry
 
     if "litestage" not in model_registry:
-        model_registry.register("litestage", target="litestage.lm:LiteStageLM")
+        model_registry.register("litestage", target="litestage.harness.lm:LiteStageLM")
 
 
 def _add_tasks(manager):

@@ -15,8 +15,9 @@ from litestage.conf import find, folder
 from litestage.errors import LiteStageError, did_you_mean, one_of
 from litestage.methods import METHODS
 from litestage.overrides import configure
-from litestage.plan.exit import EXIT_RULES, ExitRule
+from litestage.plan.exit import SIMPLE_RULES, ExitRule
 from litestage.plan.stage import COMPENSATIONS
+from litestage.search import STRATEGIES
 
 GROUPS = ("model", "engine")
 
@@ -201,7 +202,6 @@ def pipeline_of_model(name: str) -> str | None:
 
 
 TRACKERS = ("none", "wandb")
-STRATEGIES = ("greedy", "pareto", "one_budget")
 PHASES = ("both", "decode")
 RANKINGS = ("global", "per_stage", "fidelity")
 AGAINST = ("full", "full+exit")
@@ -280,8 +280,8 @@ def _check_search(search: SearchConfig, where: str) -> None:
         if value is not None:
             one_of(f"{where}.{name}", value, known)
     for name in search.exit_rules:
-        if name not in EXIT_RULES or name == "by_stage":
-            raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, EXIT_RULES)}")
+        if name not in SIMPLE_RULES:
+            raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, SIMPLE_RULES)}")
     if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
         raise LiteStageError(
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "

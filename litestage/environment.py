@@ -1,8 +1,11 @@
-"""What ran: hardware and versions, as they stand in every result."""
+"""What ran and what it took: hardware, versions and peak memory, as they stand in every result."""
 
 from __future__ import annotations
 
 import platform
+import resource
+import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ DECIDES_TOKENS = (
     *("torch", "transformers"),
 )
 """What of it decides which tokens are written."""
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 
 
 def environment(engine: Any) -> dict[str, Any]:
@@ -54,3 +58,28 @@ def _first_processor(cpuinfo: Path) -> dict[str, str]:
         return {}
     lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def peak_memory() -> dict[str, Any]:
+    """The most memory this process has held so far, in MB of 1,000,000 bytes, with what that covers.
+
+    Methods share a process, its weights and what its allocators keep, so a resident set cannot be split by method.
+    """
+    return {
+        "peak_resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e6, 1),
+        "covers": "the whole command in one process: libraries, weights and all that ran in it together",
+    }
+
+
+def peak_cuda_mb(device: Any, run: Callable[[], object]) -> float | None:
+    """The most that torch had allocated on a CUDA device during ``run``, in MB; None on other devices.
+
+    All that was allocated before counts too: the weights, and those of other loaded models.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +22,7 @@ from litestage.ranks import here
 console = Console(stderr=True)
 
 Advance = Callable[[int], None]
+Item = TypeVar("Item")
 
 _shown: Progress | None = None
 
@@ -59,6 +61,15 @@ def bar(label: str, total: int | None, *, guessed: bool = False) -> Iterator[Adv
             if guessed:
                 progress.update(task, total=progress.tasks[task].completed)
             _shown = None
+
+
+def each(label: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, under a bar that counts those that are done."""
+    known = list(items)
+    with bar(label, len(known)) as advance:
+        for item in known:
+            yield item
+            advance(1)
 
 
 def _mover(progress: Progress, task: TaskID, guessed: bool) -> Advance:

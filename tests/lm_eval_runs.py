@@ -7,7 +7,7 @@ from litestage.conf import folder
 
 def lite_stage(**arguments):
     """The model as lm-eval makes it, on a CPU."""
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     return LiteStageLM(**{"device": "cpu", **arguments})
 

@@ -79,7 +79,7 @@ def test_a_folder_that_is_an_adapter_brings_its_base(base, adapter, tmp_path):
 
 def test_it_is_the_same_from_every_front_door(base, adapter, tmp_path):
     from litestage.config import load_config
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
     from litestage.session.workbench import Workbench
     from litestage.training.config import ModelConfig
     from litestage.training.run import _model_and_tokenizer
@@ -191,7 +191,7 @@ def packaged(base, adapter, monkeypatch):
 
 def test_a_packaged_adapter_brings_its_base_and_its_pipeline(packaged, tmp_path):
     from litestage.config import load_config
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
     from litestage.session.workbench import Workbench
 
     named = ["model=smollm2-135m-staged", "task=obqa", f"store={tmp_path}/store.sqlite"]

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from litestage.cli import main
-from litestage.comparison.compare import check_methods
+from litestage.comparison.entrants import check_methods
 from litestage.comparison.grid import cells_of
 from litestage.config import load_config
 from litestage.decoder.gguf import installed_gguf

@@ -437,7 +437,7 @@ def test_what_is_measured_needs_a_task(session, method):
 @pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint-bare"])
 def test_one_ranking_serves_every_budget(session, method, monkeypatch):
     larger = session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip
-    monkeypatch.setattr("litestage.session.measuring.run", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("litestage.session.session.run", lambda *_, **__: pytest.fail("measured again"))
     smaller = session.plan(f"{method}:2", Task(), PIPELINE)["recall"].skip
     assert set(smaller.names) < set(larger.names)
     assert session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip == larger

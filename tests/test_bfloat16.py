@@ -7,11 +7,11 @@ import copy
 
 import pytest
 import torch
+from tiny import FAMILIES, Characters, random_model, random_prompts, reference_logits
 
 from litestage.decoder import bfloat16, packed, panels
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
-from tests.tiny import FAMILIES, Characters, random_model, random_prompts, reference_logits
 
 IN_PANELS = panels.runs(torch.empty(2, 2, dtype=torch.bfloat16))
 needs_panels = pytest.mark.skipif(not IN_PANELS, reason="no AVX2, or AMX, or no C compiler")

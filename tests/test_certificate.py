@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from scipy.stats import binom
+from test_racing import WrittenDown, problem, same
 
 from litestage.config import load_config
 from litestage.errors import LiteStageError
@@ -23,7 +24,6 @@ from litestage.search.record import write_search
 from litestage.search.split import confirming, fewest_calibrating
 from litestage.session.workbench import SearchQuestions, Workbench
 from litestage.stats import Bound, Pairs
-from tests.test_racing import WrittenDown, problem, same
 
 # --- the test -------------------------------------------------------------------------------------------------------
 

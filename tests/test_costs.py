@@ -15,7 +15,7 @@ from tiny import Characters, random_prompts, tiny_model
 from litestage.engine import Batch, Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile import StandInCosts, StepCosts, measure_stand_in, measure_step_costs, measure_token_share
-from litestage.profile.timing import BUDGET_S, TOLERATED_ERROR
+from litestage.profile.step_times import BUDGET_S, TOLERATED_ERROR
 from litestage.trace import StageTrace
 
 LAYERS = 6

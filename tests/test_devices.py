@@ -278,7 +278,7 @@ def test_lm_eval_on_two_devices_asks_each_question_once_and_writes_once(tmp_path
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"question": q.text}) + "\n" for q in QUESTIONS))

@@ -8,9 +8,9 @@ import pytest
 from tiny import FAMILIES, random_prompts, tiny_engine
 
 from litestage.cli.run_plan import show
-from litestage.comparison.compare import _entrant, compare
+from litestage.comparison.compare import compare
+from litestage.comparison.entrants import entrant_of
 from litestage.config import load_config
-from litestage.drafts.calibrated import self_drafts, that_pay
 from litestage.drafts.lookup import Lookup, Phrases
 from litestage.engine import Decoding, Request
 from litestage.errors import LiteStageError
@@ -19,6 +19,7 @@ from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_p
 from litestage.plan.draft import Draft
 from litestage.plan.words import NO_DRAFTS
 from litestage.runner import Contestant
+from litestage.session.drafts import self_drafts, that_pay
 from litestage.session.workbench import Workbench
 from litestage.trace import StageTrace, Trace
 
@@ -214,7 +215,7 @@ def test_drafts_stay_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch)
         return Trace("1", "p", tuple(stages), "A", True, 1.0)
 
     traces = {"no": [timed(0.2), timed(0.21), timed(0.19)], "yes": [timed(0.1), timed(0.11), timed(0.12)]}
-    monkeypatch.setattr("litestage.drafts.calibrated.run", lambda *args, **options: traces)
+    monkeypatch.setattr("litestage.session.drafts.run", lambda *args, **options: traces)
 
     class Nothing:
         stage_names = ("a", "b")
@@ -317,8 +318,8 @@ def test_plan_show_says_what_is_drafted(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_row_without_drafts_says_so_and_another_model_takes_its_suffix(bench, monkeypatch):
     monkeypatch.setattr("litestage.session.session.that_pay", lambda *args: {})
     monkeypatch.setattr("litestage.session.session.lookup_drafts", lambda *args: {})
-    note = _entrant(bench, "full+lookup", None, {}).note
+    note = entrant_of(bench, "full+lookup", None, {}).note
     assert note == f"drafts: {NO_DRAFTS}"
-    half = _entrant(bench, "full-half+exit+lookup", None, {})
+    half = entrant_of(bench, "full-half+exit+lookup", None, {})
     assert half.note == f"retrained at half the depth; drafts: {NO_DRAFTS}"
     assert all(half.contestant.plan[stage].exit for stage in bench.pipeline.stage_names)

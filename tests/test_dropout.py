@@ -8,10 +8,10 @@ import torch
 from tiny import LAYERS, tiny_engine, tiny_model
 from transformers import AutoTokenizer
 
-from litestage.data.staged import write_staged
 from litestage.menagerie import load_split
 from litestage.plan import SkipSet, StagePlan
 from litestage.stages import load_pipeline
+from litestage.stages.gold import write_staged
 from litestage.training.batches import QuestionSteps
 from litestage.training.config import load_config
 from litestage.training.dropout import SublayerDropout

@@ -5,6 +5,7 @@ import pytest
 from litestage.comparison import forecast as module
 from litestage.comparison.forecast import Forecast, duration, forecast
 from litestage.config import load_config
+from litestage.search.race import ASKED
 from litestage.session.workbench import Workbench
 
 
@@ -30,7 +31,7 @@ def test_every_search_counts_once_and_more_budgets_take_longer(tmp_path, at_know
     methods = "methods=[full,litestage,litestage+exit,cosine:best,cosine:best+exit]"
     few, many = (expected(tmp_path, methods, "questions=4", f"search.max_budget={most}") for most in (2, 8))
     paper = 50 * (1 + 3 * 3) * 0.1  # three stages, budgets 0, 1 and 2
-    best = 50 * (1 + module.ASKED * 2) * 0.1
+    best = 50 * (1 + ASKED * 2) * 0.1
     assert few.search_s == pytest.approx(paper + best)
     assert many.search_s > 2 * few.search_s
 

@@ -78,7 +78,7 @@ def test_they_can_be_refused(with_settings):
 def test_results_name_them_and_litestage_compare_and_lm_eval_can_refuse_them(with_settings, tmp_path):
     from litestage.comparison.compare import compare
     from litestage.config import load_config
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
     from litestage.session.workbench import Workbench
 
     folder = with_settings(repetition_penalty=1.1)

@@ -123,7 +123,7 @@ def test_a_cache_that_cannot_be_written_is_named(tiny, monkeypatch, tmp_path):
 
 
 def test_it_trains_and_loads_under_lm_eval(tiny, cache, tmp_path):
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     assert LiteStageLM(pretrained=str(tiny[1]), device="cpu", store=str(tmp_path / "s.sqlite")).max_length == 1024
     from litestage.training.config import ModelConfig

@@ -10,16 +10,16 @@ import torch
 from tiny import Characters, random_model, random_prompts, staged_model, tiny_engine
 from tiny_model import save_tiny_model
 
-from litestage import identity as identities
 from litestage.config import load_config
 from litestage.decoder import lean, native, panels
 from litestage.engine import Decoding, Engine, Request
 from litestage.environment import environment
-from litestage.identity import tokenizer_digest
 from litestage.plan import StagePlan
 from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.store import ResultStore, ReusingEngine
+from litestage.store import identity as identities
+from litestage.store.identity import tokenizer_digest
 
 REQUESTS = [Request(prompt, 8, group=row, stream=f"q{row}") for row, prompt in enumerate(random_prompts((5, 9, 12)))]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import FAMILIES, Characters, random_model, random_prompts, reference_logits
 from transformers import LlamaConfig
 
 from litestage.comparison.compare import compare
@@ -15,12 +16,11 @@ from litestage.drafts.lookup import Phrases
 from litestage.engine import Decoding, Engine, Request
 from litestage.environment import environment
 from litestage.errors import LiteStageError
-from litestage.identity import identity
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.draft import Draft
 from litestage.session import Session
 from litestage.session.workbench import Workbench
-from tests.tiny import FAMILIES, Characters, random_model, random_prompts, reference_logits
+from litestage.store.identity import identity
 
 needs_int8 = pytest.mark.skipif(packed.why_not_int8() is not None, reason=f"{packed.why_not_int8()}")
 WIDE = LlamaConfig(**{**FAMILIES["llama"].config.to_dict(), "hidden_size": 64, "head_dim": 16})

@@ -194,7 +194,7 @@ def test_end_of_text_ids_that_are_no_ids_are_refused(folder):
 def test_a_tokenizer_without_bos_and_eos_takes_the_models_end_of_text_under_lm_eval(folder, tmp_path):
     from lm_eval.api.instance import Instance
 
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings.pop("eos_token")

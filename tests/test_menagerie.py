@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
 from litestage.menagerie import VARIANTS, load_split
 from litestage.menagerie.world import ANIMALS, RELATIONS, facts
 from litestage.stages import Question, load_pipeline
+from litestage.stages.gold import StagedRow, read_staged, write_staged
 
 SPLITS = {"train": 7200, "calibration": 512, "test": 600}
 PIPELINE = load_pipeline("recall_analyze_summarize")

@@ -75,6 +75,11 @@ def problem(session, bound, **options):
     )
 
 
+def pareto(case, harm=None):
+    """The search where the estimated harm is what is written down."""
+    return pareto_search(replace(case, estimates=estimates(harm or case.losses)))
+
+
 def best_by_trying_all(case):
     candidates = [
         case.evaluate({"recall": r, "analyze": a, "summarize": s}) for r in range(5) for a in range(5) for s in range(5)
@@ -85,7 +90,7 @@ def best_by_trying_all(case):
 @pytest.mark.parametrize("bound", [0.0, 0.005, 0.016, 0.02, 0.3])
 def test_it_finds_what_trying_all_would_and_tries_few(session, bound):
     case = problem(session, bound)
-    found = pareto_search(case, estimates(LOSS))  # here the estimated harm ranks the rungs rightly
+    found = pareto(case, LOSS)  # here the estimated harm ranks the rungs rightly
     assert found.chosen.latency_s <= best_by_trying_all(case).latency_s * (1 + WORTHWHILE)
     assert len(case.raced) < 30
     assert len(case.raced) == len(set(case.raced))
@@ -94,7 +99,7 @@ def test_it_finds_what_trying_all_would_and_tries_few(session, bound):
 def test_a_misleading_estimate_costs_trials_not_the_bound(session):
     case = problem(session, 0.016)
     misleading = {stage: list(reversed(values)) for stage, values in LOSS.items()}
-    found = pareto_search(case, estimates(misleading))
+    found = pareto(case, misleading)
     chosen = found.chosen.budgets
     assert found.chosen.accuracy_drop <= 0.016
     further = [{**chosen, stage: rung} for stage in STAGES for rung in range(chosen[stage] + 1, 5)]
@@ -103,7 +108,7 @@ def test_a_misleading_estimate_costs_trials_not_the_bound(session):
 
 
 def test_a_bound_nothing_meets_returns_full_depth(session):
-    found = pareto_search(problem(session, -1.0), estimates(LOSS))
+    found = pareto(problem(session, -1.0), LOSS)
     assert not found.met
     assert all(len(stage.skip) == 0 for stage in found.plan.stages.values())
 
@@ -113,9 +118,9 @@ EXITS = {MILD: (0.2, 0.002), SHARP: (0.6, 0.5), USELESS: (0.005, 0.0)}
 
 
 def test_exit_rules_are_tried_on_the_best_plan_and_the_fastest_within_the_bound_is_taken(session):
-    without = pareto_search(problem(session, 0.02, exits=EXITS), estimates(LOSS)).chosen
+    without = pareto(problem(session, 0.02, exits=EXITS), LOSS).chosen
     case = problem(session, 0.02, exits=EXITS, try_exits=True)
-    found = pareto_search(case, estimates(LOSS))
+    found = pareto(case, LOSS)
     assert found.chosen.budgets == without.budgets
     assert found.chosen.exit_rule == MILD  # the sharp one loses too much, the useless one saves nothing
     assert found.chosen.latency_s == pytest.approx(0.8 * without.latency_s)
@@ -129,7 +134,7 @@ NOTHING_CAN_GO = {stage: [0, 0.5, 0.5, 0.5, 0.5] for stage in STAGES}
 
 def test_full_depth_with_an_exit_rule_is_a_finding(session):
     case = problem(session, 0.01, losses=NOTHING_CAN_GO, exits=EXITS, try_exits=True)
-    found = pareto_search(case, estimates(NOTHING_CAN_GO))
+    found = pareto(case, NOTHING_CAN_GO)
     assert found.met
     assert set(found.chosen.budgets.values()) == {0}
     assert all(stage.exit == MILD and not len(stage.skip) for stage in found.plan.stages.values())
@@ -137,11 +142,7 @@ def test_full_depth_with_an_exit_rule_is_a_finding(session):
 
 def test_an_exit_rule_that_saves_next_to_nothing_of_full_depth_is_no_finding(session):
     case = problem(session, 0.01, losses=NOTHING_CAN_GO, exits={USELESS: EXITS[USELESS]}, exit=USELESS)
-    assert not pareto_search(case, estimates(NOTHING_CAN_GO)).met
-
-
-def pareto(case):
-    return pareto_search(case, estimates(case.losses))
+    assert not pareto(case, NOTHING_CAN_GO).met
 
 
 @pytest.mark.parametrize("search", [pareto, greedy_search, one_budget_search])
@@ -161,7 +162,7 @@ def test_what_the_exit_rule_itself_loses_counts_unless_asked_otherwise(session, 
 
 
 def test_every_candidate_says_what_became_of_it(session):
-    found = pareto_search(problem(session, 0.016), estimates(LOSS))
+    found = pareto(problem(session, 0.016), LOSS)
     assert [c.verdict for c in found.candidates].count("chosen") == 1
     assert all(c.verdict.startswith(("chosen", "within the bound", "dropped")) for c in found.candidates)
 

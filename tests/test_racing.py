@@ -109,7 +109,7 @@ def test_what_full_depth_gets_wrong_too_is_not_asked_first():
     case = problem(session)
     case.evaluate(same(0))
     case.race(same(1))
-    assert {int(name) for name in case.lost} == lost
+    assert {int(name) for name in case.answers.lost} == lost
     session.asked.clear()
     case.race(same(2))
     assert {int(name) for _, name in session.asked[:10]} == lost

@@ -104,7 +104,7 @@ def test_log_likelihoods_equal_those_of_lm_evals_hf(engine, theirs, ours, tmp_pa
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     asked = [
         Instance("loglikelihood", {}, (f"Question: {question.text}\nAnswer:", f" {option}"), index)

@@ -7,8 +7,8 @@ import pytest
 
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import Importance, StepCosts
-from litestage.search import greedy_search
 from litestage.search.candidate import Candidate
+from litestage.search.greedy import greedy_search
 from litestage.search.ladders import budget_ladder, cosine_orders
 from litestage.search.problem import SearchProblem
 from litestage.session import Session

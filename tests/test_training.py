@@ -22,10 +22,10 @@ from tiny_model import save_tiny_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
 from litestage.menagerie import load_split
 from litestage.stages import load_pipeline
+from litestage.stages.gold import StagedRow, read_staged, write_staged
 from litestage.training.batches import QuestionSteps, StageSteps
 from litestage.training.config import TokenWeight, load_config
 from litestage.training.evaluate import evaluate

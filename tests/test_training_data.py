@@ -11,9 +11,9 @@ from litestage.data import load_task
 from litestage.data.build import build, judged, repeated
 from litestage.data.explanations import FORMATS
 from litestage.data.facts import FactBook, stems
-from litestage.data.staged import StagedRow, read_staged, write_staged
 from litestage.errors import LiteStageError
 from litestage.stages import Question, load_pipeline
+from litestage.stages.gold import StagedRow, read_staged, write_staged
 from litestage.training.examples import stage_examples
 
 PIPELINE = load_pipeline("recall_analyze_summarize")

@@ -39,8 +39,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from litestage.bench.reference import reference_rows
     from litestage.bench.shape import Shape, shape_rows
     from litestage.engine import Engine
-    from litestage.environment import environment
-    from litestage.memory import peak_memory
+    from litestage.environment import environment, peak_memory
     from litestage.session import Session
 
     rows = reference_rows(options.questions, options.repeats)

@@ -24,7 +24,7 @@ def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> No
 
         run_grid(config, typed, as_json)
         return
-    from litestage.comparison.compare import check_methods
+    from litestage.comparison.entrants import check_methods
     from litestage.comparison.write import compare_into
     from litestage.session.workbench import Workbench
 

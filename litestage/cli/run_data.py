@@ -13,7 +13,7 @@ from litestage.errors import LiteStageError
 from litestage.overrides import configure
 
 if TYPE_CHECKING:
-    from litestage.data.staged import StagedRow
+    from litestage.stages.gold import StagedRow
 
 
 @dataclass
@@ -38,7 +38,7 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
         raise LiteStageError(f"questions is {config.questions}; give at least 1.")
     from litestage.data import load_task
     from litestage.data.build import build
-    from litestage.data.staged import write_staged
+    from litestage.stages.gold import write_staged
 
     task = load_task(config.task)
     output = Path(config.output or f"runs/data/{task.name}.jsonl")

@@ -29,7 +29,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
         content = write_findings(found, bench, name, command_line("experiment", name, *overrides), folder)
     source = found.latency.partition(":")[0].partition(",")[0]
     title = f"{content['task']}, {found.questions} questions of the {found.split} split, latency {source}"
-    print_table(found.columns, found.table, title=title)
+    print_table(list(found.columns), found.table, title=title)
     print("\n".join(found.shows))
     print(f"Written to {folder}/: results.json, plot.svg")
     track(options.tracking, read_run(folder), f"experiment-{name}")

@@ -11,7 +11,7 @@ from litestage.config import load_config
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
-    from litestage.memory import peak_memory
+    from litestage.environment import peak_memory
     from litestage.plan import SkipSet
     from litestage.report import read_run
     from litestage.session.profiled import profile_of, write_profile

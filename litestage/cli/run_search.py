@@ -11,7 +11,7 @@ from litestage.config import load_config
 from litestage.plan.words import NO_DRAFTS, exit_in_short, what_it_does
 
 if TYPE_CHECKING:
-    from litestage.search import SearchResult
+    from litestage.search.candidate import SearchResult
 
 
 def run_search(overrides: Sequence[str], as_json: bool) -> None:

@@ -8,23 +8,18 @@ from statistics import fmean
 from time import perf_counter
 
 from litestage.config import SearchConfig, variant
-from litestage.drafts.calibrated import TIMED
 from litestage.methods.shorthand import parted, wants_drafts
 from litestage.plan import Plan
 from litestage.ranks import from_rank_zero
 from litestage.runner import run
+from litestage.search import find_strategy
 from litestage.search.calibrated import most_skipped
+from litestage.session.drafts import TIMED
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
 
 TOGETHER, ALONE = 8, 2
 """How many questions full depth answers beforehand, in one batch and one at a time."""
-ASKED = 0.6
-"""The share of the calibration questions that a candidate is asked, about: most are dropped early."""
-TRIED = {"pareto": 14}
-"""How many candidates a search tries where its options do not say."""
-RANKING = 0.5
-"""What ranking sub-layers by fidelity takes, about, of the time in which full depth answers the same questions."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +94,7 @@ def _asked(bench: Workbench, options: SearchConfig | None) -> float:
     search = options or bench.config.search
     calibration = min(search.calibration, len(bench.task.questions("calibration")))
     budgets, stages = most_skipped(search, bench.session.engine.decoder.layers), len(bench.pipeline.stage_names)
-    if options is None or search.strategy == "one_budget":
-        return calibration * (1 + ASKED * budgets)
-    if search.strategy == "pareto":
-        return calibration * (1 + RANKING + ASKED * TRIED["pareto"])
-    return calibration * (1 + stages * (budgets + 1))
+    return calibration * find_strategy("one_budget" if options is None else search.strategy).passes(stages, budgets)
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from litestage.atomic import write_text
 from litestage.plan import Certificate, Plan, StagePlan
+from litestage.records import RESULTS
 from litestage.stats import (
     ALPHA,
     POWER,
@@ -27,8 +28,6 @@ from litestage.stats import (
     speedup_interval,
 )
 from litestage.trace import StageTrace, Trace
-
-SCHEMA = "litestage.results/1"
 
 
 @dataclass(frozen=True)
@@ -231,4 +230,4 @@ def _seconds(traces: Sequence[Trace]) -> list[float]:
 
 def write_results(results: Mapping[str, Any], path: Path) -> None:
     """Writes results.json with its schema first, in one move."""
-    write_text(path, json.dumps({"schema": SCHEMA, **results}, indent=2) + "\n")
+    write_text(path, json.dumps({"schema": RESULTS, **results}, indent=2) + "\n")

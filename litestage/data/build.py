@@ -14,10 +14,10 @@ from litestage.data.explanations import FORMATS, NotExplained, drawn, sentences
 from litestage.data.facts import FactBook, stems, within
 from litestage.data.rows import Row
 from litestage.data.sources import DATA, Hub
-from litestage.data.staged import StagedRow
 from litestage.data.task import Task
 from litestage.errors import LiteStageError
 from litestage.stages import Question
+from litestage.stages.gold import StagedRow
 
 ECQA = Hub("yangdong/ecqa", format="commonsense_qa", folder="ecqa")
 """Explanations by CommonsenseQA id, in splits of their own."""

@@ -1,4 +1,4 @@
-"""One row's state while it is decoded, and the text that its tokens are."""
+"""One row while it is decoded: its tokens, and what ends it: end of sequence, its exit rule, a stop string or limit."""
 
 from __future__ import annotations
 

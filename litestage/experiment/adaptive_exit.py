@@ -7,28 +7,27 @@ from safe to fast on the others, and what is chosen is tried on the test split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
+from litestage.experiment.wording import COLUMNS, drop_of, speedup_of, where
 from litestage.plan import ExitRule, Plan
-from litestage.plan.exit import EXIT_RULES
+from litestage.plan.exit import SIMPLE_RULES
 from litestage.progress import bar
 from litestage.report.wording import signed_points
-from litestage.search import SearchProblem, SearchResult
+from litestage.search.candidate import SearchResult
 from litestage.search.choice import choose
 from litestage.search.pareto import WORTHWHILE
+from litestage.search.problem import SearchProblem
 from litestage.session.workbench import Workbench
 
-Row = Mapping[str, Any]
-RULES = tuple(name for name in EXIT_RULES if name != "by_stage")
 FIXED = "fixed 0.5"
 
 
@@ -42,13 +41,13 @@ class AdaptiveExitConfig(RunConfig):
     """
 
     plans: list[str] = field(default_factory=lambda: ["full", "cosine:4"])
-    rules: list[str] = field(default_factory=lambda: list(RULES))
+    rules: list[str] = field(default_factory=lambda: list(SIMPLE_RULES))
 
 
 def run(bench: Workbench, config: AdaptiveExitConfig) -> Findings:
     """Chooses and certifies every rule's parameters on every plan, and tries them on the test split."""
     some(plans=config.plans)
-    some(RULES, rules=config.rules)
+    some(SIMPLE_RULES, rules=config.rules)
     if any(spec.endswith("+exit") for spec in config.plans):
         raise LiteStageError("A plan ends in '+exit'; every exit rule is tried, so leave it out.")
     plans = {spec: bench.plan(spec) for spec in config.plans}
@@ -57,18 +56,20 @@ def run(bench: Workbench, config: AdaptiveExitConfig) -> Findings:
         for spec, plan in plans.items():
             problem = bench.exit_problem(plan)
             rows.append({"of": spec, "rule": "uncut", "setting": "", "certified": None, **trials.row(plan)})
-            tried = {FIXED: [ExitRule()], **{name: EXIT_RULES[name].grid() for name in config.rules}}
+            tried = {FIXED: [ExitRule()], **{name: SIMPLE_RULES[name].grid() for name in config.rules}}
             for name, rules in tried.items():
                 rows.append(_row(problem, trials, plan, spec, name, rules))
                 advance(1)
     bound = config.search.max_accuracy_drop
     sentences = [_sentence(rows, spec, bound) for spec in plans]
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["plan", "rule", "parameters", "certified", *COLUMNS, "against the\nplan uncut"],
-        table=[[row["of"], row["rule"], row["setting"], _promise(row), *cells(row), _against(row)] for row in rows],
+        columns={
+            **{"plan": "of", "rule": "rule", "parameters": "setting", "certified": _promise},
+            **COLUMNS,
+            "against the\nplan uncut": _against,
+        },
         shows=(sentences[0], " ".join(sentences[1:]) or "Other plans were not asked for."),
         figure=_figure(rows, list(plans)),
         more={"bound": bound, "confidence": config.search.confidence},
@@ -120,7 +121,7 @@ def _against(row: Row) -> str:
 
 
 def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
-    mine = [row for row in rows if row["of"] == spec and row["rule"] != "uncut"]
+    mine = [row for row in where(rows, of=spec) if row["rule"] != "uncut"]
     fixed = next(row for row in mine if row["rule"] == FIXED)
     faster = [row for row in mine if row["certified"] and row["against_uncut"]["predicted_speedup_ci95"][0] > 1]
     said = (
@@ -140,8 +141,8 @@ def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
 def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
     figure, axes = panels(len(plans), width=4.6)
     for one, spec in zip(axes, plans, strict=True):
-        for row in rows:
-            if row["of"] != spec or "against_uncut" not in row:
+        for row in where(rows, of=spec):
+            if "against_uncut" not in row:
                 continue
             against, colour = row["against_uncut"], PALETTE[1] if row["certified"] else PALETTE[0]
             x = against["predicted_speedup"]

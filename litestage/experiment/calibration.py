@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.texts import (
@@ -27,16 +27,15 @@ from litestage.experiment.texts import (
     plain_text,
 )
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import drop_of, either_way
+from litestage.experiment.wording import COLUMNS, distinct, drop_of, either_way, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import Sequenced, about
-from litestage.progress import bar
+from litestage.progress import bar, each
 from litestage.report.wording import signed_points
 from litestage.session.workbench import Workbench
 from litestage.stats import wilson_interval
 
-Row = Mapping[str, Any]
 COSINE, ACCURACY = "cosine", "accuracy"
 TEXTS = ("gold", "plain", "own")  # files first: a mistake is told before anything runs
 RANKINGS = (*(f"{text}/{objective}" for text in TEXTS for objective in OBJECTIVES), ACCURACY, COSINE)
@@ -82,26 +81,19 @@ def run(bench: Workbench, config: CalibrationConfig) -> Findings:
         for budget in config.budgets
     }
     rows = []
-    with bar("plans on the test split", len(plans)) as advance:
-        for (ranking, budget), plan in plans.items():
-            compared = trials.behind(plan, plans[config.rankings[0], budget], "behind_first")
-            right = sum(trials.correct(plan))
-            interval = {"accuracy_ci95": list(wilson_interval(right, len(trials.questions)))}
-            rows.append({"ranking": ranking, "budget": budget, **trials.answers(plan), **interval, **compared})
-            advance(1)
+    for (ranking, budget), plan in each("plans on the test split", plans.items()):
+        compared = trials.behind(plan, plans[config.rankings[0], budget], "behind_first")
+        right = sum(trials.correct(plan))
+        interval = {"accuracy_ci95": list(wilson_interval(right, len(trials.questions)))}
+        rows.append({"ranking": ranking, "budget": budget, **trials.answers(plan), **interval, **compared})
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=[
-            "ranked on / by",
-            "skipped in\neach stage",
-            "accuracy",
-            "drop, points [95 %]",
-            "same answers",
-            f"behind {config.rankings[0]},\npoints [95 %]",
-        ],
-        table=[_cells(row) for row in rows],
+        columns={
+            **{"ranked on / by": "ranking", "skipped in\neach stage": "budget"},
+            **{name: COLUMNS[name] for name in ("accuracy", "drop, points [95 %]", "same answers")},
+            f"behind {config.rankings[0]},\npoints [95 %]": lambda row: signed_points(row, "behind_first"),
+        },
         shows=(_best(rows, config.rankings), _texts_and_objectives(rows, config.rankings[0])),
         figure=_figure(rows, config.rankings, config.budgets),
         more={
@@ -189,21 +181,10 @@ def _same(texts: Mapping[str, Mapping[str, list[Sequenced]]]) -> dict[str, float
     return found
 
 
-def _cells(row: Row) -> list[str]:
-    return [
-        row["ranking"],
-        str(row["budget"]),
-        f"{row['accuracy']:.1%}",
-        signed_points(row),
-        f"{row['agreement']:.1%}",
-        signed_points(row, "behind_first"),
-    ]
-
-
 def _best(rows: Sequence[Row], rankings: Sequence[str]) -> str:
     parts = []
-    for budget in dict.fromkeys(row["budget"] for row in rows):
-        of = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["accuracy_drop"])
+    for budget in distinct(rows, "budget"):
+        of = sorted(where(rows, budget=budget), key=lambda row: row["accuracy_drop"])
         best, worst = of[0], of[-1]
         parts.append(
             f"at {budget} {best['ranking']} loses least, {drop_of(best)}, and {worst['ranking']} most, {drop_of(worst)}"
@@ -217,18 +198,16 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
     def told(budget: int) -> list[Row]:
         return [
             row
-            for row in rows
-            if row["budget"] == budget
-            and row["ranking"] != first
-            and not row["behind_first_ci95"][0] <= 0 <= row["behind_first_ci95"][1]
+            for row in where(rows, budget=budget)
+            if row["ranking"] != first and not row["behind_first_ci95"][0] <= 0 <= row["behind_first_ci95"][1]
         ]
 
-    budget = max(dict.fromkeys(row["budget"] for row in rows), key=lambda budget: len(told(budget)))
+    budget = max(distinct(rows, "budget"), key=lambda budget: len(told(budget)))
     differing = told(budget)
     others = [
         row["ranking"]
-        for row in rows
-        if row["budget"] == budget and row["ranking"] not in (first, *(row["ranking"] for row in differing))
+        for row in where(rows, budget=budget)
+        if row["ranking"] not in (first, *(row["ranking"] for row in differing))
     ]
     if not differing:
         return f"No ranking can be told from {first} at any budget: what is measured matters less than chance here."
@@ -243,7 +222,7 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
 def _figure(rows: Sequence[Row], rankings: Sequence[str], budgets: Sequence[int]) -> Any:
     figure, (axis,) = panels(1, width=3 + 0.8 * len(rankings), height=3.8)
     for shift, (budget, colour) in enumerate(zip(budgets, PALETTE, strict=False)):
-        chosen = [row for row in rows if row["budget"] == budget]
+        chosen = where(rows, budget=budget)
         beside = [index + 0.12 * shift for index in range(len(chosen))]
         label = f"{budget} skipped in every stage"
         with_intervals(axis, beside, chosen, "accuracy", scale=100, fmt="o", color=colour, markersize=4, label=label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,28 +11,27 @@ from scipy.stats import binom, binomtest, norm
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Columns, Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.search.split import confirming
 from litestage.session.workbench import Workbench
 from litestage.stats import Bound
-from litestage.stats.bound import score
+from litestage.stats.paired import score
 
-Row = Mapping[str, Any]
-COLUMNS = (
-    "table",
-    "losses",
-    "bound",
-    "questions,\nconfirming",
-    "broken [95 % limit]",
-    "certified",
-    "speed-up",
-    "without",
-    "possible",
-)
+COLUMNS: Columns = {
+    "table": "table",
+    "losses": "losses",
+    "bound": lambda row: f"{row['bound'] * 100:g}",
+    "questions,\nconfirming": lambda row: f"{row['calibration']}, {row['n']}",
+    "broken [95 % limit]": lambda row: f"{row['broken_rate']:.1%} [{row['broken_rate_ci95'][1]:.1%}]",
+    "certified": lambda row: f"{row['certified_rate']:.0%}",
+    "speed-up": lambda row: f"{row['mean_speedup']:.2f}x",
+    "without": lambda row: f"{row['uncertified_mean_speedup']:.2f}x, {row['uncertified_broken_rate']:.0%} broken",
+    "possible": lambda row: f"{row['possible_speedup']:.2f}x",
+}
 WORST = 0.11
 """The upper limit of the rate that a guarantee at 0.9 is held to."""
 
@@ -69,18 +68,16 @@ def run(bench: Workbench, config: CertificateConfig) -> Findings:
         if bound.fewest is not None and bound.fewest <= n < size
         for table in tables(most)
     ]
-    rows: list[dict[str, Any]] = []
-    with bar("tables simulated", len(cases)) as advance:
-        for at, (table, bound, size, n) in enumerate(cases):
-            rows.append(_row(table, bound, size, n, config.searches, np.random.default_rng([config.seed, at])))
-            advance(1)
+    rows = [
+        _row(table, bound, size, n, config.searches, np.random.default_rng([config.seed, at]))
+        for at, (table, bound, size, n) in enumerate(each("tables simulated", cases))
+    ]
     levels = [_levels(bound, n, config) for bound, n in dict.fromkeys((bound, n) for _, bound, _, n in cases)]
     return Findings(
         split="simulated",
         questions=max(config.sizes),
         rows=rows,
         columns=COLUMNS,
-        table=[_cells(row) for row in rows],
         shows=(_broken(rows, config), _cost(rows)),
         figure=_figure(rows, 1 - config.search.confidence),
         more={
@@ -151,20 +148,6 @@ def _tests(bound: Bound, n: int, lost: Array, gained: Array) -> dict[str, Array]
         "binomial of losses": binom.cdf(lost, n, bound.most) <= bound.level,
         "betting": capital >= 1 / bound.level,
     }
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        row["table"],
-        row["losses"],
-        f"{row['bound'] * 100:g}",
-        f"{row['calibration']}, {row['n']}",
-        f"{row['broken_rate']:.1%} [{row['broken_rate_ci95'][1]:.1%}]",
-        f"{row['certified_rate']:.0%}",
-        f"{row['mean_speedup']:.2f}x",
-        f"{row['uncertified_mean_speedup']:.2f}x, {row['uncertified_broken_rate']:.0%} broken",
-        f"{row['possible_speedup']:.2f}x",
-    ]
 
 
 def _broken(rows: Sequence[Row], config: CertificateConfig) -> str:

@@ -7,7 +7,7 @@ there. What was written before stays. All texts are held against those of full d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
@@ -16,14 +16,14 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.engine import Decoding
 from litestage.errors import one_of
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least, sublayer_budgets
 from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL
+from litestage.experiment.wording import distinct, percent_of, where
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about, stage_sequences
 from litestage.progress import bar
@@ -33,7 +33,6 @@ from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
 
-Row = Mapping[str, Any]
 STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"
 
 
@@ -98,14 +97,16 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
             rows.append({"budget": budget, "refreshed": SPECULATED, **_compared(full, written, verified, passes)})
             advance(1)
     return Findings(
-        split="test",
         questions=len(prompts),
         rows=rows,
-        columns=[
-            *("refreshed", "skipped", "same text, % [95 %]", "tokens until it\ndiffers, % [95 %]"),
-            *("full-depth\ntokens, %", "sub-layer passes\nper token, %"),
-        ],
-        table=[_cells(row) for row in rows],
+        columns={
+            "refreshed": "refreshed",
+            "skipped": "budget",
+            "same text, % [95 %]": lambda row: percent(row, "same_text"),
+            "tokens until it\ndiffers, % [95 %]": lambda row: percent(row, "until_it_differs"),
+            "full-depth\ntokens, %": lambda row: f"{row['full_depth_tokens'] * 100:.1f}",
+            "sub-layer passes\nper token, %": lambda row: f"{row['passes_per_token'] * 100:.1f}",
+        },
         shows=(_accumulates(forced, rows, config), _mends(rows)),
         figure=_figure(rows, forced, config),
         more={
@@ -213,35 +214,19 @@ def _agree(wanted: Tokens, found: Tokens) -> int:
     )
 
 
-def _said(row: Row, name: str) -> str:
-    low, high = row[f"{name}_ci95"]
-    return f"{row[name]:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        row["refreshed"],
-        str(row["budget"]),
-        percent(row, "same_text"),
-        percent(row, "until_it_differs"),
-        f"{row['full_depth_tokens'] * 100:.1f}",
-        f"{row['passes_per_token'] * 100:.1f}",
-    ]
-
-
 def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: DeepConfig) -> str:
     parts = []
     for budget in config.budgets:
-        of = [row for row in forced if row["budget"] == budget]
+        of = where(forced, budget=budget)
         first, last = of[0], of[-1]
-        never = next(row for row in rows if (row["budget"], row["refreshed"]) == (budget, STATIC))
+        (never,) = where(rows, budget=budget, refreshed=STATIC)
         grows = last["differs_ci95"][0] > first["differs_ci95"][1]
         falls = last["differs_ci95"][1] < first["differs_ci95"][0]
         how = "more" if grows else "less" if falls else "no measurably other share"
         parts.append(
-            f"with {budget} skipped {_said(first, 'differs')} of the next tokens differ over the first {config.bins} "
-            f"and {_said(last, 'differs')} from the {last['from'] + 1}th on, {how}, and left to itself a text is the "
-            f"same for {_said(never, 'until_it_differs')} of full depth's tokens"
+            f"with {budget} skipped {percent_of(first, 'differs')} of the next tokens differ over the first "
+            f"{config.bins} and {percent_of(last, 'differs')} from the {last['from'] + 1}th on, {how}, and left to "
+            f"itself a text is the same for {percent_of(never, 'until_it_differs')} of full depth's tokens"
         )
     return f"After full depth's own text, {'; '.join(parts)}."
 
@@ -249,9 +234,8 @@ def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: DeepConfig)
 def _mends(rows: Sequence[Row]) -> str:
     """What refreshing does at each budget, and whether asking the model when beats a fixed period."""
     parts = []
-    for budget in dict.fromkeys(row["budget"] for row in rows):
-        of = [row for row in rows if row["budget"] == budget]
-        never, *refreshed, speculated = of
+    for budget in distinct(rows, "budget"):
+        never, *refreshed, speculated = where(rows, budget=budget)
         if not refreshed:
             continue
         best = max(refreshed, key=lambda row: (row["until_it_differs"], -row["full_depth_tokens"]))
@@ -272,10 +256,10 @@ def _mends(rows: Sequence[Row]) -> str:
                 f"({other['full_depth_tokens']:.0%})"
             )
         parts.append(
-            f"with {budget} skipped {_said(never, 'same_text')} of the texts are full depth's if never refreshed, at "
-            f"most {_said(best, 'same_text')} if refreshed {best['refreshed']}, which runs "
+            f"with {budget} skipped {percent_of(never, 'same_text')} of the texts are full depth's if never refreshed, "
+            f"at most {percent_of(best, 'same_text')} if refreshed {best['refreshed']}, which runs "
             f"{best['full_depth_tokens']:.0%} of the tokens at full depth; {trigger}; self-speculation "
-            f"leaves {_said(speculated, 'same_text')} as they are and has a token wait for "
+            f"leaves {percent_of(speculated, 'same_text')} as they are and has a token wait for "
             f"{speculated['passes_per_token']:.0%} of full depth's sub-layers, {never['passes_per_token']:.0%} if "
             f"nothing is ever verified"
         )
@@ -286,7 +270,7 @@ def _mends(rows: Sequence[Row]) -> str:
 def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> Any:
     figure, axes = panels(1 + len(config.budgets), width=3.9, share_y=False)
     for budget, colour in zip(config.budgets, PALETTE, strict=False):
-        chosen = [row for row in forced if row["budget"] == budget]
+        chosen = where(forced, budget=budget)
         style = {"color": colour, "label": f"{budget} skipped", **LINE}
         middles = [row["from"] + config.bins / 2 for row in chosen]
         with_intervals(axes[0], middles, chosen, "differs", scale=100, **style)
@@ -294,7 +278,7 @@ def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> A
     name_axes(axes[0], y="next tokens that differ, %")
     legend(axes[0])
     for axis, budget in zip(axes[1:], config.budgets, strict=True):
-        for row, colour in zip((row for row in rows if row["budget"] == budget), PALETTE * 2, strict=False):
+        for row, colour in zip(where(rows, budget=budget), PALETTE * 2, strict=False):
             still = [share * 100 for share in row["still_same"]]
             axis.step(
                 range(1, len(still) + 1), still, where="post", color=colour, label=row["refreshed"], linewidth=1.2

@@ -16,23 +16,22 @@ import numpy as np
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import PREDICTED, Experiment, Findings
+from litestage.experiment.findings import PREDICTED, Experiment, Findings, Row
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, INTERVAL, cells
+from litestage.experiment.wording import COLUMNS, INTERVAL
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.forced import TeacherForced, about, pooled
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.ranks import from_rank_zero
 from litestage.report.wording import times
 from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
 from litestage.stats.bootstrap import interval_of, resampled_sums
 
-Row = Mapping[str, Any]
 Levels = tuple[str, ...]
 FACTORS = {
     "skip": ("off", "on"),
@@ -73,10 +72,8 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
     budgets = {stage: len(found[stage].skip) for stage in bench.pipeline.stage_names}
     plans, trials = _plans(bench, config, budgets), Trials.on_test(bench)
     rows: list[dict[str, Any]] = []
-    with bar("combinations on the test split", len(plans)) as advance:
-        for levels, plan in plans.items():
-            rows.append({**dict(zip(FACTORS, levels, strict=True)), **trials.row(plan)})
-            advance(1)
+    for levels, plan in each("combinations on the test split", plans.items()):
+        rows.append({**dict(zip(FACTORS, levels, strict=True)), **trials.row(plan)})
     correct = {levels: np.array(trials.correct(plan), dtype=float) for levels, plan in plans.items()}
     timed = config.latency_questions > 0
     seconds = _seconds(trials, plans, config.latency_questions)
@@ -86,11 +83,13 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
         row["measured_speedup_ci95"] = list(speedup_interval(full.tolist(), own.tolist()))
     effects = effects_of(correct, seconds)
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=[*FACTORS, *COLUMNS, *(["by the clock [95 %]"] if timed else [])],
-        table=[[*(str(row[factor]) for factor in FACTORS), *cells(row), *_measured(row)] for row in rows],
+        columns={
+            **{factor: factor for factor in FACTORS},
+            **COLUMNS,
+            **({"by the clock [95 %]": lambda row: times(row, "measured_speedup")} if timed else {}),
+        },
         shows=(_speed(effects, "by the clock" if timed else "predicted"), _accuracy(effects)),
         figure=_figure(effects),
         more={"effects": effects, "budgets": budgets, "form": config.form, "latency_questions": len(seconds[NOTHING])},
@@ -201,10 +200,6 @@ def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
 def _interval(values: np.ndarray) -> list[float]:
     low, high = interval_of(values[1:])
     return [min(low, float(values[0])), max(high, float(values[0]))]
-
-
-def _measured(row: Row) -> list[str]:
-    return [times(row, "measured_speedup")] if "measured_speedup" in row else []
 
 
 def _times(effect: Row) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
 from litestage.atomic import write_text
 from litestage.config import Config
-from litestage.environment import environment
-from litestage.memory import peak_memory
+from litestage.environment import environment, peak_memory
+from litestage.records import EXPERIMENT
 from litestage.report.drawing import svg_file
 from litestage.session.workbench import Workbench
 
-SCHEMA = "litestage.experiment/1"
+Row = Mapping[str, Any]
+"""A row of results.json."""
+Columns = Mapping[str, str | Callable[[Row], str]]
+"""Columns of a table, by heading: what stands there of a row, or the name of it."""
 PREDICTED = "predicted: token counts times step costs measured on this machine"
 NO_CLOCK = "not part of it: no figure here depends on a clock"
 
@@ -25,25 +28,32 @@ class Findings:
     """What an experiment found.
 
     Attributes:
-        split: where the figures come from.
-        questions: how many of its questions were answered under each plan.
-        rows: one mapping per row of results.json, intervals included.
-        columns, table: the same rows as they are printed; may leave out what the plot shows better.
+        questions: how many questions were answered under each plan.
+        rows: those of results.json, intervals included.
+        columns: of the table that is printed.
         shows: two sentences computed from the rows.
         figure: the plot, a matplotlib Figure.
         more: other entries of results.json.
         latency: where the table's latencies come from.
+        split: where the figures come from.
+        shown: the table's rows where it leaves out what the plot shows better, or sums up.
     """
 
-    split: str
     questions: int
-    rows: Sequence[Mapping[str, Any]]
-    columns: Sequence[str]
-    table: Sequence[Sequence[str]]
+    rows: Sequence[Row]
+    columns: Columns
     shows: tuple[str, str]
     figure: Any
-    more: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)
     latency: str = PREDICTED
+    split: str = "test"
+    shown: Sequence[Row] | None = None
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The text of every cell."""
+        of = self.rows if self.shown is None else self.shown
+        return [[str(row[it]) if isinstance(it, str) else it(row) for it in self.columns.values()] for row in of]
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Experiment(Generic[Config]):
 def write_findings(found: Findings, bench: Workbench, name: str, command: str, folder: Path) -> dict[str, Any]:
     """Writes results.json and plot.svg; returns what is in results.json."""
     content = {
-        "schema": SCHEMA,
+        "schema": EXPERIMENT,
         "experiment": name,
         "command": command,
         "task": f"{bench.task.name}_multistage",

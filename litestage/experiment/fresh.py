@@ -74,7 +74,7 @@ class FreshQuestions:
             for trace in session.run(asked, {"plan": plan}, pipeline, progress=label)["plan"]:
                 answers.append(trace.answer)
                 correct.append(bool(trace.correct))
-                seconds += sum(sum(costs.stage_seconds(plan[stage.name], stage)) for stage in trace.stages)
+                seconds += sum(costs.by_stage(plan, trace).values())
         return Answered(answers, correct, seconds)
 
 

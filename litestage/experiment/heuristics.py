@@ -11,17 +11,16 @@ from typing import Any
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, either_way, skipped, speedup_of
+from litestage.experiment.wording import COLUMNS, drop_of, either_way, skipped, speedup_of
 from litestage.methods import METHODS
 from litestage.plan import Plan, SkipSet, StagePlan
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.session.workbench import Workbench
 
-Row = Mapping[str, Any]
 EVERY_FOURTH = "every-4th"
 SEARCHED = "litestage"
 
@@ -60,24 +59,20 @@ def run(bench: Workbench, config: HeuristicsConfig) -> Findings:
             for rung in range(config.step, most + 1, config.step):
                 plans.append((name, "curve", rung, _at(bench, policy, seed, dict.fromkeys(budgets, rung))))
     rows = []
-    with bar("policies on the test split", len(plans)) as advance:
-        for name, match, budget, plan in plans:
-            trials.traces(plan)
-            compared = trials.behind(plan, found, "behind_searched")
-            rows.append({"policy": name, "match": match, "budget": budget, **trials.row(plan), **compared})
-            advance(1)
+    for name, match, budget, plan in each("policies on the test split", plans):
+        compared = trials.behind(plan, found, "behind_searched")
+        rows.append({"policy": name, "match": match, "budget": budget, **trials.row(plan), **compared})
     searched, *others = rows
     matched = at_its_latency(searched, others)
     same = [row for row in others if row["match"] in ("sub-layers", "fixed")]
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["policy", "compared at", "skipped", *COLUMNS],
-        table=[
-            [SEARCHED, "", skipped(searched), *cells(searched)],
-            *([str(row["policy"]), _same_as(row), skipped(row), *cells(row)] for row in same),
-            *([str(row["policy"]), "same latency", skipped(row), *cells(row)] for row in matched),
+        columns={"policy": "policy", "compared at": "at", "skipped": skipped, **COLUMNS},
+        shown=[
+            {**searched, "at": ""},
+            *({**row, "at": "its own sub-layers" if row["match"] == "fixed" else "same sub-layers"} for row in same),
+            *({**row, "at": "same latency"} for row in matched),
         ],
         shows=(_same_sentence(searched, same, budgets), _matched_sentence(searched, matched, others)),
         figure=_figure(searched, others),
@@ -118,10 +113,6 @@ def _at(bench: Workbench, policy: str, seed: int | None, budgets: Mapping[str, i
             plan = bench.session.plan(f"{policy}:{budget - 1}{suffix}", bench.task, bench.pipeline)
         stages[stage] = plan[stage]
     return Plan(stages)
-
-
-def _same_as(row: Row) -> str:
-    return "its own sub-layers" if row["match"] == "fixed" else "same sub-layers"
 
 
 def _same_sentence(searched: Row, same: Sequence[Row], budgets: Mapping[str, int]) -> str:

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import own_texts
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.experiment.wording import INTERVAL, drop_of, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.ranks import from_rank_zero
 from litestage.session.workbench import Workbench
 
-Row = Mapping[str, Any]
 SCORES = ("cosine", "fidelity")
 """What expects damage: 1 less the cosine, and the rise in harm; both larger where more is expected."""
 DAMAGES = {"accuracy_drop": "accuracy lost", "answers_changed": "answers changed", "texts_changed": "texts changed"}
@@ -51,36 +50,35 @@ def run(bench: Workbench, config: ImportanceConfig) -> Findings:
     rises = from_rank_zero(lambda: {stage: _rises(bench, about(texts[stage], config.tokens)) for stage in stages})
     rows: list[dict[str, Any]] = []
     counts: dict[str, list[_Counts]] = {damage: [] for damage in DAMAGES}
-    with bar("each sub-layer skipped alone", len(stages) * len(names)) as advance:
-        for stage in stages:
-            for place, name in enumerate(names):
-                plan = Plan({**trials.full.stages, stage: StagePlan(skip=SkipSet.of([name]))})
-                answers, hits = trials.answers(plan), _hits(trials, plan, stage)
-                for damage, of in hits.items():
-                    counts[damage].append(of)
-                changed, interval = share_of_texts(*hits["texts_changed"])
-                rows.append(
-                    {
-                        "stage": stage,
-                        "sublayer": f"{name[0]}.{name[1]}",
-                        "cosine": 1 - cosine[stage][name],
-                        "fidelity": rises[stage][place],
-                        "answers_changed": 1 - answers["agreement"],
-                        "answers_changed_ci95": [1 - limit for limit in reversed(answers["agreement_ci95"])],
-                        "texts_changed": changed,
-                        "texts_changed_ci95": interval,
-                        **answers,
-                    }
-                )
-                advance(1)
+    alone = [(stage, place, name) for stage in stages for place, name in enumerate(names)]
+    for stage, place, name in each("each sub-layer skipped alone", alone):
+        plan = Plan({**trials.full.stages, stage: StagePlan(skip=SkipSet.of([name]))})
+        answers, hits = trials.answers(plan), _hits(trials, plan, stage)
+        for damage, of in hits.items():
+            counts[damage].append(of)
+        changed, interval = share_of_texts(*hits["texts_changed"])
+        rows.append(
+            {
+                "stage": stage,
+                "sublayer": f"{name[0]}.{name[1]}",
+                "cosine": 1 - cosine[stage][name],
+                "fidelity": rises[stage][place],
+                "answers_changed": 1 - answers["agreement"],
+                "answers_changed_ci95": [1 - limit for limit in reversed(answers["agreement_ci95"])],
+                "texts_changed": changed,
+                "texts_changed_ci95": interval,
+                **answers,
+            }
+        )
     correlations = _correlations(rows, counts, stages)
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["stage", "expected by", *(f"{name}\nSpearman [95 %]" for name in DAMAGES.values())],
-        table=[
-            [stage, score, *(_shown(_find(correlations, stage, score, damage)) for damage in DAMAGES)]
+        columns={"stage": "stage", "expected by": "score"}
+        | {f"{name}\nSpearman [95 %]": damage for damage, name in DAMAGES.items()},
+        shown=[
+            {"stage": stage, "score": score}
+            | {damage: _shown(_find(correlations, stage, score, damage)) for damage in DAMAGES}
             for stage in (*stages, ALL)
             for score in SCORES
         ],
@@ -137,7 +135,7 @@ def _correlations(
 
 
 def _find(correlations: Sequence[Row], stage: str, score: str, damage: str) -> Row:
-    return next(row for row in correlations if (row["stage"], row["score"], row["damage"]) == (stage, score, damage))
+    return where(correlations, stage=stage, score=score, damage=damage)[0]
 
 
 def _shown(row: Row) -> str:
@@ -168,7 +166,7 @@ def _first_harmful(rows: Sequence[Row], stages: Sequence[str]) -> str:
     """In each stage, how soon each ranking would skip a sub-layer that measurably costs accuracy when skipped alone."""
     parts = []
     for stage in stages:
-        of_stage = [row for row in rows if row["stage"] == stage]
+        of_stage = where(rows, stage=stage)
         harmful = [row for row in of_stage if row["accuracy_drop_ci95"][0] > 0]
         if not harmful:
             parts.append(f"{stage} has none")
@@ -193,7 +191,7 @@ def _figure(rows: Sequence[Row], stages: Sequence[str]) -> Any:
     for index, stage in enumerate(stages):
         for axis, score in zip(axes[2 * index : 2 * index + 2], SCORES, strict=True):
             for kind, colour in zip(("mhsa", "ffn"), PALETTE[1:], strict=False):
-                chosen = [row for row in rows if row["stage"] == stage and row["sublayer"].startswith(kind)]
+                chosen = [row for row in where(rows, stage=stage) if row["sublayer"].startswith(kind)]
                 x, y = [row[score] for row in chosen], [row["answers_changed"] * 100 for row in chosen]
                 axis.scatter(x, y, s=16, color=colour, alpha=0.8, label=kind)
             name_axes(axis, title=f"only {stage} skips", x={"cosine": "1 - cosine", "fidelity": "rise in harm"}[score])

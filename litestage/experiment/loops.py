@@ -4,26 +4,25 @@ where accuracy stays (FOCUS & RePAIR, ICML 2026), and every repeated token is ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings
+from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.experiment.wording import COLUMNS, INTERVAL, distinct, drop_of, percent_of, where
 from litestage.methods.setting import NotThisBudget
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import about
-from litestage.progress import bar
-from litestage.report.wording import percent, signed_points
+from litestage.progress import each
+from litestage.report.wording import percent
 from litestage.session.workbench import Workbench
 
-Row = Mapping[str, Any]
 FULL, FIDELITY = "full", "fidelity"
 SHORTEST = 4
 """Tokens of the shortest text that counts as repeated; shorter cycles count once they fill as much."""
@@ -50,41 +49,36 @@ def run(bench: Workbench, config: LoopsConfig) -> Findings:
     """Tries every ranking at every budget, the same in all stages, on the test split."""
     plans, trials = plans_by_ranking(bench, config.rankings, config.budgets, config.tokens), Trials.on_test(bench)
     rows: list[dict[str, Any]] = []
-    with bar("plans on the test split", len(plans) + 1) as advance:
-        for (ranking, budget), plan in {(FULL, 0): trials.full, **plans}.items():
-            traces, answers = trials.traces(plan), trials.answers(plan)
-            for index, stage in enumerate(bench.pipeline.stage_names):
-                of = [trace.stages[index] for trace in traces]
-                texts = [len(one.stops) for one in of]
-                looping, interval = share_of_texts([sum(map(loops, one.token_ids, one.stops)) for one in of], texts)
-                limited, its_interval = share_of_texts([one.stops.count("length") for one in of], texts)
-                rows.append(
-                    {
-                        "ranking": ranking,
-                        "budget": budget,
-                        "stage": stage,
-                        "looping": looping,
-                        "looping_ci95": interval,
-                        "at_the_limit": limited,
-                        "at_the_limit_ci95": its_interval,
-                        **answers,
-                    }
-                )
-            advance(1)
+    for (ranking, budget), plan in each("plans on the test split", {(FULL, 0): trials.full, **plans}.items()):
+        traces, answers = trials.traces(plan), trials.answers(plan)
+        for index, stage in enumerate(bench.pipeline.stage_names):
+            of = [trace.stages[index] for trace in traces]
+            texts = [len(one.stops) for one in of]
+            looping, interval = share_of_texts([sum(map(loops, one.token_ids, one.stops)) for one in of], texts)
+            limited, its_interval = share_of_texts([one.stops.count("length") for one in of], texts)
+            rows.append(
+                {
+                    "ranking": ranking,
+                    "budget": budget,
+                    "stage": stage,
+                    "looping": looping,
+                    "looping_ci95": interval,
+                    "at_the_limit": limited,
+                    "at_the_limit_ci95": its_interval,
+                    **answers,
+                }
+            )
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=[
-            "ranking",
-            "skipped",
-            "accuracy",
-            "drop, points [95 %]",
-            "same answers",
-            "tokens",
-            "looping, % [95 %]",
-        ],
-        table=[_line([row for row in rows if (row["ranking"], row["budget"]) == key]) for key in _plans(rows)],
+        columns={
+            **{"ranking": "ranking", "skipped": "budget"},
+            **{name: COLUMNS[name] for name in ("accuracy", "drop, points [95 %]", "same answers", "tokens")},
+            "looping, % [95 %]": lambda row: " / ".join(
+                percent(of_stage, "looping") for of_stage in where(rows, ranking=row["ranking"], budget=row["budget"])
+            ),
+        },
+        shown=where(rows, stage=bench.pipeline.stage_names[0]),
         shows=(_most(rows), _where_accuracy_stays(rows)),
         figure=over_budgets(rows, config.rankings, "looping", title="{}", y="texts that end in a loop, %"),
         more={"definition": f"the last {SHORTEST} tokens or more stand there {TIMES} times in a row at the limit"},
@@ -136,37 +130,18 @@ def _plans(rows: Sequence[Row]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((row["ranking"], row["budget"]) for row in rows))
 
 
-def _line(rows: Sequence[Row]) -> list[str]:
-    """One plan's line of the table: of ``rows``, one per stage."""
-    first = rows[0]
-    return [
-        first["ranking"],
-        str(first["budget"]),
-        f"{first['accuracy']:.1%}",
-        signed_points(first),
-        f"{first['agreement']:.1%}",
-        " / ".join(f"{stage['tokens']:.1f}" for stage in first["stages"].values()),
-        " / ".join(percent(row, "looping") for row in rows),
-    ]
-
-
-def _said(row: Row) -> str:
-    low, high = row["looping_ci95"]
-    return f"{row['looping']:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
-
-
 def _most(rows: Sequence[Row]) -> str:
     """How much loops at full depth, and by ranking and stage at the budget at which most does."""
-    stages, parts = list(dict.fromkeys(row["stage"] for row in rows)), []
-    for ranking in dict.fromkeys(row["ranking"] for row in rows):
-        of = {stage: [row for row in rows if (row["ranking"], row["stage"]) == (ranking, stage)] for stage in stages}
-        worst = {stage: max(chosen, key=_looping) for stage, chosen in of.items()}
+    stages, parts = distinct(rows, "stage"), []
+    for ranking in distinct(rows, "ranking"):
+        worst = {stage: max(where(rows, ranking=ranking, stage=stage), key=_looping) for stage in stages}
         if not any(map(_looping, worst.values())):
             highest = max((row["looping_ci95"][1] for row in worst.values()), default=0.0)
             said = f"none, in no stage ({INTERVAL} up to {highest:.1%})"
         else:
             said = ", ".join(
-                f"{stage} {_said(row)}" + (f" at {row['budget']} skipped" if row["budget"] and row["looping"] else "")
+                f"{stage} {percent_of(row, 'looping')}"
+                + (f" at {row['budget']} skipped" if row["budget"] and row["looping"] else "")
                 for stage, row in worst.items()
             )
         parts.append(f"at full depth {said}" if ranking == FULL else f"by {ranking} at most {said}")
@@ -191,7 +166,8 @@ def _where_accuracy_stays(rows: Sequence[Row]) -> str:
     worst = max(looping, key=_looping)
     return (
         f"{head}of the former {len(_plans(looping))} write some texts that loop, most by {worst['ranking']} at "
-        f"{worst['budget']} skipped in {worst['stage']}, {_said(worst)}, where accuracy drops by {drop_of(worst)}."
+        f"{worst['budget']} skipped in {worst['stage']}, {percent_of(worst, 'looping')}, where accuracy "
+        f"drops by {drop_of(worst)}."
     )
 
 

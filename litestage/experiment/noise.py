@@ -5,7 +5,7 @@ calibration questions, and each repeat's plan tried on thousands of questions th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import fmean, median
@@ -13,7 +13,7 @@ from typing import Any
 
 from litestage.config import RunConfig, SearchConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.fresh import FreshQuestions
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
@@ -21,8 +21,6 @@ from litestage.experiment.resumed import Resumed
 from litestage.experiment.wording import INTERVAL
 from litestage.session.workbench import Workbench
 from litestage.stats import wilson_interval
-
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -68,8 +66,15 @@ def run(bench: Workbench, config: NoiseConfig) -> Findings:
         split=trials.split,
         questions=len(trials.questions),
         rows=rows,
-        columns=["resample", "skipped", "calibration\ndrop", "true drop [95 %]", "same answers", "speed-up", "breaks"],
-        table=[_cells(row) for row in rows],
+        columns={
+            "resample": "repeat",
+            "skipped": lambda row: " / ".join(str(budget) for budget in row["budgets"].values()),
+            "calibration\ndrop": lambda row: f"{row['calibration_drop'] * 100:+.1f}",
+            "true drop [95 %]": _true_drop,
+            "same answers": lambda row: f"{row['true_agreement']:.1%}",
+            "speed-up": lambda row: f"{row['predicted_speedup']:.2f}x",
+            "breaks": lambda row: "yes" if row["breaks_bound"] else "no",
+        },
         shows=(_stability(rows, size, pool), _violations(rows, config)),
         figure=_figure(rows, bound),
         more={
@@ -124,17 +129,9 @@ def _cost(rows: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def _cells(row: Row) -> list[str]:
+def _true_drop(row: Row) -> str:
     low, high = row["true_drop_ci95"]
-    return [
-        str(row["repeat"]),
-        " / ".join(str(budget) for budget in row["budgets"].values()),
-        f"{row['calibration_drop'] * 100:+.1f}",
-        f"{row['true_drop'] * 100:+.2f} [{low * 100:+.2f}, {high * 100:+.2f}]",
-        f"{row['true_agreement']:.1%}",
-        f"{row['predicted_speedup']:.2f}x",
-        "yes" if row["breaks_bound"] else "no",
-    ]
+    return f"{row['true_drop'] * 100:+.2f} [{low * 100:+.2f}, {high * 100:+.2f}]"
 
 
 def _stability(rows: Sequence[Row], size: int, pool: int) -> str:

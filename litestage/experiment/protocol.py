@@ -9,7 +9,7 @@ either on the questions that its drop is then reported on, or on as many others.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,17 @@ import numpy as np
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.drawn import PLACES, RULES, Table, choose
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.texts import order_on, own_texts
 from litestage.experiment.trials import Trials
+from litestage.experiment.wording import distinct, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import about
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.session.workbench import Workbench
 from litestage.trace import Trace
-
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -77,11 +76,16 @@ def run(bench: Workbench, config: ProtocolConfig) -> Findings:
         split="test and calibration",
         questions=len(trials.questions),
         rows=rows,
-        columns=[
-            *("chosen on", "within bound", "questions", "reported drop", "true drop"),
-            *("optimism, points\n[95 % of draws]", "breaks\nthe bound", "reported\nspeed-up", "true\nspeed-up"),
-        ],
-        table=[_cells(row) for row in rows],
+        columns={
+            "chosen on": lambda row: f"{row['chosen_on']} questions",
+            **{"within bound": "rule", "questions": "questions"},
+            "reported drop": lambda row: f"{row['reported_drop'] * 100:+.2f}",
+            "true drop": lambda row: f"{row['true_drop'] * 100:+.2f}",
+            "optimism, points\n[95 % of draws]": _optimistic,
+            "breaks\nthe bound": lambda row: f"{row['breaks_bound']:.0%}",
+            "reported\nspeed-up": lambda row: f"{row['reported_speedup']:.2f}x",
+            "true\nspeed-up": lambda row: f"{row['true_speedup']:.2f}x",
+        },
         shows=(_optimism(rows, bound, config.splits), _cure(rows, bound)),
         figure=_figure(rows, config.sizes),
         more={
@@ -126,11 +130,9 @@ def _table(trials: Trials, plans: Sequence[Plan]) -> Table:
     full = np.array(trials.correct(trials.full), dtype=int)
     lost, passes = [], []
     sublayers = 2 * trials.bench.session.engine.decoder.layers
-    with bar("candidates on the pool", len(plans)) as advance:
-        for plan in plans:
-            lost.append(full - np.array(trials.correct(plan), dtype=int))
-            passes.append([_passes(plan, trace, sublayers) for trace in trials.traces(plan)])
-            advance(1)
+    for plan in each("candidates on the pool", plans):
+        lost.append(full - np.array(trials.correct(plan), dtype=int))
+        passes.append([_passes(plan, trace, sublayers) for trace in trials.traces(plan)])
     return Table(np.array(lost), np.array(passes, dtype=float))
 
 
@@ -139,23 +141,13 @@ def _passes(plan: Plan, trace: Trace, sublayers: int) -> int:
     return sum((sublayers - len(plan[stage.name].skip)) * stage.successive_tokens for stage in trace.stages)
 
 
-def _cells(row: Row) -> list[str]:
+def _optimistic(row: Row) -> str:
     low, high = row["optimism_ci95"]
-    return [
-        f"{row['chosen_on']} questions",
-        row["rule"],
-        str(row["questions"]),
-        f"{row['reported_drop'] * 100:+.2f}",
-        f"{row['true_drop'] * 100:+.2f}",
-        f"{row['optimism'] * 100:+.2f} [{low * 100:+.1f}, {high * 100:+.1f}]",
-        f"{row['breaks_bound']:.0%}",
-        f"{row['reported_speedup']:.2f}x",
-        f"{row['true_speedup']:.2f}x",
-    ]
+    return f"{row['optimism'] * 100:+.2f} [{low * 100:+.1f}, {high * 100:+.1f}]"
 
 
 def _find(rows: Sequence[Row], place: str, rule: str, questions: int) -> Row:
-    return next(row for row in rows if (row["chosen_on"], row["rule"], row["questions"]) == (place, rule, questions))
+    return where(rows, chosen_on=place, rule=rule, questions=questions)[0]
 
 
 def _said(row: Row) -> str:
@@ -167,7 +159,7 @@ def _said(row: Row) -> str:
 
 
 def _optimism(rows: Sequence[Row], bound: float, splits: int) -> str:
-    sizes = sorted({row["questions"] for row in rows})
+    sizes = sorted(distinct(rows, "questions"))
     least, most = sizes[0], sizes[-1]
     first, other = (_find(rows, place, "drop", least) for place in PLACES)
     last = _find(rows, "test", "drop", most)
@@ -181,7 +173,7 @@ def _optimism(rows: Sequence[Row], bound: float, splits: int) -> str:
 def _cure(rows: Sequence[Row], bound: float) -> str:
     """How often the bound is truly broken, and what a margin does about it and costs."""
     parts = []
-    for questions in dict.fromkeys(row["questions"] for row in rows):
+    for questions in distinct(rows, "questions"):
         seen, limit = (_find(rows, "calibration", rule, questions) for rule in RULES)
         parts.append(
             f"on {questions} questions {seen['breaks_bound']:.0%} against {limit['breaks_bound']:.0%} "

@@ -8,7 +8,7 @@ split and tried on the test split. *Projection*: what that makes of a model nobo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import log
@@ -19,19 +19,17 @@ from scipy.stats import t as student
 
 from litestage.config import ModelConfig, RunConfig, SearchConfig, variant
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.random_weights import chain, random_session
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of
+from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, where
 from litestage.progress import bar
-from litestage.report.wording import signed_points, times
 from litestage.session.workbench import Workbench
 
-Row = Mapping[str, Any]
 COSTS = {"sublayer_tokens": "sub-layer passes of a token", "decode_steps": "decode steps", "seconds": "seconds"}
 
 
@@ -76,16 +74,19 @@ def run(bench: Workbench, config: ScaleConfig) -> Findings:
     rows += _qualities(bench, config, kept)
     kept.close()
     projections = _projections(bench, config, rows, exponents)
-    trained = [row for row in rows if row["of"] == "quality"]
+    trained = where(rows, of="quality")
     return Findings(
-        split="test",
         questions=len(bench.task.questions("test")[: config.questions]),
         rows=rows,
-        columns=[
-            *("model, pipeline", "layers", "stages", "search", "s", "M sub-layer\npasses", "decode\nsteps"),
-            *("plans", "drop, points [95 %]", "predicted\nspeed-up [95 %]"),
-        ],
-        table=[_cells(row) for row in rows],
+        columns={
+            **{"model, pipeline": "model", "layers": "layers", "stages": "stages_of_pipeline", "search": "search"},
+            "s": lambda row: f"{row['seconds']:.1f}",
+            "M sub-layer\npasses": lambda row: f"{row['sublayer_tokens'] / 1e6:.2f}",
+            "decode\nsteps": lambda row: f"{row['decode_steps']:,}",
+            "plans": "candidates",
+            "drop, points [95 %]": lambda row: _scored(row, "drop, points [95 %]"),
+            "predicted\nspeed-up [95 %]": lambda row: _scored(row, "speed-up [95 %]"),
+        },
         shows=(_grows(exponents), _finds(trained, projections)),
         figure=_figure(rows, config.searches),
         more={"exponents": exponents, "projections": projections},
@@ -185,7 +186,7 @@ def _exponents(rows: Sequence[Row], config: ScaleConfig) -> list[dict[str, Any]]
     found = []
     for of, size in (("depth", "layers"), ("stages", "stages_of_pipeline")):
         for search in config.searches:
-            chosen = [row for row in rows if (row["of"], row["search"]) == (of, search)]
+            chosen = where(rows, of=of, search=search)
             for cost in COSTS:
                 value, interval = exponent([row[size] for row in chosen], [row[cost] for row in chosen])
                 found.append(
@@ -205,9 +206,9 @@ def _projections(
     heavier = (config.projected_weights / config.projected_layers) / (weights / own)
     found = []
     for search in config.searches:
-        measured = [row for row in rows if (row["of"], row["search"]) == ("depth", search)]
+        measured = where(rows, of="depth", search=search)
         nearest = min(measured, key=lambda row: abs(log(row["layers"] / own)))
-        growth = next(row for row in exponents if _key(row) == ("depth", search, "sublayer_tokens"))
+        (growth,) = where(exponents, over="depth", search=search, cost="sublayer_tokens")
         deeper = config.projected_layers / nearest["layers"]
 
         def seconds(power: float, nearest: Row = nearest, deeper: float = deeper) -> float:
@@ -226,31 +227,19 @@ def _projections(
     return found
 
 
-def _key(row: Row) -> tuple[str, str, str]:
-    return row["over"], row["search"], row["cost"]
-
-
-def _cells(row: Row) -> list[str]:
-    head = [
-        row["model"],
-        str(row["layers"]),
-        str(row["stages_of_pipeline"]),
-        row["search"],
-        f"{row['seconds']:.1f}",
-        f"{row['sublayer_tokens'] / 1e6:.2f}",
-        f"{row['decode_steps']:,}",
-        str(row["candidates"]),
-    ]
+def _scored(row: Row, column: str) -> str:
     if row["of"] != "quality":
-        return [*head, "not scored", "not scored"]
-    return [*head, signed_points(row), times(row, "predicted_speedup")]
+        return "not scored"
+    cell = COLUMNS[column]
+    assert not isinstance(cell, str)
+    return cell(row)
 
 
 def _grows(exponents: Sequence[Row]) -> str:
     """The exponents of sub-layer passes, which no other program on the machine can change."""
     parts = []
     for over, size in (("depth", "layers"), ("stages", "number of stages")):
-        of = [row for row in exponents if (row["over"], row["cost"]) == (over, "sublayer_tokens")]
+        of = where(exponents, over=over, cost="sublayer_tokens")
         said = ", ".join(
             "{exponent:.2f} with {search} ({exponent_ci95[0]:.2f} to {exponent_ci95[1]:.2f})".format_map(row)
             for row in of
@@ -285,20 +274,18 @@ def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
     figure, (depth, stages, quality) = panels(3, width=3.8, share_y=False)
     for axis, of, size in ((depth, "depth", "layers"), (stages, "stages", "stages_of_pipeline")):
         for search, colour in zip(searches, PALETTE, strict=False):
-            chosen = sorted(
-                (row for row in rows if (row["of"], row["search"]) == (of, search)), key=lambda row: float(row[size])
-            )
+            chosen = sorted(where(rows, of=of, search=search), key=lambda row: float(row[size]))
             x, y = [row[size] for row in chosen], [row["sublayer_tokens"] / 1e6 for row in chosen]
             axis.plot(x, y, "o-", color=colour, markersize=4, linewidth=1.2, label=search)
         axis.set_xscale("log")
         axis.set_yscale("log")
-        ticks = sorted({row[size] for row in rows if row["of"] == of})
+        ticks = sorted({row[size] for row in where(rows, of=of)})
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         name_axes(axis, title="random weights", x={"depth": "layers", "stages": "stages of a chain"}[of])
     name_axes(depth, y="sub-layer passes of a token, millions")
     legend(depth)
-    for row, colour in zip((row for row in rows if row["of"] == "quality"), PALETTE, strict=False):
+    for row, colour in zip(where(rows, of="quality"), PALETTE, strict=False):
         label = f"{row['model']}, {row['layers']} layers"
         style = {"fmt": "o", "color": colour, "label": label}
         with_intervals(quality, [row["predicted_speedup"]], [row], "accuracy_drop", scale=100, **style)

@@ -7,7 +7,7 @@ interleaved, and tried on the test split, on which nothing was selected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
@@ -15,17 +15,15 @@ from time import perf_counter
 from typing import Any
 
 from litestage.config import RunConfig, SearchConfig, variant
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of
-from litestage.report.wording import signed_points, times
-from litestage.search import SearchResult
+from litestage.experiment.wording import COLUMNS, drop_of, speedup_of
+from litestage.report.wording import times
+from litestage.search.candidate import SearchResult
 from litestage.session.workbench import Workbench
 from litestage.stats import speedup_interval
 from litestage.store import ResultStore, ReusingEngine
-
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -74,21 +72,18 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
             }
         )
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=[
-            "search",
-            "s",
-            "share",
-            "tokens",
-            "decode steps",
-            "skipped",
-            "drop, points [95 %]",
-            "same answers",
-            "speed-up [95 %]",
-        ],
-        table=[_cells(row) for row in rows],
+        columns={
+            "search": "search",
+            "s": lambda row: f"{row['seconds']:.1f}",
+            "share": lambda row: f"{row['share_of_first']:.2f}",
+            "tokens": lambda row: f"{row['tokens_forwarded'] / 1e6:.2f} M",
+            "decode steps": lambda row: f"{row['sequential_decode_steps']:,}",
+            "skipped": lambda row: " / ".join(map(str, row["budgets"].values())),
+            **{name: COLUMNS[name] for name in ("drop, points [95 %]", "same answers")},
+            "speed-up [95 %]": lambda row: times(row, "measured_speedup"),
+        },
         shows=(_cost(rows), _quality(rows)),
         figure=_figure(rows),
         more={"latency_questions": len(seconds["full"]), "calibration": config.search.calibration},
@@ -108,20 +103,6 @@ def search_from_nothing(bench: Workbench, options: SearchConfig) -> Costed:
     return Costed(found, seconds, done.tokens, done.steps)
 
 
-def _cells(row: Row) -> list[str]:
-    return [
-        row["search"],
-        f"{row['seconds']:.1f}",
-        f"{row['share_of_first']:.2f}",
-        f"{row['tokens_forwarded'] / 1e6:.2f} M",
-        f"{row['sequential_decode_steps']:,}",
-        " / ".join(map(str, row["budgets"].values())),
-        signed_points(row),
-        f"{row['agreement']:.1%}",
-        times(row, "measured_speedup"),
-    ]
-
-
 def _cost(rows: Sequence[Row]) -> str:
     first, *others = rows
     parts = [
@@ -136,8 +117,7 @@ def _cost(rows: Sequence[Row]) -> str:
 def _quality(rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
-        low, high = row["measured_speedup_ci95"]
-        speed = f"{row['measured_speedup']:.2f} times as fast as full depth ({INTERVAL} {low:.2f} to {high:.2f})"
+        speed = speedup_of(row, "measured_speedup", " as full depth")
         parts.append(f"the plan of {row['search']} is {speed} and loses {drop_of(row)}")
     return f"By the clock, {'; '.join(parts)}."
 

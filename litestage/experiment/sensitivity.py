@@ -4,18 +4,17 @@ its per-stage budgets so), under the paper's cosine ranking and under ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of
+from litestage.experiment.wording import COLUMNS, distinct, drop_of, where
 from litestage.plan import Plan
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.session.workbench import Workbench
 
 RANKINGS = {"cosine": "global", "cosine_per_stage": "per_stage", "fidelity": "fidelity"}
@@ -41,47 +40,37 @@ def run(bench: Workbench, config: SensitivityConfig) -> Findings:
     trials, rows = Trials.on_test(bench), []
     for ranking in config.rankings:
         ladders = bench.ladders(RANKINGS[ranking])
-        with bar(
-            f"{ranking}, one stage at a time", sum(len(ladder[:: config.step]) for ladder in ladders.values())
-        ) as advance:
-            for stage, ladder in ladders.items():
-                before = trials.full
-                for budget in range(0, len(ladder), config.step):
-                    plan = Plan({**trials.full.stages, stage: ladder[budget]})
-                    trials.traces(plan, [before])
-                    rows.append({"ranking": ranking, "stage": stage, "budget": budget, **trials.row(plan)})
-                    before = plan
-                    advance(1)
+        budgets = [(stage, at) for stage, ladder in ladders.items() for at in range(0, len(ladder), config.step)]
+        before = trials.full
+        for stage, budget in each(f"{ranking}, one stage at a time", budgets):
+            plan = Plan({**trials.full.stages, stage: ladders[stage][budget]})
+            trials.traces(plan, [before if budget else trials.full])
+            rows.append({"ranking": ranking, "stage": stage, "budget": budget, **trials.row(plan)})
+            before = plan
     sublayers = 2 * bench.session.engine.decoder.layers
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["ranking, stage", "skipped", *COLUMNS],
-        table=[[f"{row['ranking']}, {row['stage']}", str(row["budget"]), *cells(row)] for row in rows],
+        columns={
+            "ranking, stage": lambda row: f"{row['ranking']}, {row['stage']}",
+            "skipped": "budget",
+            **COLUMNS,
+        },
         shows=(what_stages_bear(rows, config.rankings[0], sublayers), _rankings(rows, config.rankings, sublayers)),
         figure=over_budgets(rows, config.rankings, "accuracy_drop", title="only {} skips", y="accuracy lost, points"),
         more={"sublayers": sublayers},
     )
 
 
-def first_certain_loss(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def first_certain_loss(rows: Sequence[Row]) -> Row | None:
     """The row of least budget whose drop's interval lies above zero."""
     losing = [row for row in rows if row["accuracy_drop_ci95"][0] > 0]
     return min(losing, key=lambda row: row["budget"], default=None)
 
 
-def _of(rows: Sequence[Mapping[str, Any]], ranking: str, stage: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if (row["ranking"], row["stage"]) == (ranking, stage)]
-
-
-def _stage_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["stage"] for row in rows))
-
-
-def what_stages_bear(rows: Sequence[Mapping[str, Any]], ranking: str, sublayers: int) -> str:
+def what_stages_bear(rows: Sequence[Row], ranking: str, sublayers: int) -> str:
     """Which stage bears least and which most, under one ranking."""
-    first = {stage: first_certain_loss(_of(rows, ranking, stage)) for stage in _stage_names(rows)}
+    first = {stage: first_certain_loss(where(rows, ranking=ranking, stage=stage)) for stage in distinct(rows, "stage")}
     most = max(row["budget"] for row in rows)
     parts = []
     for stage, row in sorted(first.items(), key=lambda item: item[1]["budget"] if item[1] else most + 1):
@@ -92,7 +81,7 @@ def what_stages_bear(rows: Sequence[Mapping[str, Any]], ranking: str, sublayers:
     return f"Of {sublayers} sub-layers skipped in one stage only, by {ranking}: {'; '.join(parts)}."
 
 
-def _rankings(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], sublayers: int) -> str:
+def _rankings(rows: Sequence[Row], rankings: Sequence[str], sublayers: int) -> str:
     """What the last ranking bears against the first; with one ranking, where skipping made a plan slower."""
     slower = [row for row in rows if row["predicted_speedup_ci95"][1] < 1]
     inversion = (
@@ -104,8 +93,8 @@ def _rankings(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], sublay
         return f"{inversion[0].upper()}{inversion[1:]}."
     most = max(row["budget"] for row in rows)
     parts = []
-    for stage in _stage_names(rows):
-        a, b = (next(row for row in _of(rows, name, stage) if row["budget"] == most) for name in rankings[:2])
+    for stage in distinct(rows, "stage"):
+        a, b = (where(rows, ranking=name, stage=stage, budget=most)[0] for name in rankings[:2])
         parts.append(f"{stage} {drop_of(a)} against {drop_of(b)}")
     return f"At {most} skipped, {rankings[0]} loses against {rankings[1]}: {'; '.join(parts)}; and {inversion}."
 

@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from litestage import menagerie
-from litestage.data.staged import StagedRow, read_staged
 from litestage.errors import LiteStageError
-from litestage.plan import Plan
 from litestage.plan.skip import SubLayerName
 from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
 from litestage.profile.greedy import Harm, divergence, greedy_order
 from litestage.ranks import from_rank_zero
 from litestage.reading import read_text
 from litestage.session.workbench import Workbench
+from litestage.stages.gold import StagedRow, read_staged
 
 CHUNK = 64
 """Tokens of a piece of plain text."""
@@ -32,9 +31,9 @@ next-token distribution against full depth's (Jensen-Shannon divergence), or the
 
 def own_texts(bench: Workbench) -> dict[str, list[Sequenced]]:
     """By stage, the prompts that full depth meets on the calibration questions, with what it writes."""
-    plan, questions = Plan.full(bench.pipeline.stage_names), bench.calibration()
-    traces = bench.session.run(questions, {"full": plan}, bench.pipeline, progress="calibration: full depth")["full"]
-    return stage_sequences(bench.session.contestant(bench.pipeline, plan), questions, traces)
+    questions = bench.calibration()
+    full, traces = bench.session.full_depth(questions, bench.pipeline)
+    return stage_sequences(full, questions, traces)
 
 
 def order_on(bench: Workbench, sequences: Sequence[Sequenced], objective: str, budget: int) -> list[SubLayerName]:

@@ -6,22 +6,20 @@ are later stages whose prompts a cut changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, speedup_of
+from litestage.experiment.wording import COLUMNS, drop_of, speedup_of, where
 from litestage.plan import ExitRule, Plan
 from litestage.progress import bar
 from litestage.session.workbench import Workbench
-
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -75,18 +73,18 @@ def run(bench: Workbench, config: ThresholdConfig) -> Findings:
     bound = config.search.max_accuracy_drop
     sentences = [what_rules_do(rows, spec, bound) for spec in plans]
     return Findings(
-        split="test",
         questions=len(trials.questions),
         rows=rows,
-        columns=["plan", "threshold", "window", *COLUMNS, "rows cut"],
-        table=[
-            [row["of"], *_setting(row), *cells(row), _cut(row)]
-            for row in rows
-            if row["threshold"] is None or _cuts(row)  # the others are the uncut plan again
-        ],
+        columns={
+            "plan": "of",
+            "threshold": lambda row: "uncut" if row["threshold"] is None else f"{row['threshold']:g}",
+            "window": lambda row: "" if row["threshold"] is None else str(row["window"]),
+            **COLUMNS,
+            "rows cut": lambda row: " / ".join(f"{stage['cut']:.0%}" for stage in row["stages"].values()),
+        },
+        shown=[row for row in rows if row["threshold"] is None or _cuts(row)],  # others are the uncut plan again
         shows=(sentences[0], " ".join(sentences[1:]) or _by_stage(rows)),
         figure=_figure(rows, list(plans)),
-        more={},
     )
 
 
@@ -98,21 +96,13 @@ def _plan(bench: Workbench, spec: str) -> Plan:
     return bench.session.plan(spec, bench.task, bench.pipeline)
 
 
-def _setting(row: Row) -> list[str]:
-    return ["uncut", ""] if row["threshold"] is None else [f"{row['threshold']:g}", str(row["window"])]
-
-
 def _cuts(row: Row) -> bool:
     return any(stage["cut"] for stage in row["stages"].values())
 
 
-def _cut(row: Row) -> str:
-    return " / ".join(f"{stage['cut']:.0%}" for stage in row["stages"].values())
-
-
 def what_rules_do(rows: Sequence[Row], spec: str, bound: float) -> str:
     """For one plan: the fastest rule that surely loses no more than the bound against the uncut plan, and the worst."""
-    uncut, *cut = [row for row in rows if row["of"] == spec]
+    uncut, *cut = where(rows, of=spec)
     cutting = [row for row in cut if _cuts(row)]
     tried = f"{len(cutting)} of {len(cut)} rules cut anything on {spec} ({uncut['accuracy']:.1%} right uncut)"
     if not cutting:
@@ -153,7 +143,7 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
     for index, spec in enumerate(plans):
         lost, faster = axes[2 * index : 2 * index + 2]
         for shift, (window, colour) in enumerate(zip(windows, PALETTE, strict=False)):
-            chosen = [row for row in rows if (row["of"], row["window"]) == (spec, window)]
+            chosen = where(rows, of=spec, window=window)
             beside = [row["threshold"] + 0.006 * shift for row in chosen]  # so that intervals can be told apart
             against = [row["against_uncut"] for row in chosen]
             style = {"color": colour, **LINE}

@@ -6,7 +6,7 @@ A stage takes the plan of the stage of the same name; one that the other pipelin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -14,16 +14,14 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.data import load_task
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings
+from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.panels import name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, cells, drop_of, points, skipped
+from litestage.experiment.wording import COLUMNS, drop_of, points, skipped
 from litestage.plan import Plan
-from litestage.progress import bar
+from litestage.progress import each
 from litestage.session.workbench import Workbench
 from litestage.stats import wilson_interval
-
-Row = Mapping[str, Any]
 
 
 @dataclass
@@ -45,26 +43,19 @@ def run(bench: Workbench, config: TransferConfig) -> Findings:
     plans = {name: setting.search().plan for name, setting in benches.items()}
     rows = []
     pairs = [(used, of) for used in benches for of in benches if _shared(plans[of], benches[used])]
-    with bar("plans on every setting's test split", len(pairs)) as advance:
-        for used, of in pairs:
-            rows.append(_row(trials[used], plans[of], plans[used], of, used, own=benches[used]))
-            advance(1)
+    for used, of in each("plans on every setting's test split", pairs):
+        rows.append(_row(trials[used], plans[of], plans[used], of, used, own=benches[used]))
     least = min(len(of.questions) for of in trials.values())
     return Findings(
-        split="test",
         questions=least,
         rows=rows,
-        columns=["used on", "plan of", "skipped", "full depth", *COLUMNS],
-        table=[
-            [
-                row["used_on"],
-                "its own" if row["of"] == row["used_on"] else row["of"],
-                skipped(row),
-                f"{row['full_accuracy']:.1%}",
-                *cells(row),
-            ]
-            for row in rows
-        ],
+        columns={
+            "used on": "used_on",
+            "plan of": lambda row: "its own" if row["of"] == row["used_on"] else str(row["of"]),
+            "skipped": skipped,
+            "full depth": lambda row: f"{row['full_accuracy']:.1%}",
+            **COLUMNS,
+        },
         shows=(_own(rows), _others(rows, config.search.max_accuracy_drop)),
         figure=_figure(rows, list(benches)),
         more={

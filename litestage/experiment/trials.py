@@ -115,7 +115,4 @@ class Trials:
 
     def _stage_seconds(self, plan: Plan) -> list[dict[str, float]]:
         costs = self.bench.session.step_costs()
-        return [
-            {stage.name: sum(costs.stage_seconds(plan[stage.name], stage)) for stage in trace.stages}
-            for trace in self.traces(plan)
-        ]
+        return [costs.by_stage(plan, trace) for trace in self.traces(plan)]

@@ -1,10 +1,11 @@
-"""Figures as they stand in tables and sentences: points, milliseconds and speed-ups with their 95 % intervals."""
+"""Rows picked out, and figures as they stand in tables and sentences, with their 95 % intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from litestage.experiment.findings import Columns, Row
 from litestage.report.wording import signed_points, times
 
 INTERVAL = "95 % interval"
@@ -15,36 +16,49 @@ def points(drop: float, interval: Sequence[float]) -> str:
     return f"{drop * 100:.1f} points ({INTERVAL} {interval[0] * 100:.1f} to {interval[1] * 100:.1f})"
 
 
-def drop_of(row: Mapping[str, Any]) -> str:
+def drop_of(row: Row) -> str:
     return points(row["accuracy_drop"], row["accuracy_drop_ci95"])
 
 
-def either_way(row: Mapping[str, Any], name: str) -> str:
+def percent_of(row: Row, name: str) -> str:
+    """``97.0% (95 % interval 94.2 to 98.5)``."""
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name]:.1%} ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
+
+
+def either_way(row: Row, name: str) -> str:
     """How far one is behind or ahead, as :func:`points`, without a sign."""
     behind, (low, high) = row[name], row[f"{name}_ci95"]
     return points(behind, (low, high)) if behind > 0 else points(-behind, (-high, -low))
 
 
-def skipped(row: Mapping[str, Any]) -> str:
+def skipped(row: Row) -> str:
     """Sub-layers skipped, by stage."""
     return " / ".join(str(sum(stage["skipped"].values())) for stage in row["stages"].values())
 
 
-def speedup_of(row: Mapping[str, Any]) -> str:
-    low, high = row["predicted_speedup_ci95"]
-    return f"{row['predicted_speedup']:.2f} times as fast ({INTERVAL} {low:.2f} to {high:.2f})"
+def speedup_of(row: Row, name: str = "predicted_speedup", than: str = "") -> str:
+    """``1.50 times as fast (95 % interval 1.40 to 1.60)``."""
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name]:.2f} times as fast{than} ({INTERVAL} {low:.2f} to {high:.2f})"
 
 
-COLUMNS = ("accuracy", "drop, points [95 %]", "same answers", "predicted ms", "speed-up [95 %]", "tokens")
+COLUMNS: Columns = {
+    "accuracy": lambda row: f"{row['accuracy']:.1%}",
+    "drop, points [95 %]": signed_points,
+    "same answers": lambda row: f"{row['agreement']:.1%}",
+    "predicted ms": lambda row: f"{row['predicted_latency_s'] * 1000:.1f}",
+    "speed-up [95 %]": lambda row: times(row, "predicted_speedup"),
+    "tokens": lambda row: " / ".join(f"{stage['tokens']:.1f}" for stage in row["stages"].values()),
+}
+"""What was found of a plan (:meth:`litestage.experiment.trials.Trials.row`); tokens by stage."""
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row under ``COLUMNS``; tokens by stage."""
-    return [
-        f"{row['accuracy']:.1%}",
-        signed_points(row),
-        f"{row['agreement']:.1%}",
-        f"{row['predicted_latency_s'] * 1000:.1f}",
-        times(row, "predicted_speedup"),
-        " / ".join(f"{stage['tokens']:.1f}" for stage in row["stages"].values()),
-    ]
+def where(rows: Sequence[Row], **values: object) -> list[Row]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def distinct(rows: Sequence[Row], name: str) -> list[Any]:
+    """A figure's values, each once, in the order of the rows."""
+    return list(dict.fromkeys(row[name] for row in rows))

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import write_text
-from litestage.comparison.results import SCHEMA
 from litestage.errors import LiteStageError
-from litestage.records import Judged, read_answers, same_stages
+from litestage.records import RESULTS, Judged, read_answers, same_stages
 from litestage.records import read_record as read
 
 
@@ -56,7 +55,7 @@ def read_record(path: Path) -> Record:
     """
     if not path.is_file():
         raise LiteStageError(f"There is no file {str(path)!r}; give a results.json or a baseline.")
-    content = read(path, {SCHEMA: Judged})
+    content = read(path, {RESULTS: Judged})
     inside = content.pop("samples", None)
     lines = path.with_name("samples.jsonl")
     samples = _unpacked(inside, path) if inside else _read_lines(lines) if lines.is_file() else {}

@@ -1,1 +1,1 @@
-"""lm-eval: its arguments, its staged tasks and their metrics. The model class itself is ``litestage.lm``."""
+"""lm-eval: the model class (`lm.py`), its arguments, its staged tasks and their metrics."""

@@ -156,7 +156,7 @@ class StagedTask(_OwnQuestions, _Generated):
 
     def build_all_requests(self, *args: Any, **keywords: Any) -> None:
         """As lm-eval does, but only for our model, and never from its request cache (it ignores the pipeline)."""
-        if "litestage.lm" not in sys.modules:
+        if "litestage.harness.lm" not in sys.modules:
             raise LiteStageError(_NEEDS_OURS.format(self.config.task))
         if keywords.get("system_instruction"):
             raise LiteStageError("--system_instruction does not reach the stages' prompts; use a pipeline YAML.")

@@ -23,10 +23,10 @@ import random
 from collections.abc import Iterator
 from itertools import cycle, islice
 
-from litestage.data.staged import StagedRow
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.menagerie.world import SEED, Fact, facts, with_article
 from litestage.stages import Question
+from litestage.stages.gold import StagedRow
 
 OPTION_COUNTS = {"menagerie": 4, "menagerie_five": 5, "menagerie_yesno": 2}
 VARIANTS = tuple(OPTION_COUNTS)

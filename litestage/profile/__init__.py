@@ -2,7 +2,7 @@
 
 from litestage.profile.costs import StandInCosts, StepCosts
 from litestage.profile.importance import Importance, measure_importance
-from litestage.profile.timing import measure_stand_in, measure_step_costs, measure_token_share
+from litestage.profile.step_times import measure_stand_in, measure_step_costs, measure_token_share
 
 __all__ = [
     "Importance",

@@ -19,9 +19,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from litestage.engine import share_a_lane
-from litestage.plan import SkipSet, StagePlan
+from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
-from litestage.trace import StageTrace
+from litestage.trace import StageTrace, Trace
 
 StandIn = tuple[float, float]
 """Seconds of one stand-in in one pass: fixed, and per token."""
@@ -84,6 +84,10 @@ class StepCosts:
             ]
             return sum(prefill for prefill, _ in parts), sum(decode for _, decode in parts)
         return self._together(plan, trace.prompt_tokens, trace.shared_tokens, trace.tokens)
+
+    def by_stage(self, plan: Plan, trace: Trace) -> dict[str, float]:
+        """Predicted seconds of every stage of one question, run alone."""
+        return {stage.name: sum(self.stage_seconds(plan[stage.name], stage)) for stage in trace.stages}
 
     def generation_prices(self, context: int) -> dict[str, float]:
         """By kind, the seconds that one sub-layer takes of one row of 1,024 prompt and 512 new tokens, or of as much of

@@ -1,14 +1,15 @@
-"""Exit rules that take something from a stage's own texts: calibrated stage by stage, on calibration questions."""
+"""Exit rules on texts that were written uncut: what they would cut, and what they take from a stage's own texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from litestage.plan import Plan
-from litestage.plan.exit import Steps
+from litestage.plan.exit import Steps, exit_step
 from litestage.stages import Question
-from litestage.trace import Trace
+from litestage.trace import StageTrace, Trace
 
 WARM_UP = 16
 """Calibration questions whose texts are looked at, as many as DeepConf takes."""
@@ -38,3 +39,33 @@ def calibrated_exits(plan: Plan, questions: Callable[[], Sequence[Question]], an
     rules = {name: rule.calibrated(written[name]) for name, rule in lacking.items()}
     stages = {name: replace(stage, exit=rules.get(name, stage.exit)) for name, stage in plan.stages.items()}
     return replace(plan, stages=stages, certificate=None)
+
+
+def uncut(plan: Plan) -> Plan:
+    """The plan with exit rules that watch and never end a stage."""
+    rules = {name: stage.exit and stage.exit.uncut for name, stage in plan.stages.items()}
+    return Plan({name: replace(stage, exit=rules[name]) for name, stage in plan.stages.items()})
+
+
+def cut_share(plan: Plan, traces: Sequence[Trace], text: Callable[[Sequence[int]], str]) -> float:
+    """The share of the tokens of uncut traces that the plan's exit rules would cut, were every prompt as it is.
+
+    Args:
+        text: of tokens.
+    """
+    left = written = 0
+    for trace in traces:
+        for stage in trace.stages:
+            rule = plan[stage.name].exit
+            for steps in _steps(stage, text):
+                count = max(len(steps.tokens), len(steps.confidences))
+                step = exit_step(rule, steps) if rule else None
+                left += count if step is None else step + 1
+                written += count
+    return 1 - left / max(1, written)
+
+
+def _steps(stage: StageTrace, text: Callable[[Sequence[int]], str]) -> list[Steps]:
+    """What an exit rule sees of a stage's rows."""
+    rows = zip_longest(stage.token_ids, stage.confidences or (), stage.signals)
+    return [Steps(tokens or (), confidences or (), signals or {}, text) for tokens, confidences, signals in rows]

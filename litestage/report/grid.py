@@ -8,10 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from litestage.comparison.grid.summary import SCHEMA
 from litestage.errors import LiteStageError
 from litestage.reading import read_json
-from litestage.records import Grid, check
+from litestage.records import GRID, Grid, check
 from litestage.report.page import HERE, jinja, plain_markdown
 from litestage.report.tables import Table
 from litestage.report.wording import share, signed_points, times
@@ -33,7 +32,7 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
         content = read_json(path)
     except LiteStageError:
         return None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != GRID:
         return None
     check(content, Grid, path)
     return content

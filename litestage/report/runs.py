@@ -11,9 +11,19 @@ from pydantic import BaseModel
 
 from litestage.errors import LiteStageError
 from litestage.reading import read_text
-from litestage.records import Experiment, Profile, Results, Search, read_asked, read_record
+from litestage.records import (
+    EXPERIMENT,
+    PROFILE,
+    RESULTS,
+    SEARCH,
+    Experiment,
+    Profile,
+    Results,
+    Search,
+    read_asked,
+    read_record,
+)
 
-COMPARISON, EXPERIMENT = "litestage.results/1", "litestage.experiment/1"
 FILES = ("results.json", "search.json", "profile.json")
 """Any of them makes a folder a run."""
 
@@ -76,16 +86,16 @@ def read_run(folder: Path) -> Run:
         raise LiteStageError(
             f"There is no run in {folder}; give the folder that litestage compare, search, profile or experiment wrote."
         )
-    results = _record(folder / "results.json", {COMPARISON: Results, EXPERIMENT: Experiment})
+    results = _record(folder / "results.json", {RESULTS: Results, EXPERIMENT: Experiment})
     schema = results["schema"] if results else None
     plot, traces = folder / "plot.svg", folder / "traces.jsonl"
     return Run(
         folder,
-        comparison=results if schema == COMPARISON else None,
+        comparison=results if schema == RESULTS else None,
         experiment=results if schema == EXPERIMENT else None,
         plot=plot.read_bytes() if schema == EXPERIMENT and plot.is_file() else None,
-        search=_record(folder / "search.json", {"litestage.search/1": Search}),
-        profile=_record(folder / "profile.json", {"litestage.profile/1": Profile}),
+        search=_record(folder / "search.json", {SEARCH: Search}),
+        profile=_record(folder / "profile.json", {PROFILE: Profile}),
         plan=_text(folder / "plan.yaml"),
         config=_text(folder / "config.yaml"),
         traces=read_asked(traces) if traces.is_file() else [],

@@ -1,4 +1,4 @@
-"""A model, a pipeline and a plan that together answer questions; methods are compared as contestants."""
+"""A model, a pipeline and a plan that answer questions together, and the clock that a question is timed by."""
 
 from __future__ import annotations
 

@@ -1,7 +1,20 @@
-"""Chooses budgets: per stage how many sub-layers to skip, for the lowest latency within an accuracy bound."""
+"""Chooses budgets: per stage how many sub-layers to skip, for the lowest latency within an accuracy bound.
 
-from litestage.search.candidate import Candidate, SearchResult
-from litestage.search.greedy import greedy_search
-from litestage.search.problem import SearchProblem
+Adding a strategy is one file here, with a ``STRATEGY``, and its name in ``STRATEGIES``.
+"""
 
-__all__ = ["Candidate", "SearchProblem", "SearchResult", "greedy_search"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from litestage.search.strategy import Strategy
+
+STRATEGIES = ("greedy", "pareto", "one_budget")
+"""The ways of searching, each by the name of its file: options are checked against these before PyTorch is imported."""
+
+
+def find_strategy(name: str) -> Strategy:
+    """The strategy of this name."""
+    return import_module(f"{__name__}.{name}").STRATEGY

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from litestage.config import SearchConfig
 from litestage.errors import LiteStageError
-from litestage.plan import Plan
 from litestage.profile import StepCosts
 from litestage.profile.forced import Sequenced, pooled, stage_sequences
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
-from litestage.runner import Contestant
+from litestage.search import find_strategy
 from litestage.search.ladders import (
     Ladder,
+    Ladders,
     Order,
-    PricedLadders,
     budget_ladder,
     cosine_orders,
     fidelity_ranking,
     priced_ladder,
 )
-from litestage.session import Session
 from litestage.stages import Pipeline, Question
-from litestage.trace import Trace
+
+if TYPE_CHECKING:
+    from litestage.config import SearchConfig
+    from litestage.session import Session
 
 PRICED_QUESTIONS = 32
 """Over how many questions' token counts a rung's seconds are predicted."""
@@ -63,7 +63,7 @@ class Calibrated:
     @property
     def ranking(self) -> str:
         """What sub-layers are ranked by: as the search is told, or what goes with its strategy."""
-        return self.search.ranking or ("global" if self.search.strategy == "greedy" else "fidelity")
+        return self.search.ranking or find_strategy(self.search.strategy).ranking
 
     @property
     def costs(self) -> StepCosts:
@@ -89,13 +89,13 @@ class Calibrated:
             return dict.fromkeys(self.pipeline.stage_names, ladder)
         return dict(self.ladders(self.ranking))
 
-    def priced_ladders(self) -> PricedLadders:
+    def priced_ladders(self) -> Ladders:
         """Each stage's ladder, made of every budget and form of compensation, with what each rung may do."""
         ranked, costs, budget = self._ranked(self.ranking), self.costs, self.max_budget
         sequences = self._sequences()
-        _, traces = self._full_depth()
+        _, traces = self.session.full_depth(self.questions, self.pipeline)
 
-        def priced() -> PricedLadders:
+        def priced() -> Ladders:
             made = {}
             for index, stage in enumerate(self.pipeline.stage_names):
                 of_stage = [trace.stages[index] for trace in traces[:PRICED_QUESTIONS]]
@@ -107,7 +107,7 @@ class Calibrated:
                         harm=harm,
                         advance=advance,
                     )
-            return PricedLadders(
+            return Ladders(
                 {stage: ladder for stage, (ladder, _) in made.items()},
                 {stage: estimates for stage, (_, estimates) in made.items()},
             )
@@ -120,16 +120,10 @@ class Calibrated:
         compensation = self.search.compensation
         return {"none": ("none",), "auto": ("none", "block")}.get(compensation, ("none", compensation))
 
-    def _full_depth(self) -> tuple[Contestant, list[Trace]]:
-        """Full depth, and its answers to the calibration questions."""
-        plan, label = Plan.full(self.pipeline.stage_names), "calibration: full depth"
-        traces = self.session.run(self.questions, {"full": plan}, self.pipeline, progress=label)["full"]
-        return self.session.contestant(self.pipeline, plan), traces
-
     def _sequences(self) -> dict[str, list[Sequenced]]:
         """By stage, the prompts that full depth met on the calibration questions, with what it wrote."""
         if self._sequences_of is None:
-            full, traces = self._full_depth()
+            full, traces = self.session.full_depth(self.questions, self.pipeline)
             self._sequences_of = stage_sequences(full, self.questions, traces)
         return self._sequences_of
 

@@ -103,10 +103,11 @@ def _step(problem: SearchProblem, plan: Plan) -> Step:
 
     What ends it early could not have ended otherwise, so the level is that of asking all.
     """
-    bound, asked = problem.bound, sorted(problem.confirm, key=lambda question: -problem.lost[question.id])
+    bound, answers = problem.bound, problem.answers
+    asked = sorted(problem.confirm, key=lambda question: -answers.lost[question.id])
     for count in looks(len(asked)):
-        so_far = problem.pairs(plan, asked[:count])
-        at_best = Pairs(so_far.lost, so_far.gained + problem.to_be_gained(asked[count:]), len(asked))
+        so_far = answers.pairs(plan, asked[:count])
+        at_best = Pairs(so_far.lost, so_far.gained + answers.to_be_gained(asked[count:]), len(asked))
         p = bound.p_value(at_best)
         if p > bound.level:
             return Step(plan.hash, count, so_far.lost, so_far.gained, p, passed=False)

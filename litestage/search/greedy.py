@@ -10,18 +10,20 @@ certificate, the last one frozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from litestage.search.candidate import Candidate, SearchResult
 from litestage.search.choice import choose
+from litestage.search.enough import warn_if_too_few
+from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
+from litestage.search.strategy import Advance, Strategy, unheard
 
 
-def greedy_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
-    """Runs the search. ``advance`` is told of every candidate, with a line that says what became of it."""
+def greedy_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+    """Runs the search."""
     rungs, rule = problem.nothing, problem.exit
-    problem.warn_if_too_few()
+    warn_if_too_few(problem)
     full = problem.full()
     order = sorted(rungs, key=lambda stage: -full.stage_latency_s[stage])
     seen: dict[tuple[object, ...], Candidate] = {}
@@ -48,3 +50,12 @@ def _reason(candidate: Candidate, best: Candidate, problem: SearchProblem) -> st
     if not problem.kept_by(candidate):
         return f"dropped: {problem.what_it_loses(candidate)}, more than {problem.max_accuracy_drop * 100:g}"
     return f"dropped: {candidate.latency_s * 1000:.2f} ms is slower than {best.latency_s * 1000:.2f} ms"
+
+
+STRATEGY = Strategy(
+    ranking="global",
+    ladders=lambda calibrated: Ladders(calibrated.ladders(calibrated.ranking)),
+    search=greedy_search,
+    plans=lambda problem: sum(map(len, problem.ladders.values())),
+    passes=lambda stages, budgets: 1 + stages * (budgets + 1),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -80,11 +80,11 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class PricedLadders:
-    """By stage, a ladder and the estimate of each of its rungs."""
+class Ladders:
+    """By stage, a ladder, and the estimate of each of its rungs where a strategy goes by that."""
 
-    ladders: Mapping[str, Ladder]
-    estimates: Mapping[str, Sequence[Estimate]]
+    plans: Mapping[str, Ladder]
+    estimates: Mapping[str, Sequence[Estimate]] = field(default_factory=dict)
 
 
 def priced_ladder(

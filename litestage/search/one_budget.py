@@ -6,20 +6,23 @@ the searched plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from litestage.search.candidate import SearchResult
 from litestage.search.choice import choose
+from litestage.search.enough import warn_if_too_few
+from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
+from litestage.search.race import ASKED
+from litestage.search.strategy import Advance, Strategy, unheard
 
 
-def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = lambda message: None) -> SearchResult:
-    """Races the same rung of every stage's ladder, for all rungs; ``advance`` is told of each."""
-    problem.warn_if_too_few()
+def one_budget_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+    """Races the same rung of every stage's ladder, for all rungs."""
+    warn_if_too_few(problem)
     full, rule = problem.full(), problem.exit
     candidates, faster, passed = [], [], []
-    for rung in range(0 if problem.exit_alone_counts else 1, min(map(len, problem.ladders.values()))):
+    for rung in _rungs(problem):
         candidate, within = problem.race(dict.fromkeys(problem.nothing, rung), rule)
         drop = f"{candidate.accuracy_drop * 100:+.1f} points, {candidate.questions} questions tried"
         candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
@@ -29,3 +32,17 @@ def one_budget_search(problem: SearchProblem, advance: Callable[[str], None] = l
             passed += [candidate] if within else []
         advance(f"{candidate.budgets}: {candidate.verdict}")
     return choose(problem, "one_budget", candidates, faster, passed, full)
+
+
+def _rungs(problem: SearchProblem) -> range:
+    """The rungs that every stage's ladder has; full depth is one of them only where its exit rule is tried."""
+    return range(0 if problem.exit_alone_counts else 1, min(map(len, problem.ladders.values())))
+
+
+STRATEGY = Strategy(
+    ranking="fidelity",
+    ladders=lambda calibrated: Ladders(calibrated.shared_ladders()),
+    search=one_budget_search,
+    plans=lambda problem: len(_rungs(problem)),
+    passes=lambda stages, budgets: 1 + ASKED * budgets,
+)

@@ -18,33 +18,38 @@ Every plan tried on all questions stands on the frontier or is dominated; both a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from litestage.plan import ExitRule
-from litestage.plan.exit import EXIT_RULES
+from litestage.plan.exit import SIMPLE_RULES
 from litestage.search.candidate import Candidate, Rungs, SearchResult
 from litestage.search.choice import choose
+from litestage.search.enough import warn_if_too_few
 from litestage.search.ladders import Estimate
 from litestage.search.problem import SearchProblem
+from litestage.search.race import ASKED
+from litestage.search.strategy import Advance, Strategy, unheard
 
 Estimates = Mapping[str, Sequence[Estimate]]
 """By stage, what each rung of its ladder is expected to do."""
 
 STEPS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Of the time that the best plan saves, what plans for the walk save."""
+TRIED = 14
+"""How many plans it tries, about, before there are ladders to count by."""
+RANKING = 0.5
+"""What ranking sub-layers by fidelity takes, about, of the time in which full depth answers the same questions."""
 WORTHWHILE = 0.01
 """A neighbour or an exit rule must be predicted to save this share of the time: step costs are not more exact, and an
 exit rule costs the confidence of every step."""
 
 
-def pareto_search(
-    problem: SearchProblem, estimates: Estimates, advance: Callable[[str], None] = lambda message: None
-) -> SearchResult:
-    """Runs the search. ``advance`` is told of every plan raced, with a line that says what became of it."""
+def pareto_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+    """Runs the search over the problem's ladders, whose rungs have estimates."""
     raced: dict[tuple[object, ...], tuple[Candidate, bool]] = {}
-    problem.warn_if_too_few()
-    full = problem.full()
+    warn_if_too_few(problem)
+    full, estimates = problem.full(), problem.estimates
 
     def within(rungs: Rungs, rule: ExitRule | None = problem.exit) -> bool:
         key = (*rungs.values(), rule)
@@ -83,7 +88,7 @@ def pareto_search(
     return choose(problem, "pareto", tried, faster, passed, full, clock=True, keep=True)
 
 
-def expected_races(problem: SearchProblem) -> int:
+def _expected_races(problem: SearchProblem) -> int:
     """About how many plans a search will try: to tell the time left by."""
     rungs = sum(len(ladder) - 1 for ladder in problem.ladders.values())
     return rungs.bit_length() + 3 * len(problem.ladders) + (2 if problem.try_exits else 0)
@@ -147,7 +152,7 @@ def _safer(path: Sequence[Rungs], best: Rungs, estimates: Estimates) -> list[Run
 
 def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
     """Exit rules that would cut enough of the plan's tokens to be worth their own cost, the most cautious first."""
-    rules = [problem.calibrated(best, rule) for name in problem.exit_rules for rule in EXIT_RULES[name].grid()]
+    rules = [problem.calibrated(best, rule) for name in problem.exit_rules for rule in SIMPLE_RULES[name].grid()]
     shares = {rule: problem.cut_share(best, rule) for rule in rules}
     return sorted((rule for rule in rules if shares[rule] > WORTHWHILE), key=lambda rule: shares[rule])
 
@@ -170,3 +175,13 @@ def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
     if candidate.questions < len(problem.questions):
         return f"dropped early: {drop} or worse after {candidate.questions} questions"
     return f"dropped: {drop}, its 90 % upper limit is above {problem.max_accuracy_drop * 100:.1f}"
+
+
+STRATEGY = Strategy(
+    ranking="fidelity",
+    ladders=lambda calibrated: calibrated.priced_ladders(),
+    search=pareto_search,
+    plans=_expected_races,
+    passes=lambda stages, budgets: 1 + RANKING + ASKED * TRIED,
+    guessed=True,
+)

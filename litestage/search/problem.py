@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
-from logging import getLogger
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestage.plan import Certificate, ExitRule, Plan
-from litestage.plan.exit import ByStage, Steps, exit_step
+from litestage.plan.exit import ByStage
 from litestage.profile import StepCosts
-from litestage.profile.exits import calibrated_exits
+from litestage.profile.exits import calibrated_exits, cut_share, uncut
+from litestage.search.answers import Answers
 from litestage.search.candidate import Candidate, Rungs
-from litestage.search.ladders import Ladder
-from litestage.search.race import Standing, fewest, looks
-from litestage.search.split import fewest_calibrating
-from litestage.session import Session
+from litestage.search.ladders import Estimate, Ladder
+from litestage.search.race import Standing, looks
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound, Pairs
 from litestage.store import ResultStore
-from litestage.trace import StageTrace, Trace
+from litestage.trace import Trace
 
-HARDEST = 24
-"""How many of the questions that earlier candidates lost most often a candidate is asked first."""
+if TYPE_CHECKING:
+    from litestage.session import Session
 
 
 @dataclass
@@ -51,9 +47,7 @@ class SearchProblem:
         on: what is bounded: ``accuracy`` or ``agreement``.
         task: its name, for the certificate.
         prefix_cache: whether the plans that skip something have one.
-        traced: the traces so far, by the plan's hash and the question's id.
-        lost: how often candidates lost a question: got it wrong where full depth got it right; for agreement, answered
-            it otherwise.
+        estimates: by stage, what each rung of its ladder is expected to do; for strategies that ask for it.
     """
 
     session: Session
@@ -75,35 +69,7 @@ class SearchProblem:
     on: str = "accuracy"
     task: str = ""
     prefix_cache: bool = False
-    traced: dict[str, dict[str, Trace]] = field(default_factory=dict)
-    lost: Counter[str] = field(default_factory=Counter)
-
-    def warn_if_too_few(self) -> None:
-        """Says so where no plan can be chosen, however well it does: there are too few questions for the bound."""
-        bound, warn = self.max_accuracy_drop, getLogger(__name__).warning
-        if not self.confirm:
-            return self._warn_if_too_few_to_race()
-        certifying = self.bound.fewest
-        if certifying is None:
-            warn("No number of questions certifies a bound of %g: full depth will be chosen.", bound)
-        elif len(self.confirm) < certifying:
-            warn(
-                "To certify at %g %% that a plan loses at most %g points takes %d confirming questions, even if it "
-                "loses none, and there are %d: full depth will be chosen. Raise search.calibration to %d or more, of "
-                "which %d confirm, or search.max_accuracy_drop.",
-                *(self.confidence * 100, bound * 100, certifying, len(self.confirm)),
-                *(fewest_calibrating(self.bound), certifying),
-            )
-
-    def _warn_if_too_few_to_race(self) -> None:
-        bound, needed = self.max_accuracy_drop, fewest(self.max_accuracy_drop)
-        if len(self.questions) < needed:
-            more = f"search.calibration to {needed} or more, or " if bound > 0 else ""
-            getLogger(__name__).warning(
-                "%d calibration questions cannot show that a plan loses at most %g points, not even one that loses "
-                "none: full depth will be chosen. Raise %ssearch.max_accuracy_drop.",
-                *(len(self.questions), bound * 100, more),
-            )
+    estimates: Mapping[str, Sequence[Estimate]] = field(default_factory=dict)
 
     @property
     def bound(self) -> Bound:
@@ -122,16 +88,6 @@ class SearchProblem:
         """``+0.8 points``, or ``0.8 % of answers changed``."""
         share = self.loss(candidate) * 100
         return f"{share:+.1f} points" if self.on == "accuracy" else f"{share:.1f} % of answers changed"
-
-    def pairs(self, plan: Plan, asked: Sequence[Question]) -> Pairs:
-        """Questions lost and gained against full depth; for agreement, lost are those answered otherwise."""
-        return self._pairs(self.on, plan, asked)
-
-    def to_be_gained(self, asked: Sequence[Question]) -> int:
-        """How many of the questions a plan could gain at most."""
-        if self.on == "agreement":
-            return 0
-        return sum(not trace.correct for trace in self._traces(self.full_depth, asked))
 
     def certificate(self, plan: str, pairs: Pairs, p: float) -> Certificate:
         """The certificate of the plan of this hash."""
@@ -171,6 +127,11 @@ class SearchProblem:
         """The plan that all others are held against."""
         return self.plan(self.nothing, self.reference_exit)
 
+    @cached_property
+    def answers(self) -> Answers:
+        """What was answered so far."""
+        return Answers(self.session, self.pipeline, self.full_depth, self.on)
+
     def full(self) -> Candidate:
         """What full depth does, which all others are held against."""
         return self.evaluate(self.nothing, self.reference_exit)
@@ -189,60 +150,44 @@ class SearchProblem:
         however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced.
         """
         plan, bound, sure = self.plan(rungs, rule), self.max_accuracy_drop, not self.confirm
-        hard, parts = self._hardest(), [self.questions[:count] for count in looks(len(self.questions))]
+        hard = self.answers.hardest(self.questions)
+        parts = [self.questions[:count] for count in looks(len(self.questions))]
         for asked in [hard, *parts] if hard else parts:
             standing = self._standing(plan, asked)
             at_best = self._at_best(plan)
             if not at_best.within(bound, sure):
-                return self._candidate(rungs, rule, self._asked_so_far(plan), at_best), False
+                return self._candidate(rungs, rule, self.answers.known(plan, self.questions), at_best), False
             if asked is not hard and standing.hopeless(bound):
                 return self._candidate(rungs, rule, asked, standing), False
         return self._candidate(rungs, rule, self.questions, standing), standing.within(bound, sure)
 
     def cut_share(self, rungs: Rungs, rule: ExitRule) -> float:
         """The share of the plan's tokens that the rule would cut, were every stage's prompt as it is."""
+
+        def text(tokens: Sequence[int]) -> str:
+            return str(self.session.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+
         plan = self.plan(rungs, rule)
-        uncut = {
-            name: replace(stage, exit=stage.exit.uncut if stage.exit else None) for name, stage in plan.stages.items()
-        }
-        left = written = 0
-        for trace in self._traces(Plan(uncut), self.questions):
-            for stage in trace.stages:
-                for steps in self._steps(stage):
-                    count, own = max(len(steps.tokens), len(steps.confidences)), plan[stage.name].exit
-                    step = exit_step(own, steps) if own else None
-                    left += count if step is None else step + 1
-                    written += count
-        return 1 - left / max(1, written)
+        return cut_share(plan, self.answers.of(uncut(plan), self.questions), text)
 
     def calibrated(self, rungs: Rungs, rule: ExitRule) -> ExitRule:
         """The rule with what it lacks taken from the plan's own texts on the search's questions, stage by stage."""
         if not rule.lacks:
             return rule
 
-        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
-            return self._traces(uncut, asked)
-
-        plan = calibrated_exits(self.plan(rungs, rule), lambda: self.questions, answer)
+        plan = calibrated_exits(
+            self.plan(rungs, rule), lambda: self.questions, lambda asked, uncut: self.answers.of(uncut, asked)
+        )
         return ByStage(stages=tuple((name, stage.exit) for name, stage in plan.stages.items() if stage.exit))
-
-    def _steps(self, stage: StageTrace) -> list[Steps]:
-        """What an exit rule sees of a stage's rows."""
-
-        def text(tokens: Sequence[int]) -> str:
-            return str(self.session.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
-
-        rows = zip_longest(stage.token_ids, stage.confidences or (), stage.signals)
-        return [Steps(tokens or (), confidences or (), signals or {}, text) for tokens, confidences, signals in rows]
 
     def _candidate(
         self, rungs: Rungs, rule: ExitRule | None, asked: Sequence[Question], standing: Standing
     ) -> Candidate:
         """What the plan did on the questions asked; how it stands may be of all questions, at best."""
         plan = self.plan(rungs, rule)
-        traces, at_full = self._traces(plan, asked), self._traces(self.full_depth, asked)
-        full = [bool(trace.correct) for trace in self._traces(self.full_depth, self.questions[: standing.n])]
-        drop = standing.drop if self.on == "accuracy" else self._pairs("accuracy", plan, asked).drop
+        both, traces = self.answers.beside_full_depth(plan, asked), self.answers.of(plan, asked)
+        full = [bool(trace.correct) for trace in self.answers.of(self.full_depth, self.questions[: standing.n])]
+        drop = standing.drop if self.on == "accuracy" else self.answers.pairs(plan, asked, "accuracy").drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
@@ -256,66 +201,26 @@ class SearchProblem:
             plan=plan.hash,
             compensation={stage: plan[stage].compensation for stage in rungs},
             accuracy_drop_upper=standing.upper,
-            agreement=fmean(trace.answer == full.answer for trace, full in zip(traces, at_full, strict=True)),
+            agreement=fmean(trace.answer == full.answer for trace, full in both),
             exit=rule.to_dict() if rule else None,
         )
 
-    def _pairs(self, on: str, plan: Plan, asked: Sequence[Question]) -> Pairs:
-        traces, at_full = self._traces(plan, asked), self._traces(self.full_depth, asked)
-        if on == "agreement":
-            changed = sum(trace.answer != full.answer for trace, full in zip(traces, at_full, strict=True))
-            return Pairs(changed, 0, len(asked))
-        return Pairs.of([bool(trace.correct) for trace in at_full], [bool(trace.correct) for trace in traces])
-
     def _standing(self, plan: Plan, asked: Sequence[Question]) -> Standing:
-        pairs = self.pairs(plan, asked)
+        pairs = self.answers.pairs(plan, asked)
         return Standing(pairs.lost, pairs.gained, pairs.n)
 
     def _at_best(self, plan: Plan) -> Standing:
         """Where the plan would stand after all questions if it lost none of those it has not been asked."""
-        asked = self._asked_so_far(plan)
+        asked = self.answers.known(plan, self.questions)
         so_far = self._standing(plan, asked)
         names = {question.id for question in asked}
-        to_be_gained = self.to_be_gained([question for question in self.questions if question.id not in names])
+        to_be_gained = self.answers.to_be_gained([question for question in self.questions if question.id not in names])
         return Standing(so_far.lost, so_far.gained + to_be_gained, len(self.questions))
-
-    def _asked_so_far(self, plan: Plan) -> list[Question]:
-        known = self.traced.get(plan.hash, {})
-        return [question for question in self.questions if question.id in known]
-
-    def _hardest(self) -> list[Question]:
-        """The questions that earlier candidates lost most often."""
-        hardest = sorted(self.questions, key=lambda question: -self.lost[question.id])[:HARDEST]
-        names = {question.id for question in hardest if self.lost[question.id]}
-        return [question for question in self.questions if question.id in names]
-
-    def _traces(self, plan: Plan, asked: Sequence[Question]) -> list[Trace]:
-        """The plan's traces of these questions, run where they are not known yet."""
-        known = self.traced.setdefault(plan.hash, {})
-        more = [question for question in asked if question.id not in known]
-        if more:
-            of_full_depth = self.traced.get(self.full_depth.hash, {})
-            label = "full depth" if plan.hash == self.full_depth.hash else "a candidate"
-            found = self.session.run(more, {"candidate": plan}, self.pipeline, progress=f"{label}'s answers")
-            for trace in found["candidate"]:
-                known[trace.question_id] = trace
-                full = of_full_depth.get(trace.question_id)
-                if full is not None and self._is_lost(full, trace):
-                    self.lost[trace.question_id] += 1
-        return [known[question.id] for question in asked]
-
-    def _is_lost(self, full: Trace, trace: Trace) -> bool:
-        if self.on == "agreement":
-            return trace.answer != full.answer
-        return bool(full.correct) and not trace.correct
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         """Predicted seconds per question, by stage."""
-        by_stage: dict[str, list[float]] = {name: [] for name in self.pipeline.stage_names}
-        for trace in traces:
-            for stage in trace.stages:
-                by_stage[stage.name].append(sum(self.costs.stage_seconds(plan[stage.name], stage)))
-        return {name: fmean(seconds) for name, seconds in by_stage.items()}
+        each = [self.costs.by_stage(plan, trace) for trace in traces]
+        return {name: fmean(of[name] for of in each if name in of) for name in self.pipeline.stage_names}
 
     def provenance(self, strategy: str, chosen: Candidate, full: Candidate) -> dict[str, Any]:
         """Where the plan came from, as it stands in the plan's file."""

@@ -13,6 +13,8 @@ from litestage.stats import Pairs
 
 _Z = 1.6449  # one-sided 5 %
 Z90 = 1.2816  # one-sided 10 %
+ASKED = 0.6
+"""The share of the questions that a candidate is asked, about: most are dropped early."""
 
 
 class Standing(Pairs):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import write_text
+from litestage.environment import peak_memory
 from litestage.errors import LiteStageError
-from litestage.memory import peak_memory
 from litestage.plan import save_plan
-from litestage.records import Search, read_record
+from litestage.records import SEARCH, Search, read_record
 from litestage.search.candidate import SearchResult, frontier
 from litestage.search.certify import Walk
 
@@ -26,7 +26,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
     for name, plan in found.plans.items():
         save_plan(plan, folder / FRONTIER / f"{name}.yaml")
     content = {
-        "schema": "litestage.search/1",
+        "schema": SEARCH,
         "plan": found.plan.hash,
         "met": found.met,
         **({"command": command} if command else {}),
@@ -63,7 +63,7 @@ def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str,
         raise LiteStageError(f"There is no search.json in {folder}; give the folder that litestage search wrote.")
     if not isfinite(max_accuracy_drop):
         raise LiteStageError(f"The drop is {max_accuracy_drop}; give a fraction, e.g. 0.02.")
-    candidates = read_record(record, {"litestage.search/1": Search})["frontier"]
+    candidates = read_record(record, {SEARCH: Search})["frontier"]
     kept = [c for c in candidates if c.get("plan") and (folder / FRONTIER / f"{c['plan']}.yaml").is_file()]
     if not kept:
         raise LiteStageError(f"The search in {folder} kept no frontier of plans; search with search.strategy=pareto.")

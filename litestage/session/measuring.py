@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from litestage.errors import LiteStageError
 from litestage.methods.setting import Extend, Measured
-from litestage.plan import Plan
 from litestage.profile import Importance
 from litestage.profile.forced import TeacherForced, pooled, stage_sequences
 from litestage.ranks import from_rank_zero
-from litestage.runner import run
 from litestage.stages import Pipeline, Question
 
 if TYPE_CHECKING:
@@ -53,9 +51,7 @@ class TaskMeasurements:
     def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
         questions, pipeline = self._calibration()
         session = self._session
-        full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
-        label = "calibration: full depth"
-        traces = run(questions, {"full": full}, batch_size=session.batch_size, progress=label)["full"]
+        full, traces = session.full_depth(questions, pipeline)
 
         def measured() -> Measured:
             sequences = pooled(stage_sequences(full, questions, traces), ROWS)

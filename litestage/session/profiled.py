@@ -9,13 +9,14 @@ from typing import Any
 from litestage.atomic import write_text
 from litestage.environment import environment
 from litestage.profile import Importance
+from litestage.records import PROFILE
 from litestage.session.workbench import Workbench
 
 
 def profile_of(bench: Workbench, importance: Importance) -> dict[str, Any]:
     """The importance as plain data, with what it was measured on."""
     return {
-        "schema": "litestage.profile/1",
+        "schema": PROFILE,
         "model": {"name": bench.config.model.name, "fingerprint": bench.session.loaded.fingerprint},
         "pipeline": {"name": bench.pipeline.name, "hash": bench.pipeline.hash},
         "environment": environment(bench.session.engine),

@@ -9,7 +9,6 @@ from typing import Any
 
 from litestage.decoder import LoadedModel, load_model
 from litestage.decoder.chat import chat_text
-from litestage.drafts.calibrated import TIMED, lookup_drafts, self_drafts, that_pay
 from litestage.engine import Decoding, Engine
 from litestage.environment import environment
 from litestage.errors import LiteStageError
@@ -29,6 +28,7 @@ from litestage.profile.exits import calibrated_exits
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero, own_device
 from litestage.runner import Contestant, run
+from litestage.session.drafts import TIMED, lookup_drafts, self_drafts, that_pay
 from litestage.session.measuring import Calibration, TaskMeasurements
 from litestage.stages import Pipeline, Prompt, Question
 from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
@@ -151,6 +151,12 @@ class Session:
             journal=journal,
             progress=progress,
         )
+
+    def full_depth(self, questions: Sequence[Question], pipeline: Pipeline) -> tuple[Contestant, list[Trace]]:
+        """Full depth, and its answers to calibration questions: what all that is measured there starts from."""
+        plan = Plan.full(pipeline.stage_names)
+        traces = self.run(questions, {"full": plan}, pipeline, progress="calibration: full depth")["full"]
+        return self.contestant(pipeline, plan), traces
 
     def plan(
         self, spec: str, task: Calibration | None, pipeline: Pipeline | None, exit_rule: ExitRule | None = None
@@ -283,9 +289,7 @@ class Session:
         """Cosine importance of the sub-layers over the stages' prefills on ``questions``; measured once, then kept."""
 
         def measure() -> dict[str, Any]:
-            full = self.contestant(pipeline, Plan.full(pipeline.stage_names))
-            label = "calibration: full depth"
-            traces = run(questions, {"full": full}, batch_size=self.batch_size, progress=label)["full"]
+            full, traces = self.full_depth(questions, pipeline)
 
             def measured() -> dict[str, Any]:
                 with bar("importance of the sub-layers, by stage", len(pipeline.stages)) as advance:

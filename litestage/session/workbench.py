@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from litestage.config import RunConfig, SearchConfig
@@ -11,13 +11,12 @@ from litestage.errors import LiteStageError
 from litestage.methods.setting import NotThisBudget
 from litestage.methods.shorthand import seeded
 from litestage.plan import ExitRule, Plan, StagePlan
-from litestage.progress import bar
 from litestage.ranks import launch
-from litestage.search import SearchProblem, SearchResult, greedy_search
+from litestage.search import find_strategy
 from litestage.search.calibrated import Calibrated
-from litestage.search.ladders import Ladder
-from litestage.search.one_budget import one_budget_search
-from litestage.search.pareto import expected_races, pareto_search
+from litestage.search.candidate import SearchResult
+from litestage.search.ladders import Ladder, Ladders
+from litestage.search.problem import SearchProblem
 from litestage.search.split import confirming
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
@@ -102,19 +101,8 @@ class Workbench:
         )
 
     def _searched(self) -> SearchResult:
-        strategy, calibrated = self.config.search.strategy, self._calibrated()
-        if strategy == "pareto":
-            made = calibrated.priced_ladders()
-            problem = self._problem(calibrated, made.ladders)
-            expected = expected_races(problem)
-            return _with_bar(expected, lambda advance: pareto_search(problem, made.estimates, advance), guessed=True)
-        if strategy == "one_budget":
-            problem = self._problem(calibrated, calibrated.shared_ladders())
-            rungs = min(map(len, problem.ladders.values())) - (0 if problem.exit_alone_counts else 1)
-            return _with_bar(rungs, lambda advance: one_budget_search(problem, advance))
-        problem = self._problem(calibrated, calibrated.ladders(calibrated.ranking))
-        rungs = sum(map(len, problem.ladders.values()))
-        return _with_bar(rungs, lambda advance: greedy_search(problem, advance))
+        calibrated, by = self._calibrated(), find_strategy(self.config.search.strategy)
+        return by.run(self._problem(calibrated, by.ladders(calibrated)))
 
     def best_budget(self, method: str) -> SearchResult:
         """A method's fastest plan within the bound, over all budgets that it knows: the same in every stage."""
@@ -130,8 +118,7 @@ class Workbench:
                 known[plan.hash] = None
                 for stage, ladder in ladders.items():
                     ladder.insert(1, plan[stage])
-        problem = self._problem(calibrated, ladders, {"baseline": method})
-        return _with_bar(len(known), lambda advance: one_budget_search(problem, advance))
+        return find_strategy("one_budget").run(self._problem(calibrated, Ladders(ladders), {"baseline": method}))
 
     def ladders(self, ranking: str) -> Mapping[str, Ladder]:
         """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
@@ -143,10 +130,10 @@ class Workbench:
     def exit_problem(self, plan: Plan) -> SearchProblem:
         """What exit rules lose and save on one plan: rung 0, which they are held against uncut."""
         ladders = {stage: [replace(plan[stage], exit=None)] for stage in self.pipeline.stage_names}
-        return self._problem(self._calibrated(), ladders, {"exits_of": plan.hash})
+        return self._problem(self._calibrated(), Ladders(ladders), {"exits_of": plan.hash})
 
     def _problem(
-        self, calibrated: Calibrated, ladders: Mapping[str, Ladder], origin: Mapping[str, str] | None = None
+        self, calibrated: Calibrated, ladders: Ladders, origin: Mapping[str, str] | None = None
     ) -> SearchProblem:
         search = self.config.search
         if search.exit and self.exit_rule.lacks:
@@ -158,7 +145,7 @@ class Workbench:
             session=self.session if search.reuse else self.session.without_reuse(),
             pipeline=self.pipeline,
             questions=calibrated.questions,
-            ladders=ladders,
+            ladders=ladders.plans,
             costs=calibrated.costs,
             max_accuracy_drop=search.max_accuracy_drop,
             exit=self.exit_rule if search.exit else None,
@@ -173,6 +160,7 @@ class Workbench:
             on=search.bound,
             prefix_cache=search.phase == "decode",  # all prompts are run at full depth, so stages can share them
             task=self.task.name,
+            estimates=ladders.estimates,
             origin=origin or {"ranking": calibrated.ranking, "compensation": search.compensation},
         )
 
@@ -207,10 +195,3 @@ def open_session(config: RunConfig, pretrained: str, store: ResultStore) -> Sess
         path=config.engine.path,
         compiling=config.engine.compile,
     )
-
-
-def _with_bar(
-    total: int, search: Callable[[Callable[[str], None]], SearchResult], guessed: bool = False
-) -> SearchResult:
-    with bar("search: plans tried", total, guessed=guessed) as advance:
-        return search(lambda message: advance(1))

@@ -17,14 +17,11 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import Any
 
 import numpy as np
 from scipy.stats import binom
 
-from litestage.stats.paired import Pairs
-
-Array = np.ndarray[Any, Any]
+from litestage.stats.paired import Array, Pairs, score
 
 _POINTS = 50
 """At how many values of P(gained) a probability is looked at, times the square root of the number of questions."""
@@ -91,16 +88,6 @@ class Bound:
         lost = int(np.searchsorted(binom.cdf(np.arange(n + 1), n, self.most), self.level, "right")) - 1
         first = bisect_left(range(n), True, key=lambda fewer: binom.cdf(lost, fewer, self.most) <= self.level)
         return next((fewer for fewer in range(first, n) if self.passes(Pairs(lost, 0, fewer))), n)
-
-
-def score(lost: Any, gained: Any, n: int, bound: float) -> Array:
-    """Tango's statistic of a drop of ``bound``, lower where less is lost; of counts, or arrays of them."""
-    lost, gained = np.asarray(lost, dtype=float), np.asarray(gained, dtype=float)
-    # the likeliest share of gained questions if the drop is the bound: the larger root of a quadratic
-    linear = (2 * n - lost + gained) * bound - lost - gained
-    root = np.sqrt(linear**2 + 8 * n * gained * bound * (1 - bound))
-    variance = n * ((root - linear) / (2 * n) + bound * (1 - bound))
-    return np.asarray((lost - gained - n * bound) / np.sqrt(variance))
 
 
 def _region(highest: float, n: int, bound: float) -> Array:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import brentq
@@ -13,6 +12,7 @@ from scipy.stats import binomtest, norm
 
 from litestage.stats.bootstrap import interval_of, resampled_sums
 
+Array = np.ndarray[Any, Any]
 RESAMPLES = 10_000
 _Z95 = float(norm.ppf(0.975))
 
@@ -53,18 +53,23 @@ def accuracy_drop_interval(full: Sequence[bool], method: Sequence[bool]) -> tupl
 
 def pairs_interval(pairs: Pairs) -> tuple[float, float]:
     """The same from counts."""
-    n, difference = pairs.n, pairs.lost - pairs.gained
 
-    def score(drop: float) -> float:
-        # the likeliest share of gained questions if the drop is this one: the larger root of a quadratic
-        linear = (2 * n - difference) * drop - pairs.lost - pairs.gained
-        root = sqrt(max(0.0, linear**2 + 8 * n * pairs.gained * drop * (1 - drop)))
-        variance = n * ((root - linear) / (2 * n) + drop * (1 - drop))
-        return (difference - n * drop) / sqrt(max(variance, 1e-300))
+    def beyond(drop: float, limit: float) -> float:
+        return float(score(pairs.lost, pairs.gained, pairs.n, drop)) - limit
 
-    low = -1.0 if pairs.gained == n else brentq(lambda drop: score(drop) - _Z95, -1 + 1e-12, pairs.drop, xtol=1e-9)
-    high = 1.0 if pairs.lost == n else brentq(lambda drop: score(drop) + _Z95, pairs.drop, 1 - 1e-12, xtol=1e-9)
+    low = -1.0 if pairs.gained == pairs.n else brentq(beyond, -1 + 1e-12, pairs.drop, (_Z95,), xtol=1e-9)
+    high = 1.0 if pairs.lost == pairs.n else brentq(beyond, pairs.drop, 1 - 1e-12, (-_Z95,), xtol=1e-9)
     return float(low), float(high)
+
+
+def score(lost: Any, gained: Any, n: int, drop: float) -> Array:
+    """Tango's statistic of the hypothesis of this drop, lower where less is lost; of counts, or arrays of them."""
+    lost, gained = np.asarray(lost, dtype=float), np.asarray(gained, dtype=float)
+    # the likeliest share of gained questions if the drop is this one: the larger root of a quadratic
+    linear = (2 * n - lost + gained) * drop - lost - gained
+    root = np.sqrt(np.maximum(0.0, linear**2 + 8 * n * gained * drop * (1 - drop)))
+    variance = n * ((root - linear) / (2 * n) + drop * (1 - drop))
+    return np.asarray((lost - gained - n * drop) / np.sqrt(np.maximum(variance, 1e-300)))
 
 
 def accuracy_drop_bootstrap(full: Sequence[bool], method: Sequence[bool], seed: int = 0) -> tuple[float, float]:

@@ -17,7 +17,7 @@ class KeptMeasurements:
     """What was measured of a model, the same on all ranks.
 
     Attributes:
-        identity: what the engine's tokens depend on (:func:`litestage.identity.identity`).
+        identity: what the engine's tokens depend on (:func:`litestage.store.identity.identity`).
     """
 
     store: ResultStore

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from litestage.engine import DRAWING, Decoding, Detokenise, Engine, Generation, PrefixCache, Request
-from litestage.identity import identity, tokenizer_digest
 from litestage.plan import StagePlan
+from litestage.store.identity import identity, tokenizer_digest
 from litestage.store.store import ResultStore
 
 
@@ -38,7 +38,7 @@ class ReusingEngine:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the engine's tokens depend on; see :mod:`litestage.identity`."""
+        """What the engine's tokens depend on; see :mod:`litestage.store.identity`."""
         return identity(self.engine, self.fingerprint, self._tokenizer)
 
     @cached_property

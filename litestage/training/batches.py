@@ -15,8 +15,8 @@ from litestage.training.examples import Example, ExampleTokens, row_examples
 from litestage.training.tree import TokenTree, TreeBatch, micro_batches, tree_of
 
 if TYPE_CHECKING:
-    from litestage.data.staged import StagedRow
     from litestage.stages import Pipeline
+    from litestage.stages.gold import StagedRow
 
 Drawn = TypeVar("Drawn")
 

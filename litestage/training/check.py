@@ -12,8 +12,8 @@ from litestage.training.evaluate import evaluate
 from litestage.training.module import summed_loss
 
 if TYPE_CHECKING:
-    from litestage.data.staged import StagedRow
     from litestage.stages import Pipeline
+    from litestage.stages.gold import StagedRow
     from litestage.training.tree import TreeBatch
 
 

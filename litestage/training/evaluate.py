@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument
 
 from litestage.cli import run_alone
-from litestage.data.staged import StagedRow, read_staged
 from litestage.menagerie import VARIANTS, load_split
 from litestage.overrides import configure
 from litestage.stages import Pipeline, load_pipeline
+from litestage.stages.gold import StagedRow, read_staged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

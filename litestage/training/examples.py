@@ -21,8 +21,8 @@ from litestage.errors import LiteStageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from litestage.data.staged import StagedRow
     from litestage.stages import Pipeline
+    from litestage.stages.gold import StagedRow
     from litestage.training.config import TokenWeight
 
 

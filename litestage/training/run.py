@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
 from litestage.data import load_task
-from litestage.data.staged import StagedRow, read_staged
 from litestage.decoder.load import read_model
 from litestage.decoder.source import source_of
 from litestage.errors import LiteStageError, known_stages
 from litestage.menagerie import load_split
 from litestage.runner.termination import PlainTermination
 from litestage.stages import Pipeline, load_pipeline
+from litestage.stages.gold import StagedRow, read_staged
 from litestage.training.batches import QuestionSteps, StageSteps, Steps
 from litestage.training.check import HeldOut
 from litestage.training.checkpoint import Checkpoints

@@ -33,8 +33,9 @@ RUNS = """
 import json, os, sys
 import lm_eval.__main__, lm_eval._cli, lm_eval.evaluator, lm_eval.tasks
 import matplotlib.pyplot, scipy.optimize, transformers
-import litestage.lm, litestage.report, litestage.runner.journal, litestage.runner.module, litestage.search.record
-import litestage.experiment, litestage.training.__main__, litestage.training.run, litestage.session.workbench
+import litestage.harness.lm, litestage.report, litestage.runner.journal, litestage.runner.module
+import litestage.search.record, litestage.experiment, litestage.training.__main__, litestage.training.run
+import litestage.session.workbench
 from litestage import cli
 mains = {
     "litestage": cli.main,

@@ -104,7 +104,7 @@ def test_two_values_for_one_argument_are_one_sentence(one_sentence):
 
 @pytest.mark.parametrize("way", ["string", "obj"])
 def test_a_model_is_made_with_the_device_in_its_arguments(way, monkeypatch):
-    from litestage.lm import LiteStageLM
+    from litestage.harness.lm import LiteStageLM
 
     made = []
     monkeypatch.setattr(LiteStageLM, "__init__", lambda self, **arguments: made.append(arguments))

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from litestage.data.rows import read_jsonl, to_questions
-from litestage.data.staged import read_staged
 from litestage.records import read_asked
+from litestage.stages.gold import read_staged
 
 ROW = {"question": "Why?", "options": ["so", "no"], "answer": "A"}
 

@@ -17,7 +17,6 @@ from run_folders import EXPERIMENT, FULL, OURS, PROFILE, SEARCH, question, resul
 from litestage.config import RunConfig, load_config
 from litestage.data import load_task
 from litestage.data.rows import FORMATS, read_jsonl, to_questions
-from litestage.data.staged import read_staged
 from litestage.errors import LiteStageError
 from litestage.gate import read_record as read_gate_record
 from litestage.harness.arguments import ModelArguments, as_typed, quoted
@@ -27,6 +26,7 @@ from litestage.plan import load_plan
 from litestage.plan.file import plan_from_dict
 from litestage.records import Experiment, Profile, Results, Search, check, read_asked
 from litestage.stages import Question, load_pipeline
+from litestage.stages.gold import read_staged
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from litestage.comparison.results import SCHEMA
 from litestage.conf import available, find
 from litestage.config import GridConfig, ModelConfig, RunConfig
 from litestage.data import load_task
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.overrides import configure
 from litestage.reading import given_mapping, read_yaml
-from litestage.records import Results, read_record
+from litestage.records import RESULTS, Results, read_record
 
 NOT_WHAT_IS_FOUND = ("output", "store", "tracking", "trainer")
 """Options that change where and how a comparison runs, not what it finds."""
@@ -80,7 +79,7 @@ def _folder(grid: GridConfig, model: str, task: str, seed: int) -> Path:
 def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
     """results.json in ``folder`` where this very comparison was done: same options, pipeline and, if local, weights."""
     try:
-        results = read_record(folder / "results.json", {SCHEMA: Results})
+        results = read_record(folder / "results.json", {RESULTS: Results})
         before = given_mapping(read_yaml(folder / "config.yaml"), folder)
     except LiteStageError:
         return None

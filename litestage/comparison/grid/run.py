@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import told, write_text
-from litestage.comparison.compare import check_methods
+from litestage.comparison.entrants import check_methods
 from litestage.comparison.grid.cells import Cell, cells_of, results_before
-from litestage.comparison.grid.summary import SCHEMA, summarise_grid
+from litestage.comparison.grid.summary import summarise_grid
 from litestage.comparison.write import compare_into
 from litestage.config import GridConfig, RunConfig, save_config
 from litestage.errors import LiteStageError
 from litestage.ranks import from_rank_zero, launch, own_folder
+from litestage.records import GRID
 from litestage.report.grid import write_grid_report
 from litestage.session import Session
 from litestage.session.workbench import Workbench
@@ -95,5 +96,5 @@ def _run(
 
 
 def _write(summary: Mapping[str, Any], folder: Path) -> None:
-    write_text(folder / "results.json", json.dumps({"schema": SCHEMA, **summary}, indent=2) + "\n")
+    write_text(folder / "results.json", json.dumps({"schema": GRID, **summary}, indent=2) + "\n")
     write_grid_report(summary, folder)

@@ -11,7 +11,6 @@ from litestage.comparison.grid.cells import Cell
 from litestage.plan.words import certified
 from litestage.stats import holm, over_independent, over_the_same
 
-SCHEMA = "litestage.grid/1"
 AVERAGED = (
     "Averages give every task the same weight: means of accuracy, drop, agreement and tokens, the geometric mean of "
     "speed-ups; their 95 % intervals take the tasks as independent (MOVER). Over seeds, which ask the same test "

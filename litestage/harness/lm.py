@@ -21,14 +21,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 
 from litestage.decoder.chat import chat_text
 from litestage.decoder.source import REFERENCE_MODELS
-from litestage.environment import environment
+from litestage.environment import environment, peak_memory
 from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments, as_typed, joined, quoted
 from litestage.harness.mistakes import one_sentence_under_lm_eval
 from litestage.harness.plain import PlainRequests
 from litestage.harness.staged import StagedRequests
 from litestage.harness.task import KEY
-from litestage.memory import peak_memory
 from litestage.ranks import here, launch
 from litestage.session import Session
 from litestage.store import default_store_path

@@ -11,7 +11,7 @@ from litestage.drafts.lookup import Phrases
 from litestage.plan import Plan, SkipSet
 from litestage.plan.draft import Draft
 from litestage.ranks import from_rank_zero
-from litestage.runner import run
+from litestage.runner.run import run
 from litestage.trace import StageTrace
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.reading import parse_json, read_lines
-from litestage.stages import Question
+from litestage.stages.question import Question
 
 _QUESTION_KEYS = ("id", "question", "options", "answer")
 _SEEN = "seen"

@@ -1,0 +1,153 @@
+"""Who takes part in a comparison: what a method's name stands for, and the row it is reported in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from litestage.config import RunConfig, variant
+from litestage.errors import LiteStageError
+from litestage.methods.shorthand import distinct, parse_shorthand, parted, wants_drafts
+from litestage.plan import Plan, load_plan
+from litestage.plan.words import NO_DRAFTS, what_it_does
+from litestage.runner import Contestant
+from litestage.search.candidate import SearchResult
+from litestage.session import Session
+from litestage.session.workbench import Workbench, open_session
+
+RETRAINED = {"full-half": "reference-half"}
+"""Rows that are another model at full depth: the reference recipe trained at half the depth."""
+QUANTISED = "full-int8"
+"""The row that is the same model at full depth with its weights in 8 bits."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method that takes part: what answers, what its row says, the search behind it, and another model's name.
+
+    ``at`` is the method without its budget, and the budget, where it was given one.
+    """
+
+    contestant: Contestant
+    note: str = ""
+    search: SearchResult | None = None
+    model: str | None = None
+    at: tuple[str, int] | None = None
+
+
+def _parts(spec: str) -> tuple[str, str, str]:
+    """A method's name without its folder; its budget with all that follows, ``8`` or ``8:1``; and its suffixes."""
+    body, plus, suffix = spec.partition("+")
+    name, _, numbers = (body, "", "") if body.endswith((".yaml", ".yml")) else body.partition(":")
+    return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, plus + suffix
+
+
+def row_names(specs: Sequence[str]) -> dict[str, str]:
+    """By method as it was given, the name it is reported under: ``adaskip:8+exit`` as ``adaskip+exit``.
+
+    Where there are several budgets of a method, each keeps its own.
+
+    Raises:
+        LiteStageError: two methods would stand in the same row.
+    """
+    budgets: dict[str, set[str]] = {}
+    for spec in specs:
+        method, numbers, _ = _parts(spec)
+        budgets.setdefault(method, set()).add(numbers)
+    names: dict[str, str] = {}
+    for spec in specs:
+        method, numbers, plus = _parts(spec)
+        apart = len(budgets[method]) > 1 and numbers
+        name = f"{method}:{numbers}{plus}" if apart else method + plus
+        other = next((one for one, known in names.items() if known == name and one != spec), None)
+        if other is not None:
+            raise LiteStageError(
+                f"The methods {other!r} and {spec!r} would both be reported as {name!r}; rename one of the files."
+            )
+        names[spec] = name
+    return names
+
+
+def check_methods(config: RunConfig) -> None:
+    """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
+    row_names(distinct(config.methods))
+    for spec in config.methods:
+        body = parted(spec)[0]
+        if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):
+            continue
+        if body.endswith((".yaml", ".yml")):
+            load_plan(body)
+        elif body == "full" or (":" in body and not body.endswith(":best")):
+            parse_shorthand(body)
+        else:
+            parse_shorthand(f"{body.removesuffix(':best')}:0")
+
+
+def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:
+    """Sub-layers per stage for methods that name no budget: the searched plan's mean, made even for whole layers."""
+    if config.budget is not None:
+        return config.budget
+    if found is None:
+        return session.engine.decoder.layers // 4 * 2
+    mean = sum(found.chosen.budgets.values()) / len(found.chosen.budgets)
+    return 2 * round(mean / 2)
+
+
+def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: Mapping[str, Entrant]) -> Entrant:
+    """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are those made so far."""
+    session, pipeline = bench.session, bench.pipeline
+    body = parted(spec)[0]
+    if body in RETRAINED:
+        if bench.config.model.name != "reference":
+            raise LiteStageError(
+                f"{body} is the reference model retrained at half the depth; it can't be compared with "
+                f"{bench.config.model.name!r}."
+            )
+        session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
+        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
+        note = _said("retrained at half the depth", spec, plan)
+        return Entrant(session.contestant(pipeline, plan), note, model=RETRAINED[body])
+    if body == QUANTISED:
+        in_int8 = replace(bench.config, engine=replace(bench.config.engine, weights="int8"))
+        session = open_session(in_int8, bench.config.model.pretrained, bench.session.reusing.store)
+        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
+        note = _said("weights in 8 bits", spec, plan)
+        return Entrant(session.contestant(pipeline, plan), note, model=f"{bench.config.model.name}, int8")
+    search = _search_behind(bench, body, found, known)
+    if search is not None:
+        plan = bench.with_suffixes(search.plan, parted(spec)[1])
+        return Entrant(session.contestant(pipeline, plan), _said(_note(search, bench.config), spec, plan), search)
+    if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
+        spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
+    method, numbers, plus = _parts(spec)
+    budget = numbers.split(":")[0]
+    at = (method + plus, int(budget)) if budget.isdecimal() else None
+    plan = bench.plan(spec)
+    return Entrant(session.contestant(pipeline, plan), _said("", spec, plan), at=at)
+
+
+def _search_behind(
+    bench: Workbench, body: str, found: SearchResult | None, known: Mapping[str, Entrant]
+) -> SearchResult | None:
+    """The search that makes a method's plan: litestage's, a variant's, or over a baseline's budgets; or None."""
+    if body == "litestage":
+        return found
+    if body in known and known[body].search is not None:  # with the exit now, without before
+        return known[body].search
+    if body in bench.config.variants:
+        return bench.search(variant(bench.config, body))
+    return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
+
+
+def _said(note: str, spec: str, plan: Plan) -> str:
+    """What a row says, and that it has no drafts where it was to have some."""
+    without = f"drafts: {NO_DRAFTS}" if wants_drafts(spec) and not plan.drafts else ""
+    return "; ".join(filter(None, [note, without]))
+
+
+def _note(search: SearchResult, config: RunConfig) -> str:
+    if not search.met:
+        share = f"{config.search.max_accuracy_drop:.1%} of full depth"
+        return f"no plan {'stayed' if search.walk is None else 'could be certified to stay'} within {share}: full depth"
+    return what_it_does(search.chosen.budgets, search.chosen.exit)
