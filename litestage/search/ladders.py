@@ -95,18 +95,18 @@ def priced_ladder(
     forms: Sequence[str],
     costs: StepCosts,
     max_budget: int,
-    phase: str = "both",
     harm: Sequence[float] = (),
     advance: Advance = ignore,
+    phase: str = "both",
 ) -> tuple[Ladder, list[Estimate]]:
     """Of every budget and form of compensation, the plans of one stage that no other beats in harm and time.
 
     Args:
         sequences: the stage's prompts with full depth's outputs; ``traces`` are some questions' under full depth.
         forms: of compensation, ``none`` among them.
-        phase: in which the plans skip. Harm is of skipping in both: with ``decode`` it is more than they do.
         harm: what the order's budgets 0, 1, 2, ... did to other sequences, where that is known: where to begin.
         advance: told of every budget looked at.
+        phase: in which the plans skip. Harm is of skipping in both: with ``decode`` it is more than they do.
 
     Returns:
         The plans from full depth to the fastest, and their estimates.
