@@ -38,10 +38,14 @@ class LayerCache:
     """
 
     def __init__(self, whole: Tensor) -> None:
-        self.whole, self.place = whole, whole.data_ptr()
+        self.whole = whole
         self.flat = whole.view(2 * whole.shape[1], -1, whole.shape[-1])
         self._seen = 0
         self._views = (whole, whole)
+
+    @property
+    def place(self) -> int:
+        return self.whole.data_ptr()
 
     def views(self, seen: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first ``seen`` slots, each [lanes, heads, seen, width]."""
