@@ -14,7 +14,6 @@ its bytes, those of one input are put side by side in memory, and multiplied as 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -88,6 +87,7 @@ class LeanDecoder:
             self.kernels["panels"] = panels.library().digest  # type: ignore[union-attr]
         self.counts = self.fused or _in_panels(decoder.head)
         self.heads = self._architecture.layers[0].attention.heads
+        self._native = self.fused and self.device.type == "cpu" and native.library() is not None
         self._head = self._finishing(decoder.head, self._architecture.norm)
 
     def changed(self, form: str, layer: int, tensor: Tensor) -> Step | None:
@@ -101,16 +101,20 @@ class LeanDecoder:
             made[form, layer] = None if ffn is None else feed_forward(ffn, self)
         return made[form, layer]
 
-    def logits(self, stream: Tensor) -> Tensor:
-        """Next-token logits [tokens, vocabulary], float32."""
+    def logits(self, stream: Tensor, in_c: bool = False) -> Tensor:
+        """Next-token logits [tokens, vocabulary], float32.
+
+        Args:
+            in_c: by C where it can: not where PyTorch's operations are recorded.
+        """
+        if in_c and self._native and isinstance(self._head, Fused):
+            return self._architecture.finished(native.project(self._head, stream))
         return self._architecture.finished(self._head(stream))
 
     def _finishing(self, head: Any, before: Norm) -> Map:
         """The final norm and the head."""
         if self.fused and head.weight.nbytes <= FUSED_BYTES:
-            whole = Fused([(head.weight, head.bias)], before)
-            in_c = self.device.type == "cpu" and native.library() is not None
-            return partial(native.project, whole) if in_c else whole
+            return Fused([(head.weight, head.bias)], before)
         normalised, product = norm(before), linear(head)
         return lambda stream: product(normalised(stream))
 

@@ -219,7 +219,7 @@ class HostRunner:
             stream = stream[torch.tensor(picked, device=stream.device)]
         for step in path[behind:]:
             stream = step(stream, context)  # type: ignore[arg-type]
-        return self.lean.logits(stream)
+        return self.lean.logits(stream, in_c=context.few is not None)
 
     def _attends(self, step: Step) -> bool:
         return step.attends if isinstance(step, native.Walk) else id(step) in self._attentions
