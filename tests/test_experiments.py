@@ -35,7 +35,7 @@ SMALL = {
     "threshold": ["plans=[cosine:6]", "thresholds=[0.5,0.9]", "windows=[3]"],
     "adaptive-exit": ["plans=[cosine:6]", "search.confirm=4", "search.max_accuracy_drop=0.5"],
     "heuristics": ["policies=[every-4th,random]", "seeds=1", "step=12", "search.max_budget=2"],
-    "certificate": ["searches=200", "sizes=[80]", "bounds=[0.1]"],
+    "certificate": ["searches=200", "sizes=[80]", "share=0.5", "bounds=[0.1]"],
     "noise": ["repeats=2", "search.max_budget=2", "fresh=6", "uncertified=1"],
     "search-cost": ["latency_questions=2", "search.max_budget=2"],
     "importance": ["tokens=400"],
