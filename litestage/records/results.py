@@ -154,7 +154,7 @@ class _Row(Sped):
 
 class _TaskRow(_Row):
     task: str
-    certified: tuple[str, ...] = ()
+    certified: list[str] = ABSENT
 
 
 class _Average(_Row):
