@@ -62,7 +62,9 @@ def test_a_number_of_devices_that_cannot_be_is_one_sentence(trainer, device, nam
 
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize(
-    "variables", [{"TORCHELASTIC_RUN_ID": "run", "WORLD_SIZE": "4"}, {"SLURM_STEP_NUM_TASKS": "4"}], ids=str
+    "variables",
+    [{"TORCHELASTIC_RUN_ID": "run", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, {"SLURM_STEP_NUM_TASKS": "4"}],
+    ids=str,
 )
 def test_another_number_of_processes_than_were_started_is_one_sentence(devices, variables, monkeypatch):
     for name, value in variables.items():

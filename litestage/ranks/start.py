@@ -105,7 +105,7 @@ def _check(trainer: Trainer, device: str) -> None:
 def _started_by_others() -> int | None:
     """How many processes torchrun or srun started, this one among them; None where neither did."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _number("RANK", "0"), _number("LOCAL_RANK", "0")
+        _number("RANK"), _number("LOCAL_RANK")
         return _number("WORLD_SIZE")
     tasks = _number("SLURM_STEP_NUM_TASKS", "1")
     return tasks if tasks > 1 else None  # one task may be the shell of an interactive job
