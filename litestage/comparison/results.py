@@ -115,7 +115,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
         "plan": measured.plan.hash,
         "certified": measured.certificate is not None,
         **({"certificate": asdict(measured.certificate)} if measured.certificate else {}),
-        **_same_text(full, measured),
+        **same_text(full, measured),
         **beside(full.accuracy, measured.accuracy),
         "accuracy_drop_bootstrap95": list(accuracy_drop_bootstrap(full.correct, measured.correct)),
         "lost": pairs.lost,
@@ -152,18 +152,24 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
     return entry
 
 
-def _same_text(full: Measured, measured: Measured) -> dict[str, float]:
+def same_text(full: Measured, measured: Measured) -> dict[str, float]:
     """Of a plan that is full depth but for drafts and prefix cache, the share of questions with full depth's tokens.
 
-    It is 1 in float32. Other plans promise nothing of the kind.
+    It is 1 in float32. Other plans promise nothing of the kind. A prefix cache is only there by the clock, so the share
+    is of the questions that were timed.
     """
     if measured.model or measured.plan.hash == full.plan.hash or measured.plan.answers_hash != full.plan.answers_hash:
         return {}
+    clocked = measured.plan.prefix_cache
+    pairs = (
+        zip(full.latency, measured.latency, strict=True)
+        if clocked
+        else zip(full.accuracy, measured.accuracy, strict=True)
+    )
     same = [
-        [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in other.stages]
-        for one, other in zip(full.accuracy, measured.accuracy, strict=True)
+        [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in two.stages] for one, two in pairs
     ]
-    return {"same_text": fmean(same)}
+    return {"same_text": fmean(same)} if same else {}
 
 
 def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str, Any]:
