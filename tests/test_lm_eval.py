@@ -271,7 +271,7 @@ def test_the_reference_model_warns_of_tasks_it_cannot_know(model, caplog, monkey
 
     embedded = model()
     embedded.arguments = replace(embedded.arguments, pretrained="reference")
-    # pytest listens at the root and at what does not propagate; lm_eval's logger is either, as it was imported before or not
+    # pytest listens at the root and at what does not propagate, which lm_eval's logger may or may not do by now
     monkeypatch.setattr(logging.getLogger("lm_eval"), "handlers", [])
     monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)
     for name in ("menagerie_five_multistage", "obqa_multistage", "obqa_multistage"):

@@ -26,8 +26,8 @@ static int64_t many(int64_t tokens) { return tokens <= FEW ? 1 : (tokens + MOST_
 static int64_t start(int64_t tokens, int64_t k) { return k * tokens / many(tokens); }
 
 static const void *panel(const struct part *part, int64_t in, int64_t index) {
-    const int64_t bytes = part->int8 ? (in + BLOCK - 1) / BLOCK * OF_BLOCK : in * PANEL * (int64_t)sizeof(bf16);
-    return (const char *)part->weight + index * bytes;
+    const int64_t blocks = (in + BLOCK - 1) / BLOCK, bytes = part->int8 ? OF_BLOCK : BLOCK * PANEL * sizeof(bf16);
+    return (const char *)part->weight + index * blocks * bytes;
 }
 
 static struct inputs prepared(const struct part *part, int64_t tokens, int64_t in, const bf16 *x) {

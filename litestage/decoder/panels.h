@@ -2,7 +2,7 @@
 
    A weight [out, in] lies in panels of 16 outputs, padded to whole groups of 64 outputs: one register holds two inputs'
    weights of some outputs, and a token's two inputs are broadcast to meet them.
-   bfloat16: [out / 16, in / 2, 16, 2].
+   bfloat16: [out / 16, in / 2, 16, 2], inputs padded with zeros to whole blocks of 32.
    int8: [out / 16, in / 32, (16 bfloat16, [16, 16, 2] int8)], blocks of 32 inputs, the last padded with zeros, each behind
    its outputs' scales. Sums are exact within a block, and float32 from block to block.
 
@@ -118,9 +118,78 @@ static int at_once(int tokens, int panels) {
 #define SHAPES(CASE) CASE(1, 4) CASE(2, 4) CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2) \
     CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1)
 
-#if defined(__AVX512BF16__)
+#if defined(AMX) && defined(__AMX_BF16__)
+enum { ROWS = 16, MOST_TOKENS = 2 * ROWS, FEW = MOST_TOKENS };     /* a row of tile registers: 16 tokens */
+typedef bf16 operand;
+
+static int64_t row_of(int64_t in) { return (in + BLOCK - 1) / BLOCK * BLOCK; }
+
+struct tile_shapes { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; };
+
+/* Registers 4 to 7 hold sums: of a row of tokens and four panels, or of two rows and two panels. A row's inputs lie in 0,
+   the second's in 1; the others hold a block of a panel. */
+INLINE void shape_tiles(int first, int second) {
+    struct tile_shapes made = {.palette = 1};
+    for (int i = 0; i < 8; i++) made.bytes[i] = 64, made.rows[i] = ROWS;
+    made.rows[0] = made.rows[4] = made.rows[5] = first;
+    made.rows[6] = made.rows[7] = second ? second : first;
+    if (second) made.rows[1] = second;
+    __asm__ volatile("" : : "r"(&made) : "memory");                /* compilers do not know what tiles are loaded from */
+    _tile_loadconfig(&made);
+}
+
+static void one_row(int tokens, int64_t in, const bf16 *x, const bf16 *const *w, float y[][GROUP]) {
+    shape_tiles(tokens, 0);
+    _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+    for (int64_t i = 0; i < in; i += BLOCK) {
+        _tile_loadd(0, x + i, row_of(in) * sizeof *x);
+        _tile_loadd(1, w[0] + i * PANEL, 64); _tile_dpbf16ps(4, 0, 1);
+        _tile_loadd(2, w[1] + i * PANEL, 64); _tile_dpbf16ps(5, 0, 2);
+        _tile_loadd(3, w[2] + i * PANEL, 64); _tile_dpbf16ps(6, 0, 3);
+        _tile_loadd(1, w[3] + i * PANEL, 64); _tile_dpbf16ps(7, 0, 1);
+    }
+    _tile_stored(4, y[0], sizeof *y); _tile_stored(5, y[0] + PANEL, sizeof *y);
+    _tile_stored(6, y[0] + 2 * PANEL, sizeof *y); _tile_stored(7, y[0] + 3 * PANEL, sizeof *y);
+}
+
+static void two_rows(int tokens, int64_t in, const bf16 *x, const bf16 *const *w, float y[][GROUP]) {
+    const int64_t row = row_of(in);
+    shape_tiles(ROWS, tokens - ROWS);
+    for (int p = 0; p < MOST_PANELS; p += 2) {
+        _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+        for (int64_t i = 0; i < in; i += BLOCK) {
+            _tile_loadd(0, x + i, row * sizeof *x); _tile_loadd(1, x + i + ROWS * row, row * sizeof *x);
+            _tile_loadd(2, w[p] + i * PANEL, 64); _tile_dpbf16ps(4, 0, 2); _tile_dpbf16ps(6, 1, 2);
+            _tile_loadd(3, w[p + 1] + i * PANEL, 64); _tile_dpbf16ps(5, 0, 3); _tile_dpbf16ps(7, 1, 3);
+        }
+        float *first = y[0] + p * PANEL, *second = y[ROWS] + p * PANEL;
+        _tile_stored(4, first, sizeof *y); _tile_stored(5, first + PANEL, sizeof *y);
+        _tile_stored(6, second, sizeof *y); _tile_stored(7, second + PANEL, sizeof *y);
+    }
+}
+
+static void tiles(int tokens, int panels, int64_t in, const bf16 *x, const bf16 *const *w, float y[][GROUP]) {
+    (tokens > ROWS ? two_rows : one_row)(tokens, in, x, w, y);
+    _tile_release();                                               /* or the system keeps 8 KB more of a thread */
+}
+
+static int together(int64_t tokens) { return MOST_PANELS; }
+
+static struct inputs as_they_are(int64_t tokens, int64_t in, const bf16 *x) {
+    const int64_t row = row_of(in);
+    if (row == in) return (struct inputs){tokens, in, x, 0};
+    bf16 *padded = scratch(tokens * row * sizeof(bf16));
+    for (int64_t t = 0; t < tokens; t++) {
+        memcpy(padded + t * row, x + t * in, in * sizeof(bf16));
+        memset(padded + t * row + in, 0, (row - in) * sizeof(bf16));
+    }
+    return (struct inputs){tokens, in, padded, 0};
+}
+#elif defined(__AVX512BF16__)
 enum { MOST_TOKENS = 12, FEW = 6 };                                /* 24 registers of sums, by 6 x 4 or by 12 x 2 */
 typedef bf16 operand;
+
+static int64_t row_of(int64_t in) { return in; }
 
 INLINE void tile(const int tokens, const int panels, int64_t in, const bf16 *x, const bf16 *const *w,
                  float y[][GROUP]) {
@@ -158,6 +227,8 @@ static struct inputs as_they_are(int64_t tokens, int64_t in, const bf16 *x) {
 #else
 enum { MOST_TOKENS = 6, FEW = 6 };                                 /* with AVX2, 12 registers of sums by 6 x 1 */
 typedef float operand;
+
+static int64_t row_of(int64_t in) { return in; }
 
 /* A word holds a pair of inputs' weights, the first one in its lower half. */
 INLINE void tile(const int tokens, const int panels, int64_t in, const float *x, const bf16 *const *w,
@@ -210,6 +281,7 @@ static struct inputs as_they_are(int64_t tokens, int64_t in, const bf16 *x) {
 
 typedef int8_t eighths __attribute__((vector_size(2 * LANES)));
 typedef int16_t pairs __attribute__((vector_size(4 * LANES)));
+enum { AT_ONCE = 6 };                                              /* tokens */
 enum { OF_BLOCK = PANEL * (sizeof(bf16) + BLOCK) };                /* bytes of a panel's block */
 
 INLINE integers widened_pairs(const uint8_t *from) {
@@ -239,11 +311,11 @@ INLINE integers dot(integers sum, integers a, integers b) {
 
 INLINE void int8_tile(const int tokens, const int panels, int64_t blocks, const int16_t *x, const float *scales,
                       const uint8_t *const *w, float y[][GROUP]) {
-    vector made[MOST_TOKENS][MOST_PANELS * PARTS];
+    vector made[AT_ONCE][MOST_PANELS * PARTS];
     UNROLLED for (int t = 0; t < tokens; t++)
         UNROLLED for (int v = 0; v < panels * PARTS; v++) made[t][v] = (vector){0};
     for (int64_t b = 0; b < blocks; b++) {
-        integers sum[MOST_TOKENS][MOST_PANELS * PARTS] = {0}, of[MOST_PANELS * PARTS];
+        integers sum[AT_ONCE][MOST_PANELS * PARTS] = {0}, of[MOST_PANELS * PARTS];
         if (tokens > 1)
             UNROLLED for (int p = 0; p < panels; p++)
                 UNROLLED for (int at = 0; at < OF_BLOCK; at += 64)
@@ -273,7 +345,7 @@ INLINE void int8_tile(const int tokens, const int panels, int64_t blocks, const 
 
 static void int8_tiles(int tokens, int panels, int64_t blocks, const int16_t *x, const float *scales,
                        const uint8_t *const *w, float y[][GROUP]) {
-    if (tokens > FEW) {                                            /* where tiles of bfloat16 are larger */
+    if (tokens > AT_ONCE) {                                        /* where tiles of bfloat16 are larger */
         const int half = tokens / 2;
         int8_tiles(half, panels, blocks, x, scales, w, y);
         int8_tiles(tokens - half, panels, blocks, x + half * blocks * BLOCK, scales + half, w, y + half);
@@ -317,5 +389,5 @@ static void multiplied(const struct inputs *x, int64_t from, int64_t to, int pan
     if (x->scales)
         int8_tiles(to - from, panels, blocks, (const int16_t *)x->x + from * blocks * BLOCK, x->scales + from,
                    (const uint8_t *const *)w, y);
-    else tiles(to - from, panels, x->in, (const operand *)x->x + from * x->in, (const bf16 *const *)w, y);
+    else tiles(to - from, panels, x->in, (const operand *)x->x + from * row_of(x->in), (const bf16 *const *)w, y);
 }

@@ -1,8 +1,7 @@
 """Weights of a bfloat16 model in panels, which a CPU reads in a few streams: as they are, or in 8 bits.
 
-``bfloat16.c`` is compiled when it is first wanted (:func:`litestage.decoder.native.compiled`), for AVX512-BF16, AVX512
-or AVX2. Prompts and decode steps run over the same panels. In bfloat16, a processor with AMX is left to oneDNN's own
-kernels (:mod:`litestage.decoder.packed`).
+``bfloat16.c`` is compiled when it is first wanted (:func:`litestage.decoder.native.compiled`), for AMX, AVX512-BF16,
+AVX512 or AVX2. Prompts and decode steps run over the same panels.
 
 In 8 bits, 32 inputs of an output share a scale, as in the Q8_0 of a GGUF file: the error of a weight is at most half of
 the block's largest over 127. The scale is rounded up to bfloat16; inputs are multiplied in 16 bits.
@@ -38,7 +37,8 @@ def library() -> Any | None:
     """The compiled functions, or None where the processor has no use for them or they cannot be had."""
     if not vectors():
         return None
-    functions = compiled(Path(__file__).with_name("bfloat16.c"), "-fopenmp")
+    tiles = torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx()  # which asks the system for them
+    functions = compiled(Path(__file__).with_name("bfloat16.c"), "-fopenmp", *["-DAMX"] * tiles)
     if functions is None:
         return None
     functions.product.argtypes = [PLACE, LONG, LONG, PLACE, PLACE, PLACE]
@@ -53,7 +53,7 @@ def library() -> Any | None:
 def runs(weight: Tensor) -> bool:
     """Whether this weight [out, in] is best multiplied here."""
     fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.shape[1] % 2 == 0
-    return fits and not torch.cpu._is_amx_tile_supported() and library() is not None
+    return fits and library() is not None
 
 
 class Part(ctypes.Structure):
@@ -66,17 +66,16 @@ class Panels:
     """A weight [out, in] and its bias as the C functions read them.
 
     Attributes:
-        panels: as they lie in memory: [groups of outputs * 4, in / 2, 16, 2] bfloat16; or in 8 bits, as bytes,
-            [groups of outputs * 4, in / 32, 16 scales and (16, 16, 2) weights].
+        panels: as they lie in memory, inputs padded to whole blocks: [groups of outputs * 4, in / 2, 16, 2] bfloat16;
+            or in 8 bits, as bytes, [groups of outputs * 4, in / 32, 16 scales and (16, 16, 2) weights].
         part: where they are, for C.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool = False) -> None:
         self.outputs, self.inputs = weight.shape
         self.int8 = int8
-        multiple = BLOCK if int8 else 2
-        padded = torch.nn.functional.pad(weight, (0, -self.inputs % multiple, 0, -self.outputs % GROUP))
-        self._hold(_in_blocks(padded) if int8 else padded.view(-1, PANEL, self.inputs // 2, 2).transpose(1, 2), bias)
+        padded = torch.nn.functional.pad(weight, (0, -self.inputs % BLOCK, 0, -self.outputs % GROUP))
+        self._hold(_in_blocks(padded) if int8 else _in_pairs(padded), bias)
 
     def _hold(self, laid: Tensor, bias: Tensor | None) -> None:
         taken = _memory.take(laid.nbytes // 2)
@@ -102,6 +101,11 @@ class Panels:
         made = copy.copy(self)
         made._hold(self.panels, None if self._bias is None else self._bias.clone())
         return made
+
+
+def _in_pairs(weight: Tensor) -> Tensor:
+    """A weight [out, in], whole groups and blocks of it: [out / 16, in / 2, 16, 2]."""
+    return weight.view(-1, PANEL, weight.shape[1] // 2, 2).transpose(1, 2)
 
 
 def _in_blocks(weight: Tensor) -> Tensor:
