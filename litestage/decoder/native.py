@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from litestage.decoder.layers import Attention, FeedForward, Heads, Norm
     from litestage.decoder.products import Fused
 
-FEW = 16
+FEW = 64
 """Tokens of a pass of a model in panels up to which its attention runs in C (:mod:`litestage.decoder.bfloat16`)."""
 MOST_PAIRS, MOST_PAIRS_ALONE = 2**14, 2**18
 """Tokens times slots up to which a walk is quicker than PyTorch's own kernels, on several threads and on one."""
