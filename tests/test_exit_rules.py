@@ -1,19 +1,21 @@
 """Every exit rule against traces worked out by hand, in a generation, and from the store."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_parity import PROMPTS, ragged
-from tiny import random_prompts, tiny_engine
+from tiny import Characters, random_prompts, tiny_engine, tiny_model
 
-from litestage.engine import Decoding
+from litestage.engine import Decoding, Engine, Request
 from litestage.engine.rows import Detokenise
 from litestage.engine.signals import measure
 from litestage.errors import LiteStageError
-from litestage.plan import ExitRule, Plan, StagePlan, load_plan, save_plan
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.plan.draft import Draft
 from litestage.plan.exit import EXIT_RULES, Confidence, Steps, exit_step
 from litestage.profile.exits import WARM_UP, calibrated_exits
 from litestage.stages import Question
@@ -171,6 +173,57 @@ def test_cutting_the_uncut_generation_equals_running_with_the_rule(engine, rule)
     assert any(stop == "exit" for stop, _ in stops)
 
 
+class Chatty(Characters):
+    """One character of three is the end of a sentence."""
+
+    def decode(self, tokens, skip_special_tokens=True):
+        text = super().decode(tokens, skip_special_tokens)
+        return "".join("." if ord(character) % 3 == 0 else character for character in text)
+
+
+@pytest.mark.parametrize("path", ["fast", "static"])
+@pytest.mark.parametrize("skip", [SkipSet(), SkipSet(mhsa=(1,), ffn=(0,))])
+def test_an_answer_on_trial_is_what_would_follow_and_leaves_nothing_behind(path, skip):
+    engine, rule = Engine(tiny_model("llama"), Chatty(), path), ExitRule("answer_probe", words=" So: ")
+    shared = random_prompts((17,), seed=5)[0]
+    prompts = [(*shared, 9), (*shared, 8, 7), *random_prompts((6, 30), seed=6)]
+    requests = [Request(prompt, 16) for prompt in prompts]
+    plan = StagePlan(skip)
+    silent = engine.generate(requests, plan, Decoding(), confidences=True).generations
+    uncut = engine.generate(requests, replace(plan, exit=rule.uncut), Decoding(), confidences=True).generations
+    assert [row.tokens for row in uncut] == [row.tokens for row in silent]
+    assert [row.confidences for row in uncut] == [pytest.approx(row.confidences, abs=1e-5) for row in silent]
+    tried, detokenise = 0, Detokenise(engine.tokenizer)
+    for prompt, row in zip(prompts, uncut, strict=True):
+        for at, sure in enumerate(row.signals[rule.signals[0]]):
+            before = row.tokens[:at]
+            if re.search(r"[.!?][\"')\]]*$", detokenise(before)):
+                then = engine.next_token_logits([*prompt, *before, *map(ord, " So: ")], plan)
+                assert sure == pytest.approx(float(then.softmax(-1).max()), rel=1e-4)
+                tried += 1
+            else:
+                assert sure == 0
+    assert tried > 10
+    surest = sorted(sure for row in uncut for sure in row.signals[rule.signals[0]])
+    for threshold in (surest[-1], surest[-tried // 2], 0):
+        at = replace(rule, threshold=threshold)
+        ran = engine.generate(requests, replace(plan, exit=at), Decoding(), confidences=True).generations
+        cut = [row.cut(at, 2, detokenise) for row in uncut]
+        assert [(row.tokens, row.stop) for row in cut] == [(row.tokens, row.stop) for row in ran]
+        assert "exit" in {row.stop for row in ran}
+
+
+def test_drafts_stand_aside_for_answers_on_trial_and_a_schedule_is_refused():
+    rule, draft = ExitRule("answer_probe", words=" So: ", threshold=0), Draft("lookup", sources=("prompt",), length=4)
+    engine, requests = Engine(tiny_model("llama"), Chatty()), [Request(random_prompts((20,), seed=7)[0], 16)]
+    plain, drafted = (
+        engine.generate(requests, StagePlan(exit=rule, draft=given), Decoding()).generations for given in (None, draft)
+    )
+    assert [row.tokens for row in plain] == [row.tokens for row in drafted]
+    with pytest.raises(LiteStageError, match="'answer_probe' does not go with a schedule"):
+        StagePlan(exit=rule, schedule={"steps": [{"from": 2, "ffn": [1]}]})
+
+
 def test_one_record_serves_all_thresholds_of_a_rule_and_another_rule_has_its_own(engine):
     reusing = ReusingEngine(engine, "f", ResultStore())
     requests = ragged(PROMPTS, 12)
@@ -281,6 +334,8 @@ def test_the_confidence_rule_is_the_plan_that_it_was():
         ({"rule": "convergence", "sentences": 0}, ["sentences", "0"]),
         ({"rule": "convergence", "words": " "}, ["words", "' '"]),
         ({"rule": "convergence", "words": None}, ["words", "None"]),
+        ({"rule": "answer_probe", "words": ""}, ["words", "''"]),
+        ({"rule": "answer_probe", "threshold": 1.5}, ["threshold", "1.5"]),
         ({"threshold": float("nan")}, ["threshold", "nan"]),
     ],
 )

@@ -30,10 +30,11 @@ def missing() -> str | None:
 
 
 def write_gguf(model: Any, path: Path) -> None:
-    """A Qwen2 model's weights, in its own dtype (norms and biases in float32), without a vocabulary."""
+    """A Llama or Qwen2 model's weights, in its own dtype (norms and biases in float32), without a vocabulary."""
     import gguf
 
-    config, architecture = model.config, gguf.MODEL_ARCH.QWEN2
+    config = model.config
+    architecture = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -50,6 +51,8 @@ def write_gguf(model: Any, path: Path) -> None:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         called = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if config.model_type == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = _channels_in_pairs(tensor, config.hidden_size // config.num_attention_heads)
         if tensor.dim() == 2 and tensor.dtype == torch.bfloat16:
             held = tensor.contiguous().view(torch.uint8).numpy()
             writer.add_tensor(called, held, raw_dtype=gguf.GGMLQuantizationType.BF16)
@@ -59,6 +62,23 @@ def write_gguf(model: Any, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _channels_in_pairs(weight: torch.Tensor, width: int) -> torch.Tensor:
+    """A projection to queries or keys [heads * width, in] whose channels i and i + width / 2 of a head, which turn
+    together, come to stand side by side: a Llama's order in llama.cpp."""
+    return weight.view(-1, 2, width // 2, weight.shape[1]).transpose(1, 2).flatten(0, 2)
+
+
+def quantise(path: Path, kind: str, to: Path) -> None:
+    """Writes a GGUF file anew with its weights in fewer bits, by llama.cpp: ``Q8_0``, ``Q4_K_M``."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), torch.get_num_threads()
+    failed = llama_cpp.llama_model_quantize(str(path).encode(), str(to).encode(), ctypes.byref(options))
+    if failed:
+        raise RuntimeError(f"llama.cpp could not write {path} in {kind}: {failed}")
 
 
 class Llama:

@@ -1,20 +1,34 @@
-"""The real small model in bfloat16 and in 8 bits, beside ``generate`` in the dtype that it is quicker in."""
+"""The real small model in bfloat16 and in 8 bits, beside ``generate`` in the dtype that it is quicker in, and beside
+llama.cpp in as many bits and fewer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
 import torch
 
+from litestage.bench.llama import Llama, missing, quantise, write_gguf
 from litestage.bench.reference import question_rows
-from litestage.bench.row import Row
+from litestage.bench.row import Row, compared
 from litestage.config import load_config
 from litestage.decoder.load import read_model
 from litestage.decoder.packed import why_not_int8
 from litestage.errors import LiteStageError
+from litestage.plan import Plan
 from litestage.session.workbench import Workbench
+from litestage.stages import Question
+from litestage.trace import Trace
 
 MODEL = "smollm2-135m-staged"
 BARS = (3.5, 3.0)
 """Of a whole question and of one of many, in bfloat16."""
+FORMATS = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_K_M": 1.0}
+"""What llama.cpp reads weights from, each with its bar for a whole question in bfloat16."""
 
 
 def real_rows(questions: int, repeats: int) -> list[Row]:
@@ -30,6 +44,59 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
             rival = read_model(MODEL, dtype=dtype).model.requires_grad_(False)
             name = f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}; generate in {str(dtype)[6:]}"
             rows += question_rows(name, work, rival, questions, repeats, bars)
+            rows += llama_rows(f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}", work, questions)
     except LiteStageError as error:
         rows.append(Row(MODEL, "whole question", "generate chain, options batched", note=f"not measured: {error}"))
     return rows
+
+
+def llama_rows(name: str, work: Workbench, questions: int) -> list[Row]:
+    """Whole questions beside llama.cpp: it is given the prompts that ours met, and as many steps as ours took."""
+    what, against = "whole question", "llama.cpp, {}, options as parallel sequences"
+    why_not = missing()
+    if why_not is not None:
+        return [Row(name, what, against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
+    full = work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {kind: [] for kind in FORMATS}
+    with ExitStack() as until_done:
+        loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())))
+        for llama in loaded.values():
+            until_done.callback(llama.close)
+        for index, question in enumerate(work.task.questions("test")[: questions + 1]):
+            began = perf_counter()
+            (trace,) = full.answer([question], timed=True)
+            seconds = {"ours": perf_counter() - began}
+            stages = _asked(work, question, trace)
+            for kind, llama in loaded.items():
+                began = perf_counter()
+                for prompts, steps in stages:
+                    llama.generate(prompts, steps)
+                seconds[kind] = perf_counter() - began
+            if index:  # the first warms up
+                ours.append(seconds["ours"])
+                for kind in FORMATS:
+                    theirs[kind].append(seconds[kind])
+    bars: dict[str, Any] = FORMATS if not name.endswith("int8") else {}
+    return [compared(name, what, against.format(kind), ours, theirs[kind], bars.get(kind)) for kind in FORMATS]
+
+
+def _in_formats(folder: Path) -> dict[str, Llama]:
+    """The model in llama.cpp, by the format of its weights."""
+    model = read_model(MODEL, dtype=torch.bfloat16).model
+    whole = folder / "bfloat16.gguf"
+    write_gguf(model, whole)
+    for kind in FORMATS:
+        if kind != "bfloat16":
+            quantise(whole, kind, folder / f"{kind}.gguf")
+    return {kind: Llama(folder / f"{kind}.gguf", model.config.vocab_size) for kind in FORMATS}
+
+
+def _asked(work: Workbench, question: Question, trace: Trace) -> list[tuple[Sequence[Sequence[int]], int]]:
+    """By stage, the prompts of an answered question as token ids, and the tokens that its longest row took."""
+    outputs: dict[str, Any] = {}
+    found: list[tuple[Sequence[Sequence[int]], int]] = []
+    for stage, done in zip(work.pipeline.stages, trace.stages, strict=True):
+        found.append(([work.session.encode(prompt) for prompt in stage.prompts(question, outputs)], max(done.tokens)))
+        outputs[stage.name] = list(done.texts) if stage.per_option else done.texts[0]
+    return found

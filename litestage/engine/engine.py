@@ -103,7 +103,9 @@ class Engine:
         """
         started = self.clock()
         detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
-        rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
+        words = plan.exit.on_trial if plan.exit else ""
+        trial = tuple(self.tokenizer(words, add_special_tokens=False)["input_ids"]) if words else ()
+        rows = [Row(request, plan.exit, self.eos, detokenise, confidences, trial) for request in requests]
         room = self.decoder.context_length
         for row in rows:
             row.fit(room, self.decoder.rerun_length)

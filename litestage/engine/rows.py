@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from litestage.engine.requests import Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
+from litestage.plan.exit.rule import TRIAL
 
 NON_FINITE = -1
 """In the place of a token: the largest logit is no finite number, so none can be chosen."""
+SENTENCE_OVER = re.compile(r"[.!?][\"')\]]*$")
 
 
 class Row:
-    """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has."""
+    """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has.
+
+    Args:
+        trial: tokens of the words that its exit rule has run on trial.
+
+    Attributes:
+        sure: what the model thought likeliest after a trial, as a probability; 0 without one since the last token.
+    """
 
     def __init__(
         self,
@@ -22,6 +32,7 @@ class Row:
         eos: tuple[int, ...],
         detokenise: Detokenise,
         confidences: bool,
+        trial: tuple[int, ...] = (),
     ) -> None:
         if not request.prompt:
             raise LiteStageError("A prompt is empty: it has no token to continue from; give it some text.")
@@ -37,6 +48,7 @@ class Row:
         self.rerun_length: int | None = None
         self.guessed = self.accepted = 0  # tokens of drafts
         self.reused = 0  # tokens of the prompt that need no prefill
+        self._trial, self.sure = trial, 0.0
 
     @property
     def sequence(self) -> list[int]:
@@ -72,6 +84,11 @@ class Row:
         agrees = len(draft) > written and list(draft[:written]) == self.tokens
         return list(draft[written - 1 : -1]) if agrees else [self.last]
 
+    @property
+    def on_trial(self) -> tuple[int, ...]:
+        """What its exit rule has run on trial behind its last token: something where a sentence has just ended."""
+        return self._trial if self._trial and SENTENCE_OVER.search(self.text(self.tokens)) else ()
+
     def fit(self, context_length: int, rerun_length: int | None) -> None:
         """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``.
 
@@ -105,7 +122,8 @@ class Row:
         if confidence is not None:
             self.confidences.append(confidence)
         for name, values in self.signals.items():
-            values.append((signals or {})[name])
+            values.append(self.sure if name.startswith(TRIAL) else (signals or {})[name])
+        self.sure = 0.0
         self.tokens.append(token)
         if token in self.eos:
             self.stop = "eos"

@@ -100,6 +100,7 @@ class HostRunner:
         Rows that a schedule has sent different ways run after each other.
         """
         for going in _alike(batch) if batch.layers.splits else [batch.going]:
+            self._try(batch, going)
             self._run(batch, {lane: {row: [row.last] for row in rows} for lane, rows in going.items()})
             batch.work.steps += 1
 
@@ -191,6 +192,35 @@ class HostRunner:
 
     def _run(self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]]) -> None:
         """One pass of rows' last tokens and of what may follow them; a lane without rows only keeps its place."""
+        runs, context, each = self._enter(batch, by_lane)
+        picked = [index * each + at + n for one in runs for index, at in [one.place] for n in range(len(one.tokens))]
+        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
+        logits = self._logits(context, path, picked, batch.work)
+        if len(picked) == len(runs):
+            return batch.sampler.advance([one.row for one in runs], logits)
+        _accept(runs, logits, batch.sampler)
+        _forget(batch.cache, [(one, one.rejected) for one in runs])
+
+    def _try(self, batch: RunningBatch, going: Mapping[int, Sequence[Row]]) -> None:
+        """Runs what exit rules have run on trial behind rows' last tokens; all that is kept is how sure it was."""
+        trials = {
+            lane: {row: [row.last, *row.on_trial] for row in rows if row.on_trial} for lane, rows in going.items()
+        }
+        if not any(trials.values()):
+            return
+        runs, context, each = self._enter(batch, {lane: rows for lane, rows in trials.items() if rows})
+        picked = [index * each + at + len(one.tokens) - 1 for one in runs for index, at in [one.place]]
+        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
+        chances = self._logits(context, path, picked, batch.work).softmax(dim=-1).amax(dim=-1)
+        for one, chance in zip(runs, chances.tolist(), strict=True):
+            one.row.sure = chance
+        _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs])
+        batch.work.steps += 1
+
+    def _enter(
+        self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]]
+    ) -> tuple[list[_Run], ForwardContext, int]:
+        """What rows run next, entered in the cache; and of how many tokens, padding included, every lane has."""
         cache, tokens, runs = batch.cache, list[list[Token]](), list[_Run]()
         for index, (lane, rows) in enumerate(by_lane.items()):
             new: list[Token] = []
@@ -199,14 +229,7 @@ class HostRunner:
                 branch = batch.trees[lane].branch[row]  # type: ignore[union-attr]
                 new += [(token, row.length - 1 + offset, branch) for offset, token in enumerate(run)]
             tokens.append(new)
-        each = max(map(len, tokens))
-        picked = [index * each + at + n for one in runs for index, at in [one.place] for n in range(len(one.tokens))]
-        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
-        logits = self._logits(cache.enter(list(by_lane), tokens), path, picked, batch.work)
-        if len(picked) == len(runs):
-            return batch.sampler.advance([one.row for one in runs], logits)
-        _accept(runs, logits, batch.sampler)
-        cache.roll_back([(lane, slot + n) for one in runs for lane, slot in [one.slot] for n in one.rejected])
+        return runs, cache.enter(list(by_lane), tokens), max(map(len, tokens))
 
     def _logits(self, context: ForwardContext, path: Path, picked: Sequence[int], work: Work) -> Tensor:
         """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
@@ -251,6 +274,11 @@ class _Run(NamedTuple):
     def rejected(self) -> range:
         """Those of the tokens, by number, that do not precede the row's new last one."""
         return range(self.row.length - self.length, len(self.tokens))
+
+
+def _forget(cache: KVCache, runs: Sequence[tuple[_Run, range]]) -> None:
+    """Empties the slots of some of the tokens of each."""
+    cache.roll_back([(lane, slot + n) for one, some in runs for lane, slot in [one.slot] for n in some])
 
 
 def _accept(runs: Sequence[_Run], logits: Tensor, sampler: Sampler) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from litestage.engine.requests import Decoding
 from litestage.engine.rows import NON_FINITE, Row
 from litestage.engine.signals import measure
+from litestage.plan.exit.rule import TRIAL
 
 DRAWING = 3
 """Version of how tokens are drawn; part of the key of results that were."""
@@ -37,12 +38,12 @@ class Sampler:
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
             confidences = (top - logits.logsumexp(dim=-1)).exp().tolist()
-        asked = dict.fromkeys(name for row in rows for name in row.signals)
+        asked = dict.fromkeys(name for row in rows for name in row.signals if not name.startswith(TRIAL))
         signals = {name: measure(name, logits).tolist() for name in asked}
         each = zip(rows, tokens.tolist(), top.tolist(), confidences, strict=True)
         for index, (row, token, largest, confidence) in enumerate(each):
             if row.stop is None:
-                seen = {name: signals[name][index] for name in row.signals}
+                seen = {name: values[index] for name, values in signals.items()}
                 row.push(token if math.isfinite(largest) else NON_FINITE, confidence, seen)
 
     @property

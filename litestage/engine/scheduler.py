@@ -98,8 +98,10 @@ class Scheduler:
         lanes = min(len(waiting), max(1, min(lanes, MAX_ROWS // widest)))
         slots = max(tree.first_slots for tree in waiting)
         self.batch = runner.batch(plan, sampler, lanes=lanes, slots=slots, widest=widest)
-        self._decode = Drafter(runner, plan).decode if plan.draft and sampler.greedy else runner.decode
-        self._verifies = sampler.greedy and not self.batch.layers.splits
+        one_by_one = plan.exit is not None and bool(plan.exit.on_trial)  # a trial may stand between any two tokens
+        drafts = plan.draft and sampler.greedy and not one_by_one
+        self._decode = Drafter(runner, plan).decode if drafts else runner.decode
+        self._verifies = sampler.greedy and not self.batch.layers.splits and not one_by_one
         self.prefill_s = 0.0
 
     @torch.inference_mode()

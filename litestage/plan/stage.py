@@ -69,6 +69,10 @@ class StagePlan:
                     f"compensation {self.compensation!r} goes with a fixed skip set; "
                     "leave the schedule out, or use scale, affine, lowrank:<rank> or linear."
                 )
+            if self.exit is not None and self.exit.on_trial:
+                raise LiteStageError(
+                    f"exit rule {self.exit.rule!r} does not go with a schedule; leave one of both out."
+                )
             if self.draft is not None:
                 raise LiteStageError("A stage with a schedule verifies no draft; leave one of both out.")
             object.__setattr__(self, "schedule", checked(self.schedule, self.skip))

@@ -100,7 +100,7 @@ class Calibrated:
             for index, stage in enumerate(self.pipeline.stage_names):
                 of_stage = [trace.stages[index] for trace in traces[:PRICED_QUESTIONS]]
                 order, harm = ranked[stage].order, ranked[stage].harm
-                with bar(f"{stage}: what skipping harms", None) as advance:
+                with bar(f"{stage}: what skipping harms", budget + 1, guessed=True) as advance:
                     made[stage] = priced_ladder(
                         *(self.session.engine, sequences[stage], of_stage, order, self._forms, costs, budget),
                         phase=self.search.phase,

@@ -8,6 +8,10 @@ from typing import Any, ClassVar, Protocol
 
 from litestage.errors import LiteStageError, did_you_mean, one_of
 
+TRIAL = "sure after "
+"""What the name of a signal begins with that is measured on trial: the likeliest token's probability after the end of a
+sentence and the words that the name goes on with, which are then forgotten; 0 at all other steps."""
+
 
 class Seen(Protocol):
     """A generation as far as it has come, its newest token last."""
@@ -89,6 +93,11 @@ class ExitRule:
     def stops(self, seen: Seen) -> bool:
         """Whether the generation ends at its newest token."""
         raise NotImplementedError
+
+    @property
+    def on_trial(self) -> str:
+        """The words that are run on trial at the end of every sentence, or none."""
+        return next((name.removeprefix(TRIAL) for name in self.signals if name.startswith(TRIAL)), "")
 
     @property
     def uncut(self) -> ExitRule | None:
