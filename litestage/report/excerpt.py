@@ -82,11 +82,18 @@ def experiments(reports: Path) -> str:
     """What each committed experiment shows: its two sentences, its plot, its command."""
     found = {path.parent.name: _read(path) for path in sorted(reports.glob("*/results.json"))}
     return "\n\n".join(
-        f"### {experiment['experiment']}\n\n{' '.join(experiment['shows'])}\n\n"
+        f"### {_title(folder, experiment)}\n\n{' '.join(experiment['shows'])}\n\n"
         f"![Plot of {experiment['experiment']}](../reports/{folder}/plot.svg)\n\n`{experiment['command']}`"
         for folder, experiment in found.items()
         if "experiment" in experiment
     )
+
+
+def _title(folder: str, experiment: Mapping[str, Any]) -> str:
+    """The experiment's name; and where it was committed more than once, of what this one is."""
+    name = experiment["experiment"]
+    task, model = experiment["task"].removesuffix("_multistage"), experiment["model"]["name"]
+    return name if folder == name else f"{name} on {task}, model {model}"
 
 
 def bench(reports: Path) -> str:
