@@ -156,24 +156,40 @@ void project(const struct attention *a, int64_t tokens, const bf16 *x, const flo
         }
 }
 
-/* One query head [width] over the chosen slots of its lane's keys and values: to [width] */
-static void head(const struct attention *a, const bf16 *query, const bf16 *keys, const bf16 *values, int64_t count,
-                 const int64_t *chosen, float *scores, bf16 *to) {
-    float most = -3e38f, sum = 0;
-    for (int64_t s = 0; s < count; s++) {
-        vector score = {0};
-        for (int64_t i = 0; i < a->width; i += LANES)
-            score = multiply_add(widened(query + i, LANES), widened(keys + chosen[s] * a->width + i, LANES), score);
-        scores[s] = total(score) * a->scale;
-        most = scores[s] > most ? scores[s] : most;
+/* Query heads [n, width] of one key head over the chosen slots of their lane's keys and values: to [n, width] */
+INLINE void heads(const int n, const struct attention *a, const bf16 *queries, const bf16 *keys, const bf16 *values,
+                  int64_t count, const int64_t *chosen, float *scores, bf16 *to) {
+    float wide[n * a->width];
+    for (int64_t i = 0; i < n * a->width; i += LANES) {
+        const vector held = widened(queries + i, LANES);
+        memcpy(wide + i, &held, sizeof held);
     }
-    for (int64_t s = 0; s < count; s++) scores[s] = expf(scores[s] - most);
-    for (int64_t s = 0; s < count; s++) sum += scores[s];
+    for (int64_t s = 0; s < count; s++) {
+        vector score[4];
+        UNROLLED for (int q = 0; q < n; q++) score[q] = (vector){0};
+        for (int64_t i = 0; i < a->width; i += LANES) {
+            const vector key = widened(keys + chosen[s] * a->width + i, LANES);
+            UNROLLED for (int q = 0; q < n; q++)
+                score[q] = multiply_add(some(wide + q * a->width + i, LANES), key, score[q]);
+        }
+        UNROLLED for (int q = 0; q < n; q++) scores[q * count + s] = total(score[q]) * a->scale;
+    }
+    float sums[4];
+    for (int q = 0; q < n; q++) {
+        float *of = scores + q * count, most = -3e38f, sum = 0;
+        for (int64_t s = 0; s < count; s++) most = of[s] > most ? of[s] : most;
+        for (int64_t s = 0; s < count; s++) of[s] = expf(of[s] - most);
+        for (int64_t s = 0; s < count; s++) sum += of[s];
+        sums[q] = sum;
+    }
     for (int64_t i = 0; i < a->width; i += LANES) {
-        vector mixed = {0};
-        for (int64_t s = 0; s < count; s++)
-            mixed = multiply_add(all(scores[s]), widened(values + chosen[s] * a->width + i, LANES), mixed);
-        keep(to + i, LANES, mixed * all(1 / sum));
+        vector mixed[4];
+        UNROLLED for (int q = 0; q < n; q++) mixed[q] = (vector){0};
+        for (int64_t s = 0; s < count; s++) {
+            const vector value = widened(values + chosen[s] * a->width + i, LANES);
+            UNROLLED for (int q = 0; q < n; q++) mixed[q] = multiply_add(all(scores[q * count + s]), value, mixed[q]);
+        }
+        UNROLLED for (int q = 0; q < n; q++) keep(to + q * a->width + i, LANES, mixed[q] * all(1 / sums[q]));
     }
 }
 
@@ -192,15 +208,21 @@ void mhsa(const struct attention *a, const struct pass *p, const bf16 *x, const 
     for (int64_t both = 0; both < p->tokens * a->keys; both++) {
         const int64_t t = both / a->keys, k = both % a->keys, lane = t / p->each * p->slots, at = p->position[t];
         const bf16 *keys = cache + k * all * width, *values = keys + a->keys * all * width;
-        float scores[p->seen];
+        float scores[4 * p->seen];
         int64_t chosen[p->seen], count = 0;
         for (int64_t s = 0; s < p->seen; s++) {
             const int64_t held = p->held[lane + s], branch = p->branches ? p->branches[lane + s] : -1;
             if (held <= at && (branch == -1 || branch == p->branch[t]) && (!a->window || held > at - a->window))
                 chosen[count++] = lane + s;
         }
-        for (int64_t q = k * group; q < (k + 1) * group; q++)
-            head(a, made + t * row + q * width, keys, values, count, chosen, scores, outputs + t * inner + q * width);
+        for (int64_t q = k * group, n; q < (k + 1) * group; q += n) {
+            n = (k + 1) * group - q < 4 ? (k + 1) * group - q : 4;
+            const bf16 *of = made + t * row + q * width;
+            bf16 *to = outputs + t * inner + q * width;
+#define CASE(some) case some: heads(some, a, of, keys, values, count, chosen, scores, to); break;
+            switch (n) { CASE(1) CASE(2) CASE(3) CASE(4) }
+#undef CASE
+        }
     }
     product(&a->out, p->tokens, inner, outputs, x, y);
 }
