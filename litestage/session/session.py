@@ -34,7 +34,7 @@ from litestage.stages import Pipeline, Prompt, Question
 from litestage.store import KeptMeasurements, ResultStore, ReusingEngine
 from litestage.trace import Trace
 
-COSTS_VERSION = 2
+COSTS_VERSION = 3
 """Of what step costs are fitted to; part of the key under which they are kept."""
 PLAIN_STAGE = ("default",)
 """The one stage of a task without stages."""
