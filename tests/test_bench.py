@@ -5,8 +5,9 @@ import time
 
 import pytest
 import torch
-from tiny import Characters
+from tiny import Characters, random_prompts, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from litestage.bench import BenchOptions, chain, gpu, llama, rounding, run, shape
@@ -184,6 +185,15 @@ def test_float32_judges_a_text_token_by_token(small):
     assert 1 <= count <= 3  # the one that was changed, and what its change made wrong behind it
     assert short > 0
     assert rounding.differing(other, own) == 0.1
+
+
+def test_the_file_for_llama_cpp_is_the_model_as_transformers_reads_such_files(tmp_path):
+    written = tiny_model("llama")
+    llama.write_gguf(written, tmp_path / "model.gguf")
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+    ids = torch.tensor([random_prompts([12])[0]])
+    with torch.inference_mode():
+        torch.testing.assert_close(read(ids).logits, written(ids).logits)
 
 
 @pytest.mark.skipif(llama.missing() is not None, reason=str(llama.missing()))
