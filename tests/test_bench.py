@@ -10,12 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, chain, gpu, llama, rounding, run, shape
+from litestage.bench import BenchOptions, chain, gpu, llama, real, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import reference_rows
 from litestage.bench.row import Row, compared, take_turns
 from litestage.cli.commands import app
-from litestage.plan import SkipSet
+from litestage.config import load_config
+from litestage.plan import Plan, SkipSet
+from litestage.session.workbench import Workbench
 
 
 def test_the_ratio_is_of_pairs_and_a_slow_moment_does_not_move_it():
@@ -185,6 +187,38 @@ def test_float32_judges_a_text_token_by_token(small):
     assert 1 <= count <= 3  # the one that was changed, and what its change made wrong behind it
     assert short > 0
     assert rounding.differing(other, own) == 0.1
+
+
+class Asked:
+    """In llama.cpp's place: keeps what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, prompts, limit):
+        self.asked.append((prompts, limit))
+
+    def close(self):
+        pass
+
+
+def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(monkeypatch):
+    work, fakes = Workbench.open(load_config(["engine=cpu"])), {kind: Asked() for kind in real.FORMATS}
+    monkeypatch.setattr(real, "missing", lambda: None)
+    monkeypatch.setattr(real, "_in_formats", lambda folder: fakes)
+    rows = real.llama_rows("reference", work, questions=2)
+    assert [(row.against, row.bar) for row in rows] == [
+        ("llama.cpp, bfloat16, options as parallel sequences", 1.5),
+        ("llama.cpp, Q8_0, options as parallel sequences", 1.5),
+        ("llama.cpp, Q4_K_M, options as parallel sequences", 1.0),
+    ]
+    assert all(row.ratio < 0.1 for row in rows)  # what only keeps what it is asked takes no time
+    full = work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))
+    traces = full.answer(work.task.questions("test")[:3])
+    for fake in fakes.values():
+        assert [limit for _, limit in fake.asked] == [max(stage.tokens) for trace in traces for stage in trace.stages]
+        lengths = [tuple(map(len, prompts)) for prompts, _ in fake.asked]
+        assert lengths == [tuple(stage.prompt_tokens) for trace in traces for stage in trace.stages]
 
 
 def test_the_file_for_llama_cpp_is_the_model_as_transformers_reads_such_files(tmp_path):
