@@ -224,7 +224,8 @@ def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(mo
 def test_the_file_for_llama_cpp_is_the_model_as_transformers_reads_such_files(tmp_path):
     written = tiny_model("llama")
     llama.write_gguf(written, tmp_path / "model.gguf")
-    read = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+    options = {"gguf_file": "model.gguf", "dtype": torch.float32}
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False, **options)
     ids = torch.tensor([random_prompts([12])[0]])
     with torch.inference_mode():
         torch.testing.assert_close(read(ids).logits, written(ids).logits)
