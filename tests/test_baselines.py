@@ -5,24 +5,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import FAMILIES, PIPELINE, Characters, random_model, random_prompts, some_questions, staged_model
+from tiny import FAMILIES, Characters, random_model, random_prompts
 
-from litestage.comparison.results import Measured, summarise
-from litestage.config import load_config
 from litestage.engine import Engine
 from litestage.errors import LiteStageError
 from litestage.methods import METHODS, finercut, linearpatch, sleb, unifiedskip, unifiedskip_port
 from litestage.methods.shorthand import parse_shorthand, plan_from_shorthand
-from litestage.plan import SkipSet, StagePlan, load_plan, save_plan
+from litestage.plan import SkipSet, StagePlan
 from litestage.profile import Importance
 from litestage.profile.blocks import block_influence, block_map, merged_map, nearest_window
 from litestage.profile.forced import TeacherForced, pooled
 from litestage.profile.greedy import divergence
 from litestage.profile.hadamard import hadamard
 from litestage.profile.sprint import Pruning
-from litestage.session import Session
-from litestage.session.workbench import Workbench
-from litestage.store import ResultStore, ReusingEngine
 
 WHOLE_LAYERS = (
     "uniform",
@@ -37,8 +32,6 @@ WHOLE_LAYERS = (
     "ghosted",
     "linearpatch",
 )
-RANKING = ("cosine", "adaskip", "adaskip-paper", "attention-only", "ffn-only", "shortgpt", "sleb", "finercut")
-MEASURING = (*RANKING, "replaceme", "ghosted", "linearpatch", "sprint", "sprint-bare")
 
 
 def stage_of(spec, layers, measurements=None, limits=None):
@@ -407,97 +400,3 @@ def test_a_map_brings_the_stream_nearer_to_full_depths(method):
 
     with torch.inference_mode():
         assert error(plan) < 0.9 * error(StagePlan(plan.skip))
-
-
-# --- resolved for a task ---
-
-
-class Task:
-    name = "tiny"
-
-    def questions(self, split):
-        assert split == "calibration"
-        return some_questions(4)
-
-
-@pytest.fixture
-def session(tmp_path):
-    loaded = staged_model()
-    store = ResultStore(tmp_path / "results.sqlite")
-    engine = Engine(loaded.model, loaded.tokenizer)
-    return Session(loaded, engine, ReusingEngine(engine, loaded.fingerprint, store), calibration_questions=3)
-
-
-@pytest.mark.parametrize("method", MEASURING)
-def test_what_is_measured_needs_a_task(session, method):
-    with pytest.raises(LiteStageError, match=rf"'{method}:2'.*calibration split.*uniform:K"):
-        session.plan(f"{method}:2", None, None)
-
-
-@pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint-bare"])
-def test_one_ranking_serves_every_budget(session, method, monkeypatch):
-    larger = session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip
-    monkeypatch.setattr("litestage.session.session.run", lambda *_, **__: pytest.fail("measured again"))
-    smaller = session.plan(f"{method}:2", Task(), PIPELINE)["recall"].skip
-    assert set(smaller.names) < set(larger.names)
-    assert session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip == larger
-
-
-def test_a_larger_budget_takes_the_ranking_up_where_it_ended(session, monkeypatch):
-    session.plan("finercut:3", Task(), PIPELINE)
-    known = []
-    extend = finercut.extend
-    monkeypatch.setattr(
-        finercut, "extend", lambda forced, order, count: known.append(list(order)) or extend(forced, order, count)
-    )
-    session.plan("finercut:5", Task(), PIPELINE)
-    assert [len(order) for order in known] == [3]
-
-
-def test_skipdecode_reads_the_stages_limits(session):
-    plan = session.plan("skipdecode:4", Task(), PIPELINE)
-    assert [step["from"] for step in plan["recall"].schedule["steps"]] == [5, 8]  # 2 layers over 7 tokens
-    assert plan["analyze"].schedule["steps"][-1]["from"] == 6
-
-
-@pytest.mark.parametrize("method", ["replaceme", "ghosted", "linearpatch", "sprint", "adaskip-paper", "skipdecode"])
-def test_a_baselines_plan_survives_its_file(session, tmp_path, method):
-    plan = session.plan(f"{method}:4", Task(), PIPELINE)
-    save_plan(plan, tmp_path / "plan.yaml")
-    assert load_plan(tmp_path / "plan.yaml") == plan
-    assert session.plan(str(tmp_path / "plan.yaml"), Task(), PIPELINE).hash == plan.hash
-
-
-# --- on the model that comes with the package ---
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    store = tmp_path_factory.mktemp("bench") / "results.sqlite"
-    return Workbench.open(
-        load_config(["task=menagerie", f"store={store}", "search.calibration=2", "engine.device=cpu"])
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "full"])
-def test_every_method_answers_alike_together_and_one_at_a_time(bench, method):
-    questions = bench.task.questions("test")[:2]
-    plan = bench.session.plan(f"{method}:2", bench.task, bench.pipeline)
-    assert {len(stage.skip_sets[-1]) for stage in plan.stages.values()} == {2}
-    contestant = bench.session.contestant(bench.pipeline, plan)
-    together, alone = contestant.answer(questions), contestant.answer(questions, timed=True)
-    for one, other in zip(together, alone, strict=True):
-        assert [stage.texts for stage in one.stages] == [stage.texts for stage in other.stages]
-        assert all(stage.decode_s > 0 for stage in other.stages)
-        assert one.plan == plan.hash
-
-
-def test_the_results_say_what_a_schedule_really_left_out(session):
-    plan = session.plan("skipdecode:4", Task(), PIPELINE)
-    questions = some_questions(2)
-    traces = session.run(questions, {"skipdecode": plan}, PIPELINE)["skipdecode"]
-    recall = summarise({"full": Measured(plan, traces, ())})[0]["stages"]["recall"]
-    # tokens 1 to n - 1 are run; the first layer goes from the 5th on (the second from the 8th, which is never run)
-    run = [token for trace in traces for count in trace.stages[0].tokens for token in range(1, count)]
-    assert recall["skipped"]["mhsa"] == recall["skipped"]["ffn"] == round(sum(t >= 5 for t in run) / len(run), 2) > 0

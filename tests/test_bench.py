@@ -206,7 +206,7 @@ def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(mo
     work, fakes = Workbench.open(load_config(["engine=cpu"])), {kind: Asked() for kind in real.FORMATS}
     monkeypatch.setattr(real, "missing", lambda: None)
     monkeypatch.setattr(real, "_in_formats", lambda folder: fakes)
-    rows = real.llama_rows("reference", work, questions=2)
+    rows = real.llama_rows("reference", work, 2, real.FORMATS)
     assert [(row.against, row.bar) for row in rows] == [
         ("llama.cpp, bfloat16, options as parallel sequences", 1.5),
         ("llama.cpp, Q8_0, options as parallel sequences", 1.5),

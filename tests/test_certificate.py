@@ -10,12 +10,10 @@ import yaml
 from scipy.stats import binom
 from test_racing import WrittenDown, problem, same
 
-from litestage.comparison.results import Measured, same_text
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
 from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, save_plan
-from litestage.plan.draft import Draft
 from litestage.plan.words import certified
 from litestage.report.answer import answer, in_two_sentences
 from litestage.report.runs import Run
@@ -26,7 +24,6 @@ from litestage.search.record import write_search
 from litestage.search.split import confirming, fewest_calibrating
 from litestage.session.workbench import SearchQuestions, Workbench
 from litestage.stats import Bound, Pairs
-from litestage.trace import StageTrace, Trace
 
 # --- the test -------------------------------------------------------------------------------------------------------
 
@@ -408,18 +405,3 @@ def test_options_that_make_no_sense_are_told(option, named):
         load_config([option])
     for word in named:
         assert word in str(error.value)
-
-
-def test_the_share_of_the_same_text_is_of_what_was_really_run_under_a_prefix_cache():
-    plan = Plan.full(("recall",))
-
-    def traces(*tokens):
-        rows = [StageTrace("recall", (3,), 0, (1,), ("x",), ("eos",), token_ids=((token,),)) for token in tokens]
-        return [Trace(str(at), plan.hash, (row,), "A", True) for at, row in enumerate(rows)]
-
-    full = Measured(plan, traces(1, 2, 3, 4), traces(1, 2))
-    cached = Measured(replace(plan, prefix_cache=True), traces(1, 2, 3, 4), traces(1, 9))
-    assert same_text(full, cached) == {"same_text": 0.5}
-    drafting = Measured(plan.with_drafts({"recall": Draft(sources=("prompt",))}), traces(1, 2, 3, 9), traces(1, 2))
-    assert same_text(full, drafting) == {"same_text": 0.75}
-    assert same_text(full, full) == {}

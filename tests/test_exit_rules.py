@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from test_parity import PROMPTS, ragged
-from tiny import Characters, random_prompts, tiny_engine, tiny_model
+from tiny import FAMILIES, Characters, random_model, random_prompts, tiny_engine, tiny_model
+from transformers import LlamaConfig
 
+from litestage.drafts.lookup import Phrases
 from litestage.engine import Decoding, Engine, Request
 from litestage.engine.rows import Detokenise
 from litestage.engine.signals import measure
@@ -17,6 +19,7 @@ from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
 from litestage.plan.exit import EXIT_RULES, Confidence, Steps, exit_step
+from litestage.plan.exit.rule import Uncut
 from litestage.profile.exits import WARM_UP, calibrated_exits
 from litestage.stages import Question
 from litestage.store import ResultStore, ReusingEngine
@@ -214,14 +217,34 @@ def test_an_answer_on_trial_is_what_would_follow_and_leaves_nothing_behind(path,
 
 
 def test_drafts_stand_aside_for_answers_on_trial_and_a_schedule_is_refused():
-    rule, draft = ExitRule("answer_probe", words=" So: ", threshold=0), Draft("lookup", sources=("prompt",), length=4)
-    engine, requests = Engine(tiny_model("llama"), Chatty()), [Request(random_prompts((20,), seed=7)[0], 16)]
-    plain, drafted = (
-        engine.generate(requests, StagePlan(exit=rule, draft=given), Decoding()).generations for given in (None, draft)
-    )
-    assert [row.tokens for row in plain] == [row.tokens for row in drafted]
+    engine, prompts = Engine(tiny_model("llama"), Chatty()), random_prompts((20, 7, 13), seed=7)
+    requests = [Request(prompt, 16) for prompt in prompts]
+
+    def rows(rule, given):
+        return engine.generate(requests, StagePlan(exit=rule, draft=given), Decoding()).generations
+
+    known = Phrases.of(prompts, [row.tokens for row in rows(None, None)])
+    draft = Draft(sources=("calibration",), phrases=known, least=0)
+    assert sum(row.accepted for row in rows(None, draft)) > 10  # several tokens in a pass, no room for a trial between
+    (name,) = ExitRule("answer_probe", words=" So: ").signals
+    surest = max(sure for row in rows(Uncut(signals=(name,)), None) for sure in row.signals[name])
+    rule = ExitRule("answer_probe", words=" So: ", threshold=surest)
+    plain, drafted = rows(rule, None), rows(rule, draft)
+    assert "exit" in {row.stop for row in plain}
+    assert [(row.tokens, row.stop, row.signals, row.accepted) for row in drafted] == [
+        (row.tokens, row.stop, row.signals, 0) for row in plain
+    ]
     with pytest.raises(LiteStageError, match="'answer_probe' does not go with a schedule"):
         StagePlan(exit=rule, schedule={"steps": [{"from": 2, "ffn": [1]}]})
+
+
+def test_an_answer_is_not_tried_where_the_context_has_no_room_for_it():
+    config = LlamaConfig(**{**FAMILIES["llama"].config.to_dict(), "max_position_embeddings": 40})
+    engine, prompt = Engine(random_model(config), Chatty()), random_prompts((20,), seed=7)[0]
+    for words, tried in ((" So: ", True), (" So the answer is option", False)):
+        rule = ExitRule("answer_probe", words=words)
+        (row,) = engine.generate([Request(prompt, 16)], StagePlan(exit=rule.uncut), Decoding()).generations
+        assert any(row.signals[rule.signals[0]]) == tried
 
 
 def test_one_record_serves_all_thresholds_of_a_rule_and_another_rule_has_its_own(engine):

@@ -8,15 +8,18 @@ from oracle import tiny_oracle
 from test_fast import outcome
 from tiny import FAMILIES, LONGROPES, contestant, random_prompts, some_questions, tiny_engine
 
+from litestage.comparison.results import Measured, same_text
 from litestage.config import load_config
 from litestage.data import load_task
 from litestage.engine import Decoding, Engine, PrefixCache, Request, scheduler
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
+from litestage.plan.draft import Draft
 from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.stages import load_pipeline
 from litestage.store import ResultStore, ReusingEngine
+from litestage.trace import StageTrace, Trace
 
 PIPELINE = load_pipeline("recall_analyze_summarize")
 SEVERAL = SkipSet(mhsa=(1,), ffn=(2,))
@@ -204,3 +207,18 @@ def test_a_plan_keeps_its_certified_answers_with_a_prefix_cache(tmp_path):
     (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nprefix_cache: 3\nstages: {}\n")
     with pytest.raises(LiteStageError, match="prefix_cache is 3; write true or false"):
         load_plan(tmp_path / "plan.yaml")
+
+
+def test_the_share_of_the_same_text_is_of_what_was_really_run_under_a_prefix_cache():
+    plan = Plan.full(("recall",))
+
+    def traces(*tokens):
+        rows = [StageTrace("recall", (3,), 0, (1,), ("x",), ("eos",), token_ids=((token,),)) for token in tokens]
+        return [Trace(str(at), plan.hash, (row,), "A", True) for at, row in enumerate(rows)]
+
+    full = Measured(plan, traces(1, 2, 3, 4), traces(1, 2))
+    cached = Measured(replace(plan, prefix_cache=True), traces(1, 2, 3, 4), traces(1, 9))
+    assert same_text(full, cached) == {"same_text": 0.5}
+    drafting = Measured(plan.with_drafts({"recall": Draft(sources=("prompt",))}), traces(1, 2, 3, 9), traces(1, 2))
+    assert same_text(full, drafting) == {"same_text": 0.75}
+    assert same_text(full, full) == {}

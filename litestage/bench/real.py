@@ -3,7 +3,7 @@ llama.cpp in as many bits and fewer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,16 +42,20 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
             options = [f"model={MODEL}", "task=obqa", "engine.device=cpu", "engine.dtype=bfloat16"]
             work = Workbench.open(load_config([*options, f"engine.weights={weights}"]))
             rival = read_model(MODEL, dtype=dtype).model.requires_grad_(False)
-            name = f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}; generate in {str(dtype)[6:]}"
-            rows += question_rows(name, work, rival, questions, repeats, bars)
-            rows += llama_rows(f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}", work, questions)
+            name = f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}"
+            rows += question_rows(f"{name}; generate in {str(dtype)[6:]}", work, rival, questions, repeats, bars)
+            rows += llama_rows(name, work, questions, {} if weights == "int8" else FORMATS)
     except LiteStageError as error:
         rows.append(Row(MODEL, "whole question", "generate chain, options batched", note=f"not measured: {error}"))
     return rows
 
 
-def llama_rows(name: str, work: Workbench, questions: int) -> list[Row]:
-    """Whole questions beside llama.cpp: it is given the prompts that ours met, and as many steps as ours took."""
+def llama_rows(name: str, work: Workbench, questions: int, bars: Mapping[str, float]) -> list[Row]:
+    """Whole questions beside llama.cpp: it is given the prompts that ours met, and as many steps as ours took.
+
+    Args:
+        bars: by format.
+    """
     what, against = "whole question", "llama.cpp, {}, options as parallel sequences"
     why_not = missing()
     if why_not is not None:
@@ -77,7 +81,6 @@ def llama_rows(name: str, work: Workbench, questions: int) -> list[Row]:
                 ours.append(seconds["ours"])
                 for kind in FORMATS:
                     theirs[kind].append(seconds[kind])
-    bars: dict[str, Any] = FORMATS if not name.endswith("int8") else {}
     return [compared(name, what, against.format(kind), ours, theirs[kind], bars.get(kind)) for kind in FORMATS]
 
 

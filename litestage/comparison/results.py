@@ -161,13 +161,10 @@ def same_text(full: Measured, measured: Measured) -> dict[str, float]:
     if measured.model or measured.plan.hash == full.plan.hash or measured.plan.answers_hash != full.plan.answers_hash:
         return {}
     clocked = measured.plan.prefix_cache
-    pairs = (
-        zip(full.latency, measured.latency, strict=True)
-        if clocked
-        else zip(full.accuracy, measured.accuracy, strict=True)
-    )
+    theirs, ours = (full.latency, measured.latency) if clocked else (full.accuracy, measured.accuracy)
     same = [
-        [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in two.stages] for one, two in pairs
+        [stage.token_ids for stage in one.stages] == [stage.token_ids for stage in other.stages]
+        for one, other in zip(theirs, ours, strict=True)
     ]
     return {"same_text": fmean(same)} if same else {}
 

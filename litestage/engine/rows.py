@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from litestage.engine.requests import Generation, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule
-from litestage.plan.exit.rule import TRIAL
+from litestage.plan.exit.sentence_end import SENTENCE_OVER
 
 NON_FINITE = -1
 """In the place of a token: the largest logit is no finite number, so none can be chosen."""
-SENTENCE_OVER = re.compile(r"[.!?][\"')\]]*$")
 
 
 class Row:
@@ -49,6 +47,7 @@ class Row:
         self.guessed = self.accepted = 0  # tokens of drafts
         self.reused = 0  # tokens of the prompt that need no prefill
         self._trial, self.sure = trial, 0.0
+        self._room = 0  # tokens of prompt and text, a trial's among them
 
     @property
     def sequence(self) -> list[int]:
@@ -86,8 +85,11 @@ class Row:
 
     @property
     def on_trial(self) -> tuple[int, ...]:
-        """What its exit rule has run on trial behind its last token: something where a sentence has just ended."""
-        return self._trial if self._trial and SENTENCE_OVER.search(self.text(self.tokens)) else ()
+        """What its exit rule has run on trial behind its last token: something where a sentence has just ended, and
+        there is room for it."""
+        room = self._room if self.rerun_length is None or self.length > self.rerun_length else self.rerun_length - 1
+        fits = self.length + len(self._trial) <= room
+        return self._trial if fits and SENTENCE_OVER.search(self.text(self.tokens)) else ()
 
     def fit(self, context_length: int, rerun_length: int | None) -> None:
         """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``.
@@ -95,6 +97,7 @@ class Row:
         ``rerun_length`` is :func:`litestage.decoder.families.rerun_length`.
         """
         self.rerun_length = rerun_length
+        self._room = context_length
         self.limit = min(self.limit, context_length - len(self.request.prompt))
         if self.limit < 1:
             self.stop = "too_long"
@@ -102,6 +105,7 @@ class Row:
     def restart(self) -> None:
         """Forgets what was written; what is drawn for it is drawn again."""
         self.tokens.clear()
+        self.sure = 0.0
         self.confidences.clear()
         for values in self.signals.values():
             values.clear()
@@ -122,7 +126,7 @@ class Row:
         if confidence is not None:
             self.confidences.append(confidence)
         for name, values in self.signals.items():
-            values.append(self.sure if name.startswith(TRIAL) else (signals or {})[name])
+            values.append((signals or {})[name])
         self.sure = 0.0
         self.tokens.append(token)
         if token in self.eos:

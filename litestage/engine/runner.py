@@ -100,7 +100,6 @@ class HostRunner:
         Rows that a schedule has sent different ways run after each other.
         """
         for going in _alike(batch) if batch.layers.splits else [batch.going]:
-            self._try(batch, going)
             self._run(batch, {lane: {row: [row.last] for row in rows} for lane, rows in going.items()})
             batch.work.steps += 1
 
@@ -201,10 +200,11 @@ class HostRunner:
         _accept(runs, logits, batch.sampler)
         _forget(batch.cache, [(one, one.rejected) for one in runs])
 
-    def _try(self, batch: RunningBatch, going: Mapping[int, Sequence[Row]]) -> None:
-        """Runs what exit rules have run on trial behind rows' last tokens; all that is kept is how sure it was."""
+    def try_answers(self, batch: RunningBatch) -> None:
+        """Runs what an exit rule has run on trial behind rows' last tokens; all that is kept is how sure it was."""
         trials = {
-            lane: {row: [row.last, *row.on_trial] for row in rows if row.on_trial} for lane, rows in going.items()
+            lane: {row: [row.last, *words] for row in rows if (words := row.on_trial)}
+            for lane, rows in batch.going.items()
         }
         if not any(trials.values()):
             return

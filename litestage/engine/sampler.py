@@ -38,12 +38,15 @@ class Sampler:
         confidences: list[float | None] = [None] * len(rows)
         if any(row.measures_confidence for row in rows):
             confidences = (top - logits.logsumexp(dim=-1)).exp().tolist()
-        asked = dict.fromkeys(name for row in rows for name in row.signals if not name.startswith(TRIAL))
-        signals = {name: measure(name, logits).tolist() for name in asked}
+        asked = dict.fromkeys(name for row in rows for name in row.signals)
+        signals = {
+            name: [row.sure for row in rows] if name.startswith(TRIAL) else measure(name, logits).tolist()
+            for name in asked
+        }
         each = zip(rows, tokens.tolist(), top.tolist(), confidences, strict=True)
         for index, (row, token, largest, confidence) in enumerate(each):
             if row.stop is None:
-                seen = {name: values[index] for name, values in signals.items()}
+                seen = {name: signals[name][index] for name in row.signals}
                 row.push(token if math.isfinite(largest) else NON_FINITE, confidence, seen)
 
     @property

@@ -98,10 +98,11 @@ class Scheduler:
         lanes = min(len(waiting), max(1, min(lanes, MAX_ROWS // widest)))
         slots = max(tree.first_slots for tree in waiting)
         self.batch = runner.batch(plan, sampler, lanes=lanes, slots=slots, widest=widest)
-        one_by_one = plan.exit is not None and bool(plan.exit.on_trial)  # a trial may stand between any two tokens
-        drafts = plan.draft and sampler.greedy and not one_by_one
+        tries = plan.exit is not None and bool(plan.exit.on_trial)  # then a trial may stand between any two tokens
+        drafts = plan.draft and sampler.greedy and not tries
         self._decode = Drafter(runner, plan).decode if drafts else runner.decode
-        self._verifies = sampler.greedy and not self.batch.layers.splits and not one_by_one
+        self._before = runner.try_answers if tries else None
+        self._verifies = sampler.greedy and not self.batch.layers.splits and not tries
         self.prefill_s = 0.0
 
     @torch.inference_mode()
@@ -116,6 +117,8 @@ class Scheduler:
             else:
                 if not self._waiting and many_free and len(batch.trees) > 1:
                     self._runner.shrink(batch)
+                if self._before is not None:
+                    self._before(batch)
                 self._decode(batch)
             self._end()
 

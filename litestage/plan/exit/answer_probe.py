@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from litestage.errors import LiteStageError
-from litestage.plan.exit.rule import TRIAL, ExitRule, Seen, check_number
+from litestage.plan.exit.rule import TRIAL, ExitRule, Seen, check_number, check_words
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class AnswerProbe(ExitRule):
     threshold: float = 0.95
 
     def __post_init__(self) -> None:
-        if not isinstance(self.words, str) or not self.words.strip():
-            raise LiteStageError(f"exit words {self.words!r:.80} are no words; give those that an answer follows.")
+        check_words(self.words)
         check_number("threshold", self.threshold, 0, 1, "a probability")
 
     @property

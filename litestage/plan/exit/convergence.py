@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from litestage.errors import LiteStageError
-from litestage.plan.exit.rule import ExitRule, Seen, check_count
+from litestage.plan.exit.rule import ExitRule, Seen, check_count, check_words
 from litestage.plan.exit.sentence_end import SENTENCE_END
 
 
@@ -28,8 +27,7 @@ class Convergence(ExitRule):
     sentences: int = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.words, str) or not self.words.strip():
-            raise LiteStageError(f"exit words {self.words!r:.80} are no words; give those that an answer follows.")
+        check_words(self.words)
         check_count("sentences", self.sentences, "sentences")
 
     @classmethod

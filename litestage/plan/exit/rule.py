@@ -152,6 +152,12 @@ def check_number(name: str, value: Any, low: float, high: float, what: str) -> N
         raise LiteStageError(f"exit {name} {value!r} is {limits}; give {what}.")
 
 
+def check_words(words: Any) -> None:
+    """Raises LiteStageError unless an answer may follow ``words``."""
+    if not isinstance(words, str) or not words.strip():
+        raise LiteStageError(f"exit words {words!r:.80} are no words; give those that an answer follows.")
+
+
 def check_count(name: str, value: Any, what: str) -> None:
     """Raises LiteStageError unless ``value`` is a whole number of ``what``, at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -9,6 +9,8 @@ from litestage.plan.exit.rule import ExitRule, Seen, check_count
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 """Seen once a space follows: ``3.`` may still become 3.5."""
+SENTENCE_OVER = re.compile(r"[.!?][\"')\]]*$")
+"""Seen at once, ``3.`` too: for what costs little where it is wrong."""
 
 
 @dataclass(frozen=True)
