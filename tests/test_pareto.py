@@ -132,6 +132,13 @@ def test_exit_rules_are_tried_on_the_best_plan_and_the_fastest_within_the_bound_
 NOTHING_CAN_GO = {stage: [0, 0.5, 0.5, 0.5, 0.5] for stage in STAGES}
 
 
+def test_exit_rules_are_tried_on_full_depth_too_which_may_be_all_that_can_be_certified(session):
+    found = pareto(problem(session, 0.02, exits=EXITS, try_exits=True), LOSS)
+    alone = [c for c in found.candidates if c.exit and not any(c.budgets.values())]
+    assert MILD in {candidate.exit_rule for candidate in alone}
+    assert any(found.chosen.budgets.values())  # something is skipped, so full depth was not the best plan
+
+
 def test_full_depth_with_an_exit_rule_is_a_finding(session):
     case = problem(session, 0.01, losses=NOTHING_CAN_GO, exits=EXITS, try_exits=True)
     found = pareto(case, NOTHING_CAN_GO)

@@ -47,6 +47,7 @@ def tables(bound: float) -> list[Table]:
     """Shapes that a search may meet, the worst for a guarantee among them."""
     speedup = np.linspace(1.1, 2.2, CANDIDATES)
     rising, flat = np.geomspace(0.02, 5, CANDIDATES) * bound, np.ones(CANDIDATES)
+    changed = np.geomspace(0.001, 0.08, CANDIDATES)
     shuffled = (5 * np.arange(CANDIDATES)) % CANDIDATES
     made = []
     for nested in (False, True):
@@ -55,6 +56,7 @@ def tables(bound: float) -> list[Table]:
             Table("a cliff just past the bound", speedup, np.where(speedup < 1.6, 0.1, 1.02) * bound, 0 * flat, nested),
             Table("all just past the bound", speedup, 1.02 * bound * flat, 0 * flat, nested),
             Table("a weak model: much is lost and gained", speedup, rising + 0.06, 0.06 * flat, nested),
+            Table("a weak model: safe plans change little", speedup, rising + changed, changed, nested),
             Table("a weak model, all just past the bound", speedup, 1.02 * bound + 0.06 * flat, 0.06 * flat, nested),
             Table(
                 "speed says nothing of losses",
@@ -86,13 +88,14 @@ def simulate(table: Table, bound: Bound, searched: int, n: int, searches: int, r
     """Searches that try all candidates on so many questions, and walk those within the bound on n others."""
     found_lost, found_gained = table.counts(searched, searches, rng)
     loss = (found_lost - found_gained) / searched
+    changed = found_lost + found_gained
     lost, gained = table.counts(n, searches, rng)
     passed = lost <= bound.most_lost(n)[gained]
     seconds, drops = 1 / table.speedup, table.drop
     speedup, broken = np.ones(searches), np.zeros(searches, dtype=bool)
     for search in range(searches):
         within = np.flatnonzero(loss[search] <= bound.most)
-        for place in walk_order(seconds[within].tolist(), loss[search, within].tolist(), 1.0):
+        for place in walk_order(seconds[within].tolist(), changed[search, within].tolist(), 1.0):
             candidate = within[place]
             if not passed[search, candidate]:
                 break

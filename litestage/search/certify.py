@@ -20,7 +20,7 @@ from litestage.stats import Pairs
 
 EQUALLY_FAST = 0.01
 """Candidates within this share of each other's latency are one step of the walk: step costs are not more exact."""
-START = 0.5
+START = 0.25
 """The walk begins with the slowest candidate that saves at least this share of what the fastest saves."""
 
 
@@ -64,11 +64,12 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
     if fewest is None or len(problem.confirm) < fewest:
         return Walk(len(problem.confirm))
     tried = [c for c in candidates if c.questions == len(problem.questions) and problem.kept_by(c)]
-    order = walk_order([c.latency_s for c in tried], [problem.loss(c) for c in tried], full.latency_s)
+    plans = [problem.plan(c.rungs, c.exit_rule) for c in tried]
+    pairs = [problem.answers.pairs(plan, problem.questions) for plan in plans]
     steps: list[Step] = []
     certificates: dict[str, Certificate] = {}
-    for index in order:
-        plan = problem.plan(tried[index].rungs, tried[index].exit_rule)
+    for index in walk_order([c.latency_s for c in tried], [of.lost + of.gained for of in pairs], full.latency_s):
+        plan = plans[index]
         step = _step(problem, plan)
         steps.append(step)
         if not step.passed:
@@ -79,18 +80,25 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
     return Walk(len(problem.confirm), steps, certificates)
 
 
-def walk_order(seconds: Sequence[float], loss: Sequence[float], full_seconds: float) -> list[int]:
+def walk_order(seconds: Sequence[float], changed: Sequence[int], full_seconds: float) -> list[int]:
     """Indices of the candidates to walk, from safe to fast, by what the search knows of them.
 
-    Left out are those that a faster candidate beats in ``loss``, of equally fast ones all but the one that loses
-    least, and those that save too little to begin with.
+    Safe is what changes few of full depth's answers, right ones or wrong: of the same drop the test is the less sure
+    the more is lost and gained, and of few questions what is gained is mostly luck. Left out are candidates that change
+    more than a faster one, of equally fast ones all but the one that changes least, and those that save too little to
+    begin with.
+
+    Args:
+        seconds: by candidate, predicted for a question.
+        changed: by candidate, how many questions it lost or gained.
+        full_seconds: full depth's.
     """
     kept: list[int] = []
-    for index in sorted(range(len(seconds)), key=lambda index: (seconds[index], loss[index])):
-        if kept and loss[index] > loss[kept[-1]]:
+    for index in sorted(range(len(seconds)), key=lambda index: (seconds[index], changed[index])):
+        if kept and changed[index] > changed[kept[-1]]:
             continue
         if kept and seconds[index] <= (1 + EQUALLY_FAST) * seconds[kept[-1]]:
-            if loss[index] < loss[kept[-1]]:
+            if changed[index] < changed[kept[-1]]:
                 kept[-1] = index
             continue
         kept.append(index)

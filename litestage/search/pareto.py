@@ -7,8 +7,8 @@
    races on growing parts of the calibration questions (:mod:`litestage.search.race`).
 3. *Refinement.* From there, one stage up, or one up and another down, as long as a neighbour that is predicted to be
    faster stays within the bound.
-4. *Exit.* Exit rules that would cut enough are tried on the best plan, be it full depth; its generations are known,
-   uncut.
+4. *Exit.* Exit rules that would cut enough are tried on the best plan, and on full depth, where they may be all that
+   is safe; what both write is known, uncut.
 5. *Certificate.* Plans, among them some of the path that are safer than the best, are walked from safe to fast on
    questions kept for that (:mod:`litestage.search.certify`).
 6. *Finalists.* The fastest plans are timed by the clock (:mod:`litestage.search.finalists`).
@@ -80,8 +80,9 @@ def pareto_search(problem: SearchProblem, advance: Advance = unheard) -> SearchR
                 break
     for rungs in _safer(path, best, estimates) if problem.confirm else ():
         within(rungs)
-    for rule in _cutting(problem, best) if problem.try_exits else ():
-        within(best, rule)
+    for rungs in (best, path[0]) if problem.try_exits else ():
+        for rule in _cutting(problem, rungs):
+            within(rungs, rule)
     tried = [candidate for candidate, _ in raced.values()]
     faster = [candidate for candidate in tried if _pays(candidate, raced, full)]
     passed = [candidate for candidate in faster if raced[(*candidate.rungs.values(), candidate.exit_rule)][1]]
@@ -150,10 +151,10 @@ def _safer(path: Sequence[Rungs], best: Rungs, estimates: Estimates) -> list[Run
     return [rungs for rungs in found if fastest < seconds(rungs) < full]
 
 
-def _cutting(problem: SearchProblem, best: Rungs) -> list[ExitRule]:
+def _cutting(problem: SearchProblem, rungs: Rungs) -> list[ExitRule]:
     """Exit rules that would cut enough of the plan's tokens to be worth their own cost, the most cautious first."""
-    rules = [problem.calibrated(best, rule) for name in problem.exit_rules for rule in SIMPLE_RULES[name].grid()]
-    shares = {rule: problem.cut_share(best, rule) for rule in rules}
+    rules = [problem.calibrated(rungs, rule) for name in problem.exit_rules for rule in SIMPLE_RULES[name].grid()]
+    shares = {rule: problem.cut_share(rungs, rule) for rule in rules}
     return sorted((rule for rule in rules if shares[rule] > WORTHWHILE), key=lambda rule: shares[rule])
 
 
