@@ -206,11 +206,12 @@ def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(mo
     work, fakes = Workbench.open(load_config(["engine=cpu"])), {kind: Asked() for kind in real.FORMATS}
     monkeypatch.setattr(real, "missing", lambda: None)
     monkeypatch.setattr(real, "_in_formats", lambda folder: fakes)
-    rows = real.llama_rows("reference", work, 2, real.FORMATS)
-    assert [(row.against, row.bar) for row in rows] == [
-        ("llama.cpp, bfloat16, options as parallel sequences", 1.5),
-        ("llama.cpp, Q8_0, options as parallel sequences", 1.5),
-        ("llama.cpp, Q4_K_M, options as parallel sequences", 1.0),
+    rows = real.llama_rows({"reference": work, "in 8 bits": work}, 2)
+    expected = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_0": 1.0, "Q4_K_M": 1.0}
+    assert [(row.model, row.against, row.bar) for row in rows] == [
+        (name, f"llama.cpp, {kind}, options as parallel sequences", bars.get(kind))
+        for name, bars in (("reference", expected), ("in 8 bits", {}))
+        for kind in expected
     ]
     assert all(row.ratio < 0.1 for row in rows)  # what only keeps what it is asked takes no time
     full = work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))

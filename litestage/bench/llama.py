@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,25 @@ def _channels_in_pairs(weight: torch.Tensor, width: int) -> torch.Tensor:
     return weight.view(-1, 2, width // 2, weight.shape[1]).transpose(1, 2).flatten(0, 2)
 
 
-def quantise(path: Path, kind: str, to: Path) -> None:
-    """Writes a GGUF file anew with its weights in fewer bits, by llama.cpp: ``Q8_0``, ``Q4_K_M``."""
+def _quiet() -> Any:
+    """llama.cpp's functions, told to log nothing."""
     import llama_cpp
 
+    llama_cpp.llama_log_set(_unheard(), ctypes.c_void_p(0))
+    return llama_cpp
+
+
+@cache
+def _unheard() -> Any:
+    """What it logs to; kept, since llama.cpp calls it later."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
+
+
+def quantise(path: Path, kind: str, to: Path) -> None:
+    """Writes a GGUF file anew with its weights in fewer bits, by llama.cpp: ``Q8_0``, ``Q4_K_M``."""
+    llama_cpp = _quiet()
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype, options.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), torch.get_num_threads()
     failed = llama_cpp.llama_model_quantize(str(path).encode(), str(to).encode(), ctypes.byref(options))
@@ -85,11 +101,8 @@ class Llama:
     """A GGUF file loaded by llama.cpp, on the CPU."""
 
     def __init__(self, path: Path, vocabulary: int) -> None:
-        import llama_cpp
-
+        llama_cpp = _quiet()
         self._api, self._vocabulary = llama_cpp, vocabulary
-        self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), self._of_model())
         options = llama_cpp.llama_context_default_params()

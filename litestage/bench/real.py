@@ -27,7 +27,7 @@ from litestage.trace import Trace
 MODEL = "smollm2-135m-staged"
 BARS = (3.5, 3.0)
 """Of a whole question and of one of many, in bfloat16."""
-FORMATS = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_K_M": 1.0}
+FORMATS = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_0": 1.0, "Q4_K_M": 1.0}
 """What llama.cpp reads weights from, each with its bar for a whole question in bfloat16."""
 
 
@@ -35,6 +35,7 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
     """OpenBookQA's test questions, ``questions`` alone and four times as many together."""
     dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     rows: list[Row] = []
+    works: dict[str, Workbench] = {}
     try:
         for weights, bars in (("auto", BARS), ("int8", (None, None))):
             if weights == "int8" and why_not_int8():
@@ -44,44 +45,53 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
             rival = read_model(MODEL, dtype=dtype).model.requires_grad_(False)
             name = f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}"
             rows += question_rows(f"{name}; generate in {str(dtype)[6:]}", work, rival, questions, repeats, bars)
-            rows += llama_rows(name, work, questions, {} if weights == "int8" else FORMATS)
+            works[name] = work
+        rows += llama_rows(works, questions)
     except LiteStageError as error:
         rows.append(Row(MODEL, "whole question", "generate chain, options batched", note=f"not measured: {error}"))
     return rows
 
 
-def llama_rows(name: str, work: Workbench, questions: int, bars: Mapping[str, float]) -> list[Row]:
+def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
     """Whole questions beside llama.cpp: it is given the prompts that ours met, and as many steps as ours took.
 
     Args:
-        bars: by format.
+        works: ours by name. The first is in bfloat16: its prompts are given, and its rows have bars.
     """
     what, against = "whole question", "llama.cpp, {}, options as parallel sequences"
     why_not = missing()
     if why_not is not None:
-        return [Row(name, what, against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
-    full = work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))
-    ours: list[float] = []
-    theirs: dict[str, list[float]] = {kind: [] for kind in FORMATS}
+        return [Row(MODEL, what, against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
+    first = next(iter(works.values()))
+    ours = {
+        name: work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))
+        for name, work in works.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in (*works, *FORMATS)}
     with ExitStack() as until_done:
         loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())))
         for llama in loaded.values():
             until_done.callback(llama.close)
-        for index, question in enumerate(work.task.questions("test")[: questions + 1]):
-            began = perf_counter()
-            (trace,) = full.answer([question], timed=True)
-            seconds = {"ours": perf_counter() - began}
-            stages = _asked(work, question, trace)
+        for index, question in enumerate(first.task.questions("test")[: questions + 1]):
+            seconds, traces = {}, {}
+            for name, contestant in ours.items():
+                began = perf_counter()
+                (traces[name],) = contestant.answer([question], timed=True)
+                seconds[name] = perf_counter() - began
+            stages = _asked(first, question, next(iter(traces.values())))
             for kind, llama in loaded.items():
                 began = perf_counter()
                 for prompts, steps in stages:
                     llama.generate(prompts, steps)
                 seconds[kind] = perf_counter() - began
             if index:  # the first warms up
-                ours.append(seconds["ours"])
-                for kind in FORMATS:
-                    theirs[kind].append(seconds[kind])
-    return [compared(name, what, against.format(kind), ours, theirs[kind], bars.get(kind)) for kind in FORMATS]
+                for name, one in seconds.items():
+                    taken[name].append(one)
+    return [
+        compared(name, what, against.format(kind), taken[name], taken[kind], None if index else bar)
+        for index, name in enumerate(works)
+        for kind, bar in FORMATS.items()
+    ]
 
 
 def _in_formats(folder: Path) -> dict[str, Llama]:
