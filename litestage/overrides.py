@@ -18,6 +18,8 @@ from litestage.reading import given_mapping, inside_of, kinds_of, parse_yaml, re
 
 Schema = TypeVar("Schema")
 
+_KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")
+"""A dotted key, elements of lists in brackets; what else OmegaConf would take for one, it may fail on."""
 _FILE = re.compile(r"(?P<file>.+?\.(?:yaml|yml|py|jsonl))(?P<rest>[:+].*)?")
 
 
@@ -142,7 +144,7 @@ def _split(
     dotted: list[tuple[str, Any]] = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not key.strip(".[]") or not equals:  # OmegaConf has no name for a key of nothing but these
+        if not _KEY.fullmatch(key) or not equals:
             raise LiteStageError(f"The override {override!r} is not key=value; write for example task=menagerie.")
         if not _is_text(override):
             raise LiteStageError(f"The override {override!r} holds bytes that are not UTF-8; type it again.")

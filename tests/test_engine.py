@@ -201,6 +201,13 @@ def test_a_folder_of_another_family_is_refused(tmp_path):
         load_model(str(tmp_path))
 
 
+def test_norms_whose_epsilon_is_negative_are_refused_in_one_sentence():
+    model = copy.deepcopy(tiny_model("llama"))
+    model.model.norm.variance_epsilon = -1.0
+    with pytest.raises(LiteStageError, match=r"epsilon of -1; correct it in its config\.json"):
+        Engine(model, Characters())
+
+
 def test_weights_that_are_not_safetensors_are_refused(tmp_path):
     tiny_model("llama").config.save_pretrained(tmp_path)
     torch.save(tiny_model("llama").state_dict(), tmp_path / "pytorch_model.bin")

@@ -83,6 +83,10 @@ WRONG = {
         "lacks model.layers.4.input_layernorm.weight",
     ),
     "a layer more": (with_field("config.json", num_hidden_layers=3), "no place for: model.layers.3."),
+    "a million layers": (with_field("config.json", num_hidden_layers=1_000_000), "1,000,000 layers by its config.json"),
+    "more than memory holds": (with_field("config.json", vocab_size=10_000_000_000), "weights by its config.json"),
+    "a width of millions": (with_field("config.json", intermediate_size=3_000_000_000), "weights by its config.json"),
+    "no layers": (with_field("config.json", num_hidden_layers=-1), "no place for: model.layers.0."),
     "a bias nobody reads": (
         with_tensor("model.layers.1.self_attn.q_proj.bias", 64),
         "no place for: model.layers.1.self_attn.q_proj.bias",

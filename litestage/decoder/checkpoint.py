@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,16 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from litestage.decoder.families import family_of
-from litestage.decoder.files import check_folder, first_line, listed
+from litestage.decoder.files import check_folder, first_line, listed, shapes
 from litestage.errors import LiteStageError
 
 _OWN = ("lm_head.", "model.")
 """Beginnings of names that a causal LM's own tensors have: one that finds no place was meant to be used."""
+LARGER = 4
+"""How many times as many weights as its files hold a model may have; what is missing or misshapen is told by name."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ def read_checkpoint(place: str, name: str, revision: str | None = None, dtype: A
         )
     if "/" in (config._attn_implementation or ""):
         raise LiteStageError(f"The model {name!r} has attention kernels of its own; remove attn_implementation there.")
+    if local:
+        _refuse_larger_than_its_files(config, Path(place), name)
     commit = None if local else _commit(place, revision)
     revision = commit or revision
     own_dtype = config.dtype
@@ -95,6 +102,28 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
             "give the tokenizer it was trained with."
         )
     return tokenizer
+
+
+def _refuse_larger_than_its_files(config: Any, folder: Path, name: str) -> None:
+    """Raises LiteStageError for a configuration far larger than the weights beside it, before it takes the memory."""
+    from transformers import AutoModelForCausalLM
+
+    stored = [math.prod(shape) for file in folder.glob("model*.safetensors") for shape in shapes(file).values()]
+    if not stored:
+        return
+    layers = config.get_text_config().num_hidden_layers
+    if isinstance(layers, int) and layers > len(stored):
+        raise LiteStageError(
+            f"The checkpoint {name!r} has {layers:,} layers by its config.json and {len(stored)} tensors in its files; "
+            "give the whole, matching one."
+        )
+    with _explained(name, local=True), quietly(), torch.device("meta"):
+        described = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+    if described > LARGER * sum(stored):
+        raise LiteStageError(
+            f"The checkpoint {name!r} has {described:,} weights by its config.json and {sum(stored):,} in its files; "
+            "give the whole, matching one."
+        )
 
 
 def _commit(name: str, revision: str | None) -> str | None:

@@ -148,7 +148,12 @@ def architecture(model: Any) -> Architecture:
     body = model.model
 
     def norm(module: Any) -> Norm:
-        return Norm(module, float(getattr(module, family.epsilon)), family.centred_norms)
+        epsilon = float(getattr(module, family.epsilon))
+        if epsilon < 0:
+            raise LiteStageError(
+                f"The norms of the model have an epsilon of {epsilon:g}; correct it in its config.json."
+            )
+        return Norm(module, epsilon, family.centred_norms)
 
     def norm_of(layer: Any, name: str | None) -> Norm | None:
         return None if name is None else norm(getattr(layer, name))

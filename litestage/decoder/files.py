@@ -57,6 +57,14 @@ def check_weights(path: Path) -> None:
         ) from None
 
 
+def shapes(path: Path) -> dict[str, list[int]]:
+    """The shape of every tensor in a safetensors file, by its name, from the header alone."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as opened:
+        return {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises LiteStageError where it does not."""
     _refuse_pointer(path)

@@ -124,6 +124,7 @@ def put(path, text):
 @example([("methods[", "x")])
 @example([("[", "")])
 @example([("[.]", "x")])
+@example([("[0", "")])
 def test_overrides(pairs):
     a_value_or_one_line(lambda: load_config([f"{key}={value}" for key, value in pairs]))
 
