@@ -153,7 +153,7 @@ def test_simulated_searches_say_how_often_the_bound_broke_and_what_is_stated(lit
     assert code == 0, err
     results = json.loads((tmp_path / "here" / "results.json").read_text())
     assert results["stated_rate"] == pytest.approx(0.1)
-    assert len(results["rows"]) == 12
+    assert len(results["rows"]) == 14
     for row in results["rows"]:
         low, high = row["broken_rate_ci95"]
         assert low <= row["broken_rate"] == row["broken"] / 200 <= high
