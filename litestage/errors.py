@@ -7,8 +7,12 @@ from difflib import get_close_matches
 class LiteStageError(ValueError):
     """Bad input. The message is one clear sentence: what is wrong, with which value, and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. What cannot be printed, of a value that it
+    names, is written as Python writes it: a line's end does not end the sentence.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(one if one.isprintable() else repr(one)[1:-1] for one in message))
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

@@ -351,6 +351,7 @@ def test_traces(tmp_path, lines):
 )
 @example("uniform:\u0661")
 @example("x\0.py:1")
+@example("+\n")
 def test_shorthands(spec):
     a_value_or_one_line(lambda: parse_shorthand(spec))
 
