@@ -10,7 +10,6 @@ import yaml
 from scipy.stats import binom
 from test_racing import WrittenDown, problem, same
 
-from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.experiment.tables import simulate, tables
 from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, save_plan
@@ -22,7 +21,6 @@ from litestage.search.greedy import greedy_search
 from litestage.search.one_budget import one_budget_search
 from litestage.search.record import write_search
 from litestage.search.split import confirming, fewest_calibrating
-from litestage.session.workbench import SearchQuestions, Workbench
 from litestage.stats import Bound, Pairs
 
 # --- the test -------------------------------------------------------------------------------------------------------
@@ -357,60 +355,3 @@ def test_a_comparisons_first_sentences_say_what_the_searched_plan_is_certified_a
     same = said(certified=False, same_text=0.986)
     assert same.endswith("It is full depth computed another way: the same text in 98.6% of the questions.")
     assert said(plan="a", certified=False).endswith("It is full depth itself.")
-
-
-# --- the questions --------------------------------------------------------------------------------------------------
-
-
-def questions_of(*options):
-    bench = object.__new__(Workbench)
-    rows = [SimpleNamespace(id=str(index)) for index in range(100)]
-    bench.config = load_config(list(options))
-    bench.task = SimpleNamespace(name="t", questions=lambda split: rows)
-    return [[int(q.id) for q in part] for part in (bench.calibration(), bench.confirmation())], bench
-
-
-def test_up_to_four_fifths_of_the_calibration_questions_certify_unless_told_otherwise():
-    (seen, confirm), bench = questions_of("search.calibration=80", "search.max_accuracy_drop=0.1")
-    assert (seen, confirm) == (list(range(28)), list(range(28, 80)))  # 2 of 52 may be lost, and no more of 64
-    assert [int(q.id) for q in SearchQuestions(bench).questions("calibration")] == seen  # what rankings measure on
-    assert questions_of("search.calibration=80", "search.confirm=50")[0][1] == list(range(30, 80))
-    assert questions_of("search.calibration=80", "search.confirm=0")[0] == [list(range(80)), []]
-    assert questions_of()[0] == [list(range(20)), list(range(20, 100))]  # fewer rows than asked for, and too few
-    with pytest.raises(LiteStageError, match=r"search\.confirm is 120, but the calibration split has 100"):
-        questions_of("search.confirm=120")
-
-
-def test_fresh_questions_are_in_no_split_and_always_the_same():
-    from litestage.data import load_task
-
-    source = load_task("menagerie").source
-    fresh = source.fresh(2000)
-    asked = {
-        (question.text, frozenset(question.options))
-        for split in ("calibration", "test", "train")
-        for question in source.questions(split)
-    }
-    assert len({(question.text, frozenset(question.options)) for question in fresh} - asked) == 2000
-    assert fresh[:50] == source.fresh(50)
-    with pytest.raises(LiteStageError, match="110488 questions"):
-        source.fresh(200_000)
-    with pytest.raises(LiteStageError, match="0 questions"):
-        load_task("menagerie_yesno").source.fresh(1)
-
-
-@pytest.mark.parametrize(
-    ("option", "named"),
-    [
-        ("search.confidence=1", ["search.confidence", "1"]),
-        ("search.confidence=0", ["search.confidence"]),
-        ("search.bound=acuracy", ["search.bound", "'accuracy'"]),
-        ("search.confirm=256", ["search.confirm", "256"]),
-        ("search.confirm=-1", ["search.confirm", "-1"]),
-    ],
-)
-def test_options_that_make_no_sense_are_told(option, named):
-    with pytest.raises(LiteStageError) as error:
-        load_config([option])
-    for word in named:
-        assert word in str(error.value)
