@@ -1,6 +1,7 @@
 """The bench's arithmetic on seconds known beforehand, and one small run of each part."""
 
 import json
+import os
 import time
 
 import pytest
@@ -10,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, chain, gpu, llama, real, rounding, run, shape
+from litestage.bench import BenchOptions, chain, gpu, llama, llama_worker, real, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import reference_rows
 from litestage.bench.row import Row, compared, take_turns
 from litestage.cli.commands import app
 from litestage.config import load_config
+from litestage.errors import LiteStageError
 from litestage.plan import Plan, SkipSet
 from litestage.session.workbench import Workbench
 
@@ -205,7 +207,7 @@ class Asked:
 def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(monkeypatch):
     work, fakes = Workbench.open(load_config(["engine=cpu"])), {kind: Asked() for kind in real.FORMATS}
     monkeypatch.setattr(real, "missing", lambda: None)
-    monkeypatch.setattr(real, "_in_formats", lambda folder: fakes)
+    monkeypatch.setattr(real, "_in_formats", lambda folder, failed: fakes)
     rows = real.llama_rows({"reference": work, "in 8 bits": work}, 2)
     expected = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_0": 1.0, "Q4_K_M": 1.0}
     assert [(row.model, row.against, row.bar) for row in rows] == [
@@ -220,6 +222,41 @@ def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(mo
         assert [limit for _, limit in fake.asked] == [max(stage.tokens) for trace in traces for stage in trace.stages]
         lengths = [tuple(map(len, prompts)) for prompts, _ in fake.asked]
         assert lengths == [tuple(stage.prompt_tokens) for trace in traces for stage in trace.stages]
+
+
+class Fails(Asked):
+    def generate(self, prompts, limit):
+        raise LiteStageError("llama.cpp: it fell")
+
+
+def test_a_format_at_which_llama_cpp_falls_stays_in_the_table_beside_the_others(monkeypatch):
+    work = Workbench.open(load_config(["engine=cpu"]))
+    monkeypatch.setattr(real, "missing", lambda: None)
+
+    def in_formats(folder, failed):
+        failed["Q4_0"] = "llama.cpp: it could not be written"
+        return {"bfloat16": Asked(), "Q8_0": Fails(), "Q4_K_M": Asked()}
+
+    monkeypatch.setattr(real, "_in_formats", in_formats)
+    whole, eight, four, four_mixed = real.llama_rows({"reference": work}, 1)
+    assert whole.ratio is not None
+    assert four_mixed.ratio is not None
+    assert (eight.ratio, eight.note, eight.bar) == (None, "not measured: llama.cpp: it fell", 1.5)
+    assert (four.ratio, four.note) == (None, "not measured: llama.cpp: it could not be written")
+
+
+def dies(path, vocabulary, threads):
+    os._exit(11)
+
+
+def test_a_death_of_llama_cpp_is_one_sentence_and_not_the_benchs(small, monkeypatch):
+    monkeypatch.setattr(chain, "missing", lambda: None)
+    monkeypatch.setattr(chain, "write_gguf", lambda model, path: None)
+    monkeypatch.setattr(llama_worker, "load", dies)
+    ours, theirs = chain.chain_rows(shape.Shape.made(2, torch.bfloat16), repeats=2)
+    assert ours.ratio is not None
+    assert theirs.ratio is None
+    assert theirs.note.startswith("not measured: llama.cpp: A process in the process pool was terminated abruptly")
 
 
 def test_the_file_for_llama_cpp_is_the_model_as_transformers_reads_such_files(tmp_path):

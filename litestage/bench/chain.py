@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,7 @@ from litestage.bench.rivals import Rows
 from litestage.bench.rounding import Judge, differing
 from litestage.bench.row import Row, compared, take_turns
 from litestage.bench.shape import STEPS, Shape, prompts, steps_s
+from litestage.errors import LiteStageError
 
 STAGES = ((26, 0, 1, 7), (39, 37, 4, 13), (102, 0, 1, 8))
 """Of each stage: prompt tokens, how many of them the rows share, rows, new tokens; menagerie's medians."""
@@ -24,35 +25,52 @@ CLOSE = 0.2
 """Of two runtimes of one bfloat16 model: their logits' largest difference, in standard deviations of the logits."""
 
 
+Generate = Callable[[list[tuple[int, ...]], int], Rows]
+
+
 def chain_rows(shape: Shape, repeats: int) -> list[Row]:
-    """The three stages, and a decode step beside llama.cpp's where it is installed."""
-    stages = [(prompts(length, shared, rows), limit) for length, shared, rows, limit in STAGES]
-
-    def chain(run: Callable[[list[tuple[int, ...]], int], Rows]) -> Callable[[], Rows]:
-        return lambda: [row for asked, limit in stages for row in run(asked, limit)]
-
-    ours, generate = chain(lambda asked, limit: shape.ours(asked, limit)[1]), chain(shape.theirs)
-    runs = {"ours": ours, "generate": generate}
-    note = f"{differing(ours(), generate()):.0%} of tokens differ; {why_tokens_differ(shape)}"
+    """The three stages beside a ``generate`` chain, and beside llama.cpp where it is installed."""
+    ours, theirs = _answer(_ours(shape)), _answer(shape.theirs)
+    note = f"{differing(ours, theirs):.0%} of tokens differ; {why_tokens_differ(shape)}"
+    rows = [_three_stages(shape, "generate chain, options batched", shape.theirs, repeats, 1.5, note)]
     why_not = missing()
-    with ExitStack() as until_done:
-        if why_not is None:
-            path = Path(until_done.enter_context(TemporaryDirectory())) / "shape.gguf"
-            write_gguf(shape.rival, path)
-            llama = Llama(path, shape.rival.config.vocab_size)
-            until_done.callback(llama.close)
-            same = same_model(shape, llama)
-            runs["llama"] = chain(llama.generate)
-        seconds = take_turns(runs, repeats)
-        against = "generate chain, options batched"
-        rows = [compared(shape.name, "three stages", against, seconds["ours"], seconds["generate"], 1.5, note)]
-        if why_not is not None:
-            return [*rows, Row(shape.name, "three stages", LLAMA, bar=1.0, note=f"not measured: {why_not}")]
-        rows.append(compared(shape.name, "three stages", LLAMA, seconds["ours"], seconds["llama"], 1.0, same))
-        for count in (1, 4):
-            steps = steps_s(shape, count, repeats, STEPS, llama.generate)
-            rows.append(compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "llama.cpp", *steps))
+    if why_not is None:
+        try:
+            return rows + llama_rows(shape, repeats)
+        except LiteStageError as error:
+            why_not = str(error)
+    return [*rows, Row(shape.name, "three stages", LLAMA, bar=1.0, note=f"not measured: {why_not}")]
+
+
+def llama_rows(shape: Shape, repeats: int) -> list[Row]:
+    """The three stages and a decode step of one row and of four, beside llama.cpp with the same weights.
+
+    Raises:
+        LiteStageError: llama.cpp failed.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "shape.gguf"
+        write_gguf(shape.rival, path)
+        with closing(Llama(path, shape.rival.config.vocab_size)) as llama:
+            rows = [_three_stages(shape, LLAMA, llama.generate, repeats, 1.0, same_model(shape, llama))]
+            for count in (1, 4):
+                steps = steps_s(shape, count, repeats, STEPS, llama.generate)
+                rows.append(compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "llama.cpp", *steps))
     return rows
+
+
+def _three_stages(shape: Shape, against: str, rival: Generate, repeats: int, bar: float, note: str) -> Row:
+    runs = {"ours": lambda: _answer(_ours(shape)), "theirs": lambda: _answer(rival)}
+    seconds = take_turns(runs, repeats)
+    return compared(shape.name, "three stages", against, seconds["ours"], seconds["theirs"], bar, note)
+
+
+def _ours(shape: Shape) -> Generate:
+    return lambda asked, limit: shape.ours(asked, limit)[1]
+
+
+def _answer(generate: Generate) -> Rows:
+    return [row for length, shared, rows, limit in STAGES for row in generate(prompts(length, shared, rows), limit)]
 
 
 def same_model(shape: Shape, llama: Llama) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from litestage.bench.llama import Llama, missing, quantise, write_gguf
+from litestage.bench.llama import Llama, missing, write_gguf, write_quantised
 from litestage.bench.reference import question_rows
 from litestage.bench.row import Row, compared
 from litestage.config import load_config
@@ -68,8 +68,9 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
         for name, work in works.items()
     }
     taken: dict[str, list[float]] = {name: [] for name in (*works, *FORMATS)}
+    failed: dict[str, str] = {}
     with ExitStack() as until_done:
-        loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())))
+        loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())), failed)
         for llama in loaded.values():
             until_done.callback(llama.close)
         for index, question in enumerate(first.task.questions("test")[: questions + 1]):
@@ -79,30 +80,41 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
                 (traces[name],) = contestant.answer([question], timed=True)
                 seconds[name] = perf_counter() - began
             stages = _asked(first, question, next(iter(traces.values())))
-            for kind, llama in loaded.items():
+            for kind in [kind for kind in loaded if kind not in failed]:
                 began = perf_counter()
-                for prompts, steps in stages:
-                    llama.generate(prompts, steps)
+                try:
+                    for prompts, steps in stages:
+                        loaded[kind].generate(prompts, steps)
+                except LiteStageError as error:
+                    failed[kind] = str(error)
                 seconds[kind] = perf_counter() - began
             if index:  # the first warms up
                 for name, one in seconds.items():
                     taken[name].append(one)
     return [
-        compared(name, what, against.format(kind), taken[name], taken[kind], None if index else bar)
+        Row(name, what, against.format(kind), bar=None if index else bar, note=f"not measured: {failed[kind]}")
+        if kind in failed
+        else compared(name, what, against.format(kind), taken[name], taken[kind], None if index else bar)
         for index, name in enumerate(works)
         for kind, bar in FORMATS.items()
     ]
 
 
-def _in_formats(folder: Path) -> dict[str, Llama]:
-    """The model in llama.cpp, by the format of its weights."""
+def _in_formats(folder: Path, failed: dict[str, str]) -> dict[str, Llama]:
+    """The model in llama.cpp, by the format of its weights; what could not be had goes to ``failed``, with why."""
     model = read_model(MODEL, dtype=torch.bfloat16).model
     whole = folder / "bfloat16.gguf"
     write_gguf(model, whole)
+    loaded = {}
     for kind in FORMATS:
-        if kind != "bfloat16":
-            quantise(whole, kind, folder / f"{kind}.gguf")
-    return {kind: Llama(folder / f"{kind}.gguf", model.config.vocab_size) for kind in FORMATS}
+        path = folder / f"{kind}.gguf"
+        try:
+            if path != whole:
+                write_quantised(whole, kind, path)
+            loaded[kind] = Llama(path, model.config.vocab_size)
+        except LiteStageError as error:
+            failed[kind] = str(error)
+    return loaded
 
 
 def _asked(work: Workbench, question: Question, trace: Trace) -> list[tuple[Sequence[Sequence[int]], int]]:
