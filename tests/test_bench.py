@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, chain, gpu, llama, llama_worker, real, rounding, run, shape
+from litestage.bench import BenchOptions, chain, gpu, llama, llama_worker, real, rivals, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import reference_rows
 from litestage.bench.row import Row, compared, take_turns
@@ -126,12 +126,25 @@ def test_a_gpus_first_words_are_whether_its_steps_write_the_right_tokens(small, 
     assert "CPU total" in table
 
 
+def test_lm_evals_own_hf_writes_the_same_texts_after_the_same_prompts():
+    work = Workbench.open(load_config(["engine=cpu"]))
+    model, tokenizer, questions = (
+        work.session.loaded.model,
+        work.session.loaded.tokenizer,
+        work.task.questions("test")[:3],
+    )
+    by_hand = rivals.answer(rivals.by_generate(model, tokenizer, work.session.encode), work.pipeline, questions)
+    assert rivals.answer(rivals.by_harness(model, tokenizer, 4), work.pipeline, questions) == by_hand
+
+
 @pytest.mark.slow
 def test_the_reference_models_texts_are_generates_own():
-    whole, many, mask = reference_rows(questions=2, repeats=2)
+    whole, many, harness, mask = reference_rows(questions=2, repeats=2)
     assert whole.note == "the same texts in 2 of 2 questions"
     assert whole.ratio > 1  # transformers runs the same modules one by one: slower on any machine
     assert many.against.startswith("generate, ")
+    assert harness.against == many.against.replace("generate", "lm-eval's hf")
+    assert harness.ratio > 1
     assert mask.what == "8 tokens under a new mask"
 
 

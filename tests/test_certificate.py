@@ -113,6 +113,17 @@ def test_the_walk_goes_from_safe_to_fast_and_leaves_out_what_is_beaten_or_saves_
     assert walk_order([], [], 1.0) == []
 
 
+def test_a_plan_inside_a_faster_one_that_was_luckier_is_walked_before_it():
+    """On the search's questions the faster one changed nothing and the slower, which skips less, two answers."""
+    inside = [[True, True], [False, True]]
+    assert walk_order([0.7, 0.6], [2, 0], 1.0, inside) == [0, 1]
+    assert walk_order([0.7, 0.6], [2, 0], 1.0) == [1]
+    slow, fast = {50}, set(range(60, 90))  # of which the search sees 0 to 59
+    found = one_budget_search(walked_problem(WrittenDown({0: set(), 3: slow, 6: fast}), rungs=3))
+    assert [step.passed for step in found.walk.steps] == [True, False]
+    assert found.chosen.budgets == same(1)
+
+
 def test_a_plan_that_changes_little_is_walked_before_a_lucky_one_that_changes_much():
     """The loud one seems to gain what it loses; on the confirming questions it only loses."""
     own = set(range(50, 56))  # what full depth gets wrong

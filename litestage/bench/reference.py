@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
-from litestage.bench.rivals import answer
+from litestage.bench.rivals import answer, by_generate, by_harness
 from litestage.bench.row import Row, compared, take_turns
 from litestage.config import load_config
 from litestage.engine import Decoding, Request
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.session import Session
 from litestage.session.workbench import Workbench
-from litestage.stages import Pipeline, Question
 from litestage.store import ResultStore, ReusingEngine
 
 BATCH_SIZES = (16, 64, 256)
@@ -41,12 +41,13 @@ def question_rows(
     asked = work.task.questions("test")[: 4 * questions]
     full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
 
+    by_question = by_generate(model, tokenizer, session.encode)
     ours: list[float] = []
     theirs: list[float] = []
     same = 0
     for index, question in enumerate(asked[: questions + 1]):
         began = perf_counter()
-        outputs = answer(model, tokenizer, session.encode, pipeline, [question])[0]
+        outputs = answer(by_question, pipeline, [question])[0]
         between = perf_counter()
         (trace,) = full.answer([question], timed=True)
         ended = perf_counter()
@@ -62,20 +63,21 @@ def question_rows(
         fresh = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
         replace(full, engine=fresh, neighbours=()).answer(asked)
 
-    runs = {str(size): _batched(size, model, session, pipeline, asked) for size in BATCH_SIZES}
-    tried = take_turns(runs, 1)
-    best = min(runs, key=lambda size: tried[size])
-    seconds = take_turns({"ours": together, best: runs[best]}, repeats)
-    each = {who: [value / len(asked) for value in values] for who, values in seconds.items()}
-    against = f"generate, {best} rows a batch"
+    writers = {size: by_generate(model, tokenizer, session.encode, size) for size in BATCH_SIZES}
+    tried = take_turns({str(size): partial(answer, write, pipeline, asked) for size, write in writers.items()}, 1)
+    best = min(BATCH_SIZES, key=lambda size: tried[str(size)])
+    runs: dict[str, Callable[[], Any]] = {
+        "ours": together,
+        "generate": partial(answer, writers[best], pipeline, asked),
+        "lm-eval's hf": partial(answer, by_harness(model, tokenizer, best), pipeline, asked),
+    }
+    seconds = {who: [value / len(asked) for value in values] for who, values in take_turns(runs, repeats).items()}
     note = "what two stages' prompts have in common is prefilled once; not so in a whole question, by the clock"
-    return [*rows, compared(name, "a question of many", against, each["ours"], each[best], bars[1], note)]
-
-
-def _batched(
-    size: int, model: Any, session: Session, pipeline: Pipeline, asked: Sequence[Question]
-) -> Callable[[], object]:
-    return lambda: answer(model, session.loaded.tokenizer, session.encode, pipeline, asked, size)
+    rows += [
+        compared(name, "a question of many", f"{who}, {best} rows a batch", seconds["ours"], seconds[who], bar, note)
+        for who, bar in (("generate", bars[1]), ("lm-eval's hf", None))
+    ]
+    return rows
 
 
 def _new_mask(session: Session) -> Row:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from litestage.plan import Certificate, Plan
+from litestage.plan import Certificate, Plan, StagePlan
 from litestage.search.candidate import Candidate
 from litestage.search.problem import SearchProblem
 from litestage.search.race import looks
@@ -68,7 +68,9 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
     pairs = [problem.answers.pairs(plan, problem.questions) for plan in plans]
     steps: list[Step] = []
     certificates: dict[str, Certificate] = {}
-    for index in walk_order([c.latency_s for c in tried], [of.lost + of.gained for of in pairs], full.latency_s):
+    changed = [of.lost + of.gained for of in pairs]
+    inside = [[_inside(plan, other) for other in plans] for plan in plans]
+    for index in walk_order([c.latency_s for c in tried], changed, full.latency_s, inside):
         plan = plans[index]
         step = _step(problem, plan)
         steps.append(step)
@@ -80,22 +82,29 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
     return Walk(len(problem.confirm), steps, certificates)
 
 
-def walk_order(seconds: Sequence[float], changed: Sequence[int], full_seconds: float) -> list[int]:
+def walk_order(
+    seconds: Sequence[float],
+    changed: Sequence[int],
+    full_seconds: float,
+    inside: Sequence[Sequence[bool]] | None = None,
+) -> list[int]:
     """Indices of the candidates to walk, from safe to fast, by what the search knows of them.
 
     Safe is what changes few of full depth's answers, right ones or wrong: of the same drop the test is the less sure
     the more is lost and gained, and of few questions what is gained is mostly luck. Left out are candidates that change
-    more than a faster one, of equally fast ones all but the one that changes least, and those that save too little to
-    begin with.
+    more than a faster one that they do not lie inside, of equally fast ones all but the one that changes least, and
+    those that save too little to begin with. A candidate inside a faster one skips no more anywhere: where it changed
+    more of the search's few questions, that was luck, and it is walked first.
 
     Args:
         seconds: by candidate, predicted for a question.
         changed: by candidate, how many questions it lost or gained.
         full_seconds: full depth's.
+        inside: [candidate][other], whether a candidate lies inside another; None: none does.
     """
     kept: list[int] = []
     for index in sorted(range(len(seconds)), key=lambda index: (seconds[index], changed[index])):
-        if kept and changed[index] > changed[kept[-1]]:
+        if any(changed[index] > changed[faster] and not (inside and inside[index][faster]) for faster in kept):
             continue
         if kept and seconds[index] <= (1 + EQUALLY_FAST) * seconds[kept[-1]]:
             if changed[index] < changed[kept[-1]]:
@@ -104,6 +113,21 @@ def walk_order(seconds: Sequence[float], changed: Sequence[int], full_seconds: f
         kept.append(index)
     saved = [full_seconds - seconds[index] for index in kept]
     return [index for index, save in zip(kept, saved, strict=True) if save >= START * saved[0]][::-1]
+
+
+def _inside(plan: Plan, other: Plan) -> bool:
+    """Whether a plan leaves out nothing that another does not, of layers or of text."""
+
+    def stage_inside(one: StagePlan, of_other: StagePlan) -> bool:
+        left_out = set(one.skip.names) <= set(of_other.skip.names) and one.exit in (None, of_other.exit)
+        alike = (one.compensation, one.phase, one.schedule) == (
+            of_other.compensation,
+            of_other.phase,
+            of_other.schedule,
+        )
+        return left_out and (alike or not one.skip)
+
+    return all(stage_inside(stage, other.stages[name]) for name, stage in plan.stages.items())
 
 
 def _step(problem: SearchProblem, plan: Plan) -> Step:
