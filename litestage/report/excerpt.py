@@ -40,9 +40,9 @@ REAL = {"obqa": "OpenBookQA", "csqa": "CommonsenseQA", "strategyqa": "StrategyQA
 
 
 def real(reports: Path) -> str:
-    """A table of all methods for every real task that was compared."""
+    """A table of all methods for every real task that was compared; what they are stands in README's text."""
     found = {name: reports / "real" / task / "results.json" for task, name in REAL.items()}
-    tables = [f"**{name}**\n\n{_table(_read(path))}" for name, path in found.items() if path.is_file()]
+    tables = [f"**{name}**\n\n{_table(_read(path), notes=False)}" for name, path in found.items() if path.is_file()]
     return "\n\n".join(tables)
 
 
@@ -52,16 +52,16 @@ def comparison(reports: Path) -> str:
     return _table({**results, "methods": shown(results)})
 
 
-def _table(results: Mapping[str, Any]) -> str:
+def _table(results: Mapping[str, Any], notes: bool = True) -> str:
     stages = list(results["methods"][0]["stages"])
     agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
     promise = ["certified"] if "certified" in results["methods"][0] else []
     columns = ["method", "accuracy", "drop, points [95 %]", *agreement, *promise, "ms", "times as fast [95 %]"]
-    columns += [f"skipped: {' / '.join(stages)}", ""]
+    columns += [f"skipped: {' / '.join(stages)}"]
     lines = [
-        f"| {' | '.join(columns)} |".replace("|  |", "| |"),
-        f"| --- |{' ---: |' * (len(columns) - 2)} --- |",
-        *(_row(method, results["methods"][0]) for method in results["methods"]),
+        f"| {' | '.join(columns)} |{' |' * notes}",
+        f"| --- |{' ---: |' * (len(columns) - 1)}{' --- |' * notes}",
+        *(_row(method, results["methods"][0], notes) for method in results["methods"]),
     ]
     full = results["methods"][0]
     made = results["environment"]
@@ -180,7 +180,7 @@ def main(files: list[Path]) -> None:
     PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
 
 
-def _row(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+def _row(method: Mapping[str, Any], full: Mapping[str, Any], notes: bool) -> str:
     slow, fast = method["speedup_ci95"]
     note = method.get("note", "")
     skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
@@ -193,7 +193,7 @@ def _row(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
         f"{method['latency_s']['mean'] * 1000:.1f}",
         f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
         skipped,
-        note if note.startswith("no plan") else ROWS.get(method["name"], note),
+        *([note if note.startswith("no plan") else ROWS.get(method["name"], note)] if notes else []),
     ]
     return f"| {' | '.join(cells)} |"
 
