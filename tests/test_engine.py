@@ -94,9 +94,9 @@ def test_whatever_the_draft_the_text_is_the_plans_own(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_decoder_is_two_sublayers_a_layer_in_the_order_they_run(family):
     decoder = Decoder(tiny_model(family))
-    assert [sublayer.name for sublayer in decoder.sublayers] == [(k, n) for n in range(LAYERS) for k in ("mhsa", "ffn")]
+    assert decoder.sublayers == [(k, n) for n in range(LAYERS) for k in ("mhsa", "ffn")]
     windows = [8 if layer in FAMILIES[family].sliding else None for layer in range(LAYERS)]
-    assert decoder.windows == windows
+    assert [layer.attention.heads.window for layer in decoder.architecture.layers] == windows
 
 
 def test_an_unsupported_family_lists_the_supported_ones():

@@ -63,7 +63,7 @@ def test_each_round_drops_what_harms_least_for_its_time():
     engine = tiny_engine("llama")
     pairs, saving = sequences(engine, limit=3), {"mhsa": 1.0, "ffn": 2.0}
     ranking = rank_by_fidelity([TeacherForced(engine, pairs)], 3, saving)
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     nothing = long_way_harm(engine, pairs, [])
     first = min(names, key=lambda name: (long_way_harm(engine, pairs, [name]) - nothing) / saving[name[0]])
     assert ranking.order[0] == first
@@ -100,7 +100,7 @@ def menagerie():
 
 def exhaustive_order(forced: TeacherForced, count: int, harm: Callable[[torch.Tensor], float]) -> list[int]:
     """Sub-layers in greedy order, every remaining one measured in every round."""
-    names = [sublayer.name for sublayer in forced.decoder.sublayers]
+    names = forced.decoder.sublayers
     order: list[int] = []
     with torch.inference_mode():
         while len(order) < count:
@@ -119,7 +119,7 @@ def test_a_lazy_order_harms_no_more_than_an_exhaustive_one_at_a_fraction_of_the_
     engine, pairs = menagerie
     measured = [TeacherForced(engine, pairs[:24]) for _ in range(2)]
     harms = [divergence(forced) if harm == "divergence" else forced.nll for forced in measured]
-    names, work = [sublayer.name for sublayer in engine.decoder.sublayers], engine.decoder.work
+    names, work = engine.decoder.sublayers, engine.decoder.work
     before = copy(work)
     lazy = greedy_order(measured[0], [[name] for name in names], 10, harms[0])
     took = work.since(before).tokens
@@ -146,7 +146,7 @@ def test_on_a_trained_model_the_order_is_as_good_as_an_exhaustive_greedy_search_
     took = work.since(before).tokens
     before = copy(work)
     whole = TeacherForced(engine, ranked)
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     exhaustive = exhaustive_order(whole, 8, whole.harm)
     assert took < 0.4 * work.since(before).tokens
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def test_a_ladders_budgets_harm_what_they_harm_run_from_the_start(menagerie):
     engine, pairs = menagerie
     costs = StepCosts(12, (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), (1e-3, 0, 2e-4, 0, 0, 3e-4, 0), 0.0)
     traces = [StageTrace("analyze", (len(prompt),), 0, (len(out),), ("",), ("eos",)) for prompt, out in pairs[:4]]
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     order = [names[index] for index in (9, 3, 17, 12, 20, 5)]
     for harm in ((), (0.0, 0.0, 0.0, 0.1)):  # from the bottom, and from the middle
         ladder, estimates = priced_ladder(engine, pairs, traces, order, ("none", "block"), costs, 6, harm)

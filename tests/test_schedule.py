@@ -1,14 +1,16 @@
 """Schedules: tokens equal those of the Hugging Face model with hooks, whatever the batch and whoever else is in it."""
 
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle import tiny_oracle
+from oracle import ffn, tiny_oracle
 from test_fast import fans, outcome
 from test_parity import NEW, PROMPTS, ragged, run
 from tiny import FAMILIES, LONGROPES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
 
+from litestage.decoder import native
 from litestage.decoder.decoder import _times
 from litestage.decoder.packed import PackedLinear
 from litestage.engine import Request, scheduler
@@ -213,36 +215,43 @@ def maps(skip, form):
     return {key: torch.randn(32, 32, generator=generator) * 0.1 for key in keys}
 
 
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Paths stay as many steps as they have sub-layers: none are joined into one call of C."""
+    monkeypatch.setattr(native, "joined", list)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_map_stands_for_a_cut(family):
+def test_one_map_stands_for_a_cut(family, one_by_one):
     skip = SkipSet(mhsa=(1, 2), ffn=(1, 3))
     tensors = maps(skip, "block")
     plan = StagePlan(skip, compensation="block", tensors=tensors)
     engine = tiny_engine(family)
-    stream = torch.randn(2, 3, 32)
-    path = engine.decoder.path(plan, "decode")
+    stream = torch.randn(6, 32)
+    path = engine.runner.path(plan, "decode")
     assert len(path) == 2 * LAYERS - 4 + 2
     torch.testing.assert_close(path[2](stream, None), stream + stream @ tensors["mhsa.1"])
     assert len(run(engine, ragged(PROMPTS[:2]), plan)[0].tokens) > 0
 
 
+@torch.inference_mode()
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_matrix_is_merged_into_the_feed_forward_before_a_cut(family):
+def test_a_matrix_is_merged_into_the_feed_forward_before_a_cut(family, one_by_one):
     skip = SkipSet(mhsa=(1, 2), ffn=(1,))
     tensors = maps(skip, "merged")
-    decoder = tiny_engine(family).decoder
+    runner, in_pytorch = tiny_engine(family).runner, SimpleNamespace(few=None)
+    decoder = runner.decoder
     weight = decoder.body.layers[0].mlp.down_proj.weight.clone()
     for phase, in_prefill in (("both", True), ("decode", False)):
         plan = StagePlan(skip, phase=phase, compensation="merged", tensors=tensors)
-        stream = torch.randn(2, 3, 32)
-        update = decoder.sublayers[1].update(stream, None)
-        torch.testing.assert_close(
-            decoder.path(plan, "decode")[1](stream, None), stream + update @ tensors["ffn.0"], atol=1e-4, rtol=1e-4
-        )
-        prefilled = decoder.path(plan, "prefill")
+        stream = torch.randn(6, 32)
+        update = ffn(decoder.architecture.layers[0].feed_forward)(stream, None) - stream
+        after = runner.path(plan, "decode")[1](stream, in_pytorch)
+        torch.testing.assert_close(after, stream + update @ tensors["ffn.0"], atol=1e-4, rtol=1e-4)
+        prefilled = runner.path(plan, "prefill")
         assert len(prefilled) == 2 * LAYERS - (3 if in_prefill else 0)
         expected = stream + (update @ tensors["ffn.0"] if in_prefill else update)
-        torch.testing.assert_close(prefilled[1](stream, None), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(prefilled[1](stream, in_pytorch), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(decoder.body.layers[0].mlp.down_proj.weight, weight)  # the model itself is untouched
 
 

@@ -25,7 +25,7 @@ from tiny import (
     tiny_model,
 )
 
-from litestage.decoder import decoder
+from litestage.decoder import lean
 from litestage.engine import Engine, Request
 from litestage.engine.cache import KVCache
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
@@ -271,8 +271,8 @@ def test_a_skipped_attention_holds_no_memory():
 def test_a_plans_stand_ins_are_made_once_and_go_with_it(path, monkeypatch):
     """Not in every generation, which the clock would count; plans of the same tensors share them."""
     made = []
-    real = decoder.stand_in
-    monkeypatch.setattr(decoder, "stand_in", lambda form, tensor: made.append(form) or real(form, tensor))
+    real = lean.stand_in
+    monkeypatch.setattr(lean, "stand_in", lambda form, tensor: made.append(form) or real(form, tensor))
     engine = Engine(tiny_model("qwen2"), Characters(), path)
     skip, tensors, _ = compensated("linear")
     plan = StagePlan(skip, compensation="linear", tensors=tensors)

@@ -1,62 +1,24 @@
-"""The decoder: residual sub-layers over Hugging Face's own modules, in the order they run."""
+"""The decoder: a Hugging Face causal LM as embedding, residual sub-layers, final norm and head."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder.families import architecture, longrope_limit, rerun_length, rotations
-from litestage.decoder.layers import Attention, FeedForward, Norm, Rope
+from litestage.decoder.layers import FeedForward, Norm
 from litestage.decoder.packed import PackedLinear
 from litestage.decoder.work import Work
-from litestage.plan import SkipSet, StagePlan
-from litestage.plan.stage import CHANGED
+from litestage.plan.skip import SubLayerName
 
-
-class Cache(Protocol):
-    """What Hugging Face's attention modules ask of a KV cache."""
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, **more: Any) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class Attending:
-    """What the attention sub-layers of one forward pass share.
-
-    Attributes:
-        rotary: cosines and sines by the layers' rope, each [rows, queries, channels that are turned].
-        masks: by window length (None: full attention), each [rows, 1, queries, slots] or None where causality alone
-            decides.
-        cache: where keys and values are kept.
-    """
-
-    rotary: Mapping[str, tuple[Tensor, Tensor]]
-    masks: dict[int | None, Tensor | None]
-    cache: Cache | None
-
-
-@dataclass(frozen=True)
-class SubLayer:
-    """One residual sub-layer: ``update(stream, attending)`` is what it adds to the residual stream."""
-
-    kind: str
-    layer: int
-    update: Callable[[Tensor, Attending], Tensor]
-
-    @property
-    def name(self) -> tuple[str, int]:
-        return (self.kind, self.layer)
-
-
-Step = Callable[[Tensor, Attending], Tensor]
-"""The residual stream after a sub-layer, or after what stands in for it, from the stream before."""
+Step = Callable[[Tensor, Any], Tensor]
+"""The residual stream after a sub-layer, or after what stands in for it, from the stream before and the forward pass
+(:class:`litestage.engine.attention.ForwardContext`)."""
 
 Path = list[Step]
 """Functions from residual stream to residual stream, one for every sub-layer that runs or is compensated."""
@@ -67,6 +29,7 @@ class Decoder:
 
     Attributes:
         architecture: what is said of it by its family's entry.
+        sublayers: their names in the order they run.
 
     Raises:
         LiteStageError: the model's family is not supported.
@@ -78,18 +41,8 @@ class Decoder:
         self.architecture = architecture(model)
         self.body, self.head = model.model, model.lm_head
         self.layers = len(self.architecture.layers)
-        self.windows = [layer.attention.heads.window for layer in self.architecture.layers]
         self.longrope_limit, self.rerun_length = longrope_limit(self.config), rerun_length(self.config)
-        self.sublayers = [
-            sublayer
-            for index, layer in enumerate(self.architecture.layers)
-            for sublayer in (
-                SubLayer("mhsa", index, _mhsa(layer.attention)),
-                SubLayer("ffn", index, _ffn(layer.feed_forward)),
-            )
-        ]
-        # by a plan's own tensor, for as long as some plan holds it; then by form and layer
-        self._stand_ins: MutableMapping[Tensor, dict[tuple[str, int], Step]] = WeakTensorKeyDictionary()
+        self.sublayers: list[SubLayerName] = [(kind, layer) for layer in range(self.layers) for kind in ("mhsa", "ffn")]
 
     @property
     def device(self) -> torch.device:
@@ -114,11 +67,6 @@ class Decoder:
         """Most tokens, prompt and continuation together, that one sequence may have."""
         return int(self.config.max_position_embeddings)
 
-    @property
-    def additive_masks(self) -> bool:
-        """Whether the attention implementation adds its mask to the scores (eager) or reads it as true/false."""
-        return self.config._attn_implementation == "eager"
-
     def embed(self, ids: Tensor) -> Tensor:
         """Residual stream [rows, tokens, width] of token ids [rows, tokens]."""
         stream: Tensor = self.body.embed_tokens(ids)
@@ -126,59 +74,11 @@ class Decoder:
         return stream if multiplier == 1.0 else stream * multiplier
 
     def rotary(self, stream: Tensor, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """By the layers' rope, cosines and sines for positions [rows, queries]."""
-        return {name: self._rotary(rope, stream, positions) for name, rope in self.architecture.ropes.items()}
+        """By the layers' rope, cosines and sines [1, tokens, channels] of one text's positions [1, tokens].
 
-    def _rotary(self, rope: Rope, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [rows, queries, channels].
-
-        longrope switches factors with length. transformers picks one set for the whole batch, by its longest
-        row; here each row gets the set it would get alone.
+        longrope's factors go by the largest of them.
         """
-        if self.longrope_limit is not None:
-            long = positions.amax(dim=1) >= self.longrope_limit
-            if long.any() and not long.all():
-                of_short = rotations(self.body, rope, stream, positions[~long])
-                of_long = rotations(self.body, rope, stream, positions[long])
-                cos, sin = (part.new_empty((*positions.shape, part.shape[-1])) for part in of_short)
-                cos[~long], sin[~long] = of_short
-                cos[long], sin[long] = of_long
-                return cos, sin
-        return rotations(self.body, rope, stream, positions)
-
-    @property
-    def steps(self) -> dict[tuple[str, int], Step]:
-        """Every sub-layer by its name, with the residual connection around it."""
-        return {sublayer.name: _residual(sublayer.update) for sublayer in self.sublayers}
-
-    def path(
-        self,
-        plan: StagePlan,
-        phase: str,
-        skip: SkipSet | None = None,
-        instead: Mapping[tuple[str, int], Step] = MappingProxyType({}),
-    ) -> Path:
-        """The functions to run, in order, in one phase (``prefill`` or ``decode``) of a stage.
-
-        Args:
-            skip: the set that a schedule has put in the place of the plan's.
-            instead: by sub-layer, what runs in its place whatever the plan says.
-        """
-        skip = plan.skip if skip is None else skip
-        skip = skip if plan.phase == "both" or phase == "decode" else SkipSet()
-        path: Path = []
-        for sublayer in self.sublayers:
-            tensor = plan.tensors.get(f"{sublayer.kind}.{sublayer.layer}")
-            if sublayer.name in instead:
-                path.append(instead[sublayer.name])
-            elif sublayer.name in skip:
-                if plan.compensation not in ("none", *CHANGED) and tensor is not None:
-                    path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
-            elif plan.compensation in CHANGED and tensor is not None and skip:
-                path.append(self._stand_in(plan.compensation, sublayer.layer, tensor))
-            else:
-                path.append(_residual(sublayer.update))
-        return path
+        return {name: rotations(self.body, rope, stream, positions) for name, rope in self.architecture.ropes.items()}
 
     def logits(self, stream: Tensor) -> Tensor:
         """Next-token logits [..., vocabulary], float32, of residual streams [..., width]."""
@@ -187,9 +87,16 @@ class Decoder:
     def feed_forward_inner(self, layer: int, stream: Tensor) -> Tensor:
         """What a layer's feed-forward hands to its output projection, [..., inner], from the stream [..., width]."""
         ffn = self.architecture.layers[layer].feed_forward
-        made = [projection(_module(ffn.norm)(stream)) for projection in ffn.projections]
+        inputs = _module(ffn.norm)(stream)
+        made = [projection(inputs) for projection in ffn.projections]
         gate, up = made if len(made) == 2 else made[0].chunk(2, -1)
         return ffn.activation(gate) * up
+
+    def feed_forward_update(self, layer: int, stream: Tensor) -> Tensor:
+        """What a layer's feed-forward adds to the stream [..., width]; as much."""
+        ffn = self.architecture.layers[layer].feed_forward
+        update: Tensor = _module(ffn.post_norm)(ffn.output(self.feed_forward_inner(layer, stream)))
+        return update if ffn.multiplier == 1.0 else update * ffn.multiplier
 
     def changed_feed_forward(self, form: str, layer: int, tensor: Tensor) -> FeedForward | None:
         """A layer's feed-forward with another output projection; None where no other one would do.
@@ -204,27 +111,6 @@ class Decoder:
         mlp._modules = dict(mlp._modules)
         mlp.down_proj = _times(ffn.output, tensor) if form == "merged" else _with_weight(ffn.output, tensor.T)
         return replace(ffn, module=mlp)
-
-    def _stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
-        """What a plan's tensor makes of a sub-layer, made once: at width 2048 that takes as long as many decode steps.
-
-        What is made holds copies: it must not keep alive the tensor that it is found by.
-        """
-        made = self._stand_ins.setdefault(tensor, {})
-        if (form, layer) not in made:
-            if form in CHANGED:
-                made[form, layer] = _residual(self._changed(form, layer, tensor))
-            else:
-                made[form, layer] = _ignoring_attention(stand_in(form, tensor.to(self.device, self.dtype, copy=True)))
-        return made[form, layer]
-
-    def _changed(self, form: str, layer: int, tensor: Tensor) -> Callable[[Tensor, Attending], Tensor]:
-        changed = self.changed_feed_forward(form, layer, tensor)
-        if changed is not None:
-            return _ffn(changed)
-        update = _ffn(self.architecture.layers[layer].feed_forward)
-        matrix = tensor.to(self.device, self.dtype, copy=True)
-        return lambda stream, attending: update(stream, attending) @ matrix
 
 
 def _times(linear: nn.Linear | PackedLinear, matrix: Tensor) -> nn.Linear | PackedLinear:
@@ -251,41 +137,8 @@ def _with_weight(
     return made
 
 
-def _mhsa(attention: Attention) -> Callable[[Tensor, Attending], Tensor]:
-    norm, module, post_norm = _module(attention.norm), attention.module, _module(attention.post_norm)
-    window, rope = attention.heads.window, attention.rope
-
-    def update(stream: Tensor, attending: Attending) -> Tensor:
-        output, _ = module(
-            hidden_states=norm(stream),
-            position_embeddings=None if rope is None else attending.rotary[rope],
-            attention_mask=attending.masks[window],
-            past_key_values=attending.cache,
-        )
-        return post_norm(output)  # type: ignore[no-any-return]
-
-    return _multiplied(update, attention.multiplier)
-
-
-def _ffn(ffn: FeedForward) -> Callable[[Tensor, Attending], Tensor]:
-    norm, mlp, post_norm = _module(ffn.norm), ffn.module, _module(ffn.post_norm)
-    return _multiplied(lambda stream, attending: post_norm(mlp(norm(stream))), ffn.multiplier)
-
-
 def _module(norm: Norm | None) -> Any:
     return nn.Identity() if norm is None else norm.module
-
-
-def _multiplied(update: Callable[[Tensor, Attending], Tensor], by: float) -> Callable[[Tensor, Attending], Tensor]:
-    return update if by == 1.0 else lambda stream, attending: update(stream, attending) * by
-
-
-def _residual(update: Callable[[Tensor, Attending], Tensor]) -> Callable[[Tensor, Attending], Tensor]:
-    return lambda stream, attending: stream + update(stream, attending)
-
-
-def _ignoring_attention(replace: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Attending], Tensor]:
-    return lambda stream, attending: replace(stream)
 
 
 def stand_in(compensation: str, tensor: Tensor) -> Callable[[Tensor], Tensor]:

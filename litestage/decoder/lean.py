@@ -13,8 +13,8 @@ its bytes, those of one input are put side by side in memory, and multiplied as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import MutableMapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,37 +22,24 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from litestage.decoder import native, panels
-from litestage.decoder.decoder import Decoder, Step
-from litestage.decoder.layers import Heads, Norm
+from litestage.decoder.decoder import Decoder, Step, stand_in
+from litestage.decoder.layers import Norm
 from litestage.decoder.lean_ffn import feed_forward
 from litestage.decoder.lean_mhsa import mhsa
 from litestage.decoder.packed import PackedLinear, linear, pack, packs
 from litestage.decoder.products import Fused, Map, norm
+from litestage.plan.skip import SubLayerName
+from litestage.plan.stage import CHANGED
 
 FUSED_BYTES = 64 * 2**20
 """Models up to this size, in bytes of float32 weights, are copied into fused form."""
-
-
-class Attends(Protocol):
-    """A pass, as the attention sees it."""
-
-    turns: Mapping[str, Tensor]
-    """By rope, complex rotations [tokens, 1, half the head width]; fused, [tokens, all heads' halves], ones for values.
-    """
-
-    few: native.Few | None
-    """What the sub-layers in C need of a pass of a few tokens; None where PyTorch's are to run."""
-
-    def attend(self, heads: Heads, made: Tensor) -> Tensor:
-        """From queries, keys and values side by side [tokens, all], the heads' outputs [tokens, queries * width]."""
-        ...
 
 
 class LeanDecoder:
     """Lean sub-layers, embedding and head of a decoder.
 
     Attributes:
-        sublayers: by (kind, layer), functions from stream to stream, to stand in a path for the decoder's own.
+        sublayers: by (kind, layer), in the order they run.
         fused: which make of the two.
         counts: whether sub-layers in C are to be told of passes of a few tokens.
         kernels: our own kernels that are in use, ``c`` or ``panels``, each with a digest of what was compiled.
@@ -72,8 +59,9 @@ class LeanDecoder:
         self._table: dict[str, Tensor] = {}
         self._places = native.Places(self._table)
         self._one = torch.ones(1, 1, 1, dtype=torch.complex64, device=decoder.device)
-        self._changed: MutableMapping[Tensor, dict[tuple[str, int], Step | None]] = WeakTensorKeyDictionary()
-        self.sublayers: dict[tuple[str, int], Step] = {}
+        # by a plan's own tensor, for as long as some plan holds it; then by form and layer
+        self._stand_ins: MutableMapping[Tensor, dict[tuple[str, int], Step]] = WeakTensorKeyDictionary()
+        self.sublayers: dict[SubLayerName, Step] = {}
         self.kernels: dict[str, str] = {}
         ropes = self._architecture.ropes
         self.ropes = list(ropes)
@@ -90,16 +78,26 @@ class LeanDecoder:
         self._native = self.fused and self.device.type == "cpu" and native.library() is not None
         self._head = self._finishing(decoder.head, self._architecture.norm)
 
-    def changed(self, form: str, layer: int, tensor: Tensor) -> Step | None:
-        """A feed-forward with another output projection, made once; None where the decoder's own stand-in is to run.
+    def stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
+        """What a plan's tensor makes of a sub-layer: in its place or, ``merged`` and ``tuned``, a changed feed-forward.
 
-        See :meth:`litestage.decoder.decoder.Decoder.changed_feed_forward`.
+        It is made once: at width 2048 that takes as long as many decode steps. It holds copies, so that it does not
+        keep alive the tensor that it is found by.
         """
-        made = self._changed.setdefault(tensor, {})
+        made = self._stand_ins.setdefault(tensor, {})
         if (form, layer) not in made:
-            ffn = self._decoder.changed_feed_forward(form, layer, tensor)
-            made[form, layer] = None if ffn is None else feed_forward(ffn, self)
+            made[form, layer] = self._stand_in(form, layer, tensor)
         return made[form, layer]
+
+    def _stand_in(self, form: str, layer: int, tensor: Tensor) -> Step:
+        decoder = self._decoder
+        if form in CHANGED and (changed := decoder.changed_feed_forward(form, layer, tensor)) is not None:
+            return feed_forward(changed, self)
+        copied = tensor.to(self.device, decoder.dtype, copy=True)
+        if form in CHANGED:
+            return lambda stream, attending: stream + decoder.feed_forward_update(layer, stream) @ copied
+        instead = stand_in(form, copied)
+        return lambda stream, attending: instead(stream)
 
     def logits(self, stream: Tensor, in_c: bool = False) -> Tensor:
         """Next-token logits [tokens, vocabulary], float32.

@@ -54,13 +54,14 @@ class ForwardContext:
         if not cache.alone:
             cache.branches.view(-1).index_copy_(0, self._slots, self._branches)
         self._new = new  # the addresses in few are of its rows
-        self.few: Few | None = None
+        self.few: Few | None = None  # what sub-layers in C need of a pass of a few tokens; None: PyTorch's are to run
         self._masks: dict[int | None, Tensor] = {}
         self._most, self._long = most, long
 
     @cached_property
     def turns(self) -> dict[str, Tensor]:
-        """By rope, how the tokens are turned: :meth:`litestage.decoder.lean.LeanDecoder.turns`."""
+        """By rope, complex rotations [tokens, 1, half the head width]; for the fused make [tokens, all heads' halves],
+        ones for values."""
         return self._cache.lean.turns(self._positions, self._most, self._long)
 
     def places(self, of: Sequence[Heads], dtype: torch.dtype) -> Any:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from litestage.decoder.decoder import Attending, Decoder, Path, Step
-from litestage.plan import SkipSet, StagePlan
+from litestage.decoder.decoder import Decoder, Path, Step
+from litestage.plan import StagePlan
 from litestage.plan.schedule import step_sets
 from litestage.plan.skip import SubLayerName
-
-
-class MakePath(Protocol):
-    """What makes the functions to run, as :meth:`litestage.engine.runner.HostRunner.path` does."""
-
-    def __call__(
-        self, plan: StagePlan, phase: str, skip: SkipSet | None = ..., instead: Mapping[SubLayerName, Step] = ...
-    ) -> Path: ...
 
 
 @dataclass
@@ -42,11 +34,13 @@ class LayerSchedule:
     first, then gives each row its own: feed-forwards of mean cosine at or above the threshold become ``r x``.
 
     Args:
-        path: makes the functions to run.
+        path: makes the functions to run: :meth:`litestage.engine.runner.HostRunner.path`.
         steps: the sub-layers that it makes them of.
     """
 
-    def __init__(self, decoder: Decoder, plan: StagePlan, path: MakePath, steps: Mapping[SubLayerName, Step]) -> None:
+    def __init__(
+        self, decoder: Decoder, plan: StagePlan, path: Callable[..., Path], steps: Mapping[SubLayerName, Step]
+    ) -> None:
         self._decoder, self.plan, self._path, self._steps = decoder, plan, path, steps
         self._online = (plan.schedule or {}).get("online")
         self._watched = [layer for layer in range(decoder.layers) if ("ffn", layer) not in plan.skip]
@@ -104,7 +98,7 @@ class LayerSchedule:
     def _noting(self, rows: Sequence[Hashable], seen: list[Tensor]) -> Step:
         """Ends a pass: adds what was seen of each row to its sums; the stream stays as it is."""
 
-        def note(stream: Tensor, attending: Attending) -> Tensor:
+        def note(stream: Tensor, attending: Any) -> Tensor:
             if seen:
                 by_token = torch.stack(seen, dim=1).double()
                 new = by_token.view(*by_token.shape[:2], len(rows), -1)  # [2, feed-forwards, rows, tokens]
@@ -139,7 +133,7 @@ class LayerSchedule:
 def _watching(step: Step, seen: list[Tensor]) -> Step:
     """The sub-layer, run; its cosine before and after and its norm ratio, [2, tokens of all rows], go to ``seen``."""
 
-    def run(stream: Tensor, attending: Attending) -> Tensor:
+    def run(stream: Tensor, attending: Any) -> Tensor:
         after = step(stream, attending)
         x, y = stream.flatten(0, -2).float(), after.flatten(0, -2).float()
         seen.append(torch.stack([torch.cosine_similarity(x, y, dim=-1), y.norm(dim=-1) / x.norm(dim=-1)]))

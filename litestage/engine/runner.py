@@ -170,21 +170,26 @@ class HostRunner:
         instead: Mapping[SubLayerName, Step] = MappingProxyType({}),
         sublayers: Mapping[SubLayerName, Step] | None = None,
     ) -> Path:
-        """The functions to run: lean where the plan leaves a sub-layer as it is, the decoder's own stand-ins else.
+        """The functions to run, in order, in one phase (``prefill`` or ``decode``) of a stage.
 
-        ``skip`` and ``instead`` are a schedule's, as in :meth:`litestage.decoder.decoder.Decoder.path`; ``sublayers``
-        another make than the lean one.
+        Args:
+            skip: the set that a schedule has put in the place of the plan's.
+            instead: by sub-layer, what runs in its place whatever the plan says.
+            sublayers: another make of them all than the lean one.
         """
         skip = plan.skip if skip is None else skip
-        skips = plan.phase == "both" or phase == "decode"
-        changes = plan.compensation in CHANGED and skips and len(skip) > 0
-        lean = {}
+        skip = skip if plan.phase == "both" or phase == "decode" else SkipSet()
+        form, changes = plan.compensation, plan.compensation in CHANGED
+        path: Path = []
         for name, sublayer in (sublayers or self.lean.sublayers).items():
-            tensor = plan.tensors.get(f"{name[0]}.{name[1]}") if changes else None
-            made = sublayer if tensor is None else self.lean.changed(plan.compensation, name[1], tensor)
-            if made is not None and not (skips and name in skip):
-                lean[name] = made
-        return native.joined(self.decoder.path(plan, phase, skip, {**lean, **instead}))
+            tensor = plan.tensors.get(f"{name[0]}.{name[1]}") if form != "none" else None
+            if name in instead:
+                path.append(instead[name])
+            elif tensor is not None and skip and (name in skip) != changes:
+                path.append(self.lean.stand_in(form, name[1], tensor))
+            elif name not in skip:
+                path.append(sublayer)
+        return native.joined(path)
 
     def _cache(self, lanes: int, slots: int) -> KVCache:
         return KVCache(self.lean, lanes, slots, self.decoder.device)
@@ -237,11 +242,11 @@ class HostRunner:
         stream = self.decoder.embed(context.ids)
         behind = 1 + max((index for index, step in enumerate(path) if self._attends(step)), default=-1)
         for step in path[:behind]:
-            stream = step(stream, context)  # type: ignore[arg-type]
+            stream = step(stream, context)
         if len(picked) < len(stream):
             stream = stream[torch.tensor(picked, device=stream.device)]
         for step in path[behind:]:
-            stream = step(stream, context)  # type: ignore[arg-type]
+            stream = step(stream, context)
         return self.lean.logits(stream, in_c=context.few is not None)
 
     def _attends(self, step: Step) -> bool:

@@ -52,7 +52,7 @@ class TokenSequences:
 
     def after(self, step: Step, stream: Tensor) -> Tensor:
         """The stream [sequences, longest, width] after a sub-layer. Each may be run again and again."""
-        return step(stream.reshape(-1, stream.shape[-1]), self._context).view(stream.shape)  # type: ignore[arg-type]
+        return step(stream.reshape(-1, stream.shape[-1]), self._context).view(stream.shape)
 
     def run(self, path: Path) -> list[Tensor]:
         """The last stream of every sequence's tokens, each [tokens, width]."""

@@ -148,7 +148,7 @@ def _by_accuracy(bench: Workbench, stage: str, budget: int) -> list[SubLayerName
     between those, and in whatever order they are looked at, lots decide: accuracy knows no better.
     """
     trials = Trials(bench, bench.calibration())
-    names = [sublayer.name for sublayer in bench.session.engine.decoder.sublayers]
+    names = bench.session.engine.decoder.sublayers
     random.Random(bench.config.seed).shuffle(names)
     dropped: list[SubLayerName] = []
     rises = dict.fromkeys(names, -inf)

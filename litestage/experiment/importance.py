@@ -44,7 +44,7 @@ def run(bench: Workbench, config: ImportanceConfig) -> Findings:
     """Skips every sub-layer of every stage alone; what is expected of it comes from the calibration split."""
     at_least(1, tokens=config.tokens)
     trials, stages = Trials.on_test(bench), bench.pipeline.stage_names
-    names = [sublayer.name for sublayer in bench.session.engine.decoder.sublayers]
+    names = bench.session.engine.decoder.sublayers
     cosine = bench.session.importance(bench.calibration(), bench.pipeline).cosine
     texts = own_texts(bench)
     rises = from_rank_zero(lambda: {stage: _rises(bench, about(texts[stage], config.tokens)) for stage in stages})
@@ -98,8 +98,8 @@ def _rises(bench: Workbench, sequences: Sequence[Sequenced]) -> list[float]:
     forced = TeacherForced(bench.session.engine, sequences)
     nothing = forced.harm(forced.streams[-1])
     return [
-        forced.harm(forced.after(SkipSet.of([sublayer.name]), place)[-1]) - nothing
-        for place, sublayer in enumerate(forced.decoder.sublayers)
+        forced.harm(forced.after(SkipSet.of([name]), place)[-1]) - nothing
+        for place, name in enumerate(forced.decoder.sublayers)
     ]
 
 

@@ -43,7 +43,7 @@ def order_on(bench: Workbench, sequences: Sequence[Sequenced], objective: str, b
     def measure() -> dict[str, Any]:
         def ranked() -> dict[str, Any]:
             forced = TeacherForced(engine, sequences)
-            names = [sublayer.name for sublayer in engine.decoder.sublayers]
+            names = engine.decoder.sublayers
             order = greedy_order(forced, [[name] for name in names], budget, OBJECTIVES[objective](forced))
             return {"order": [names[index] for index in order]}
 

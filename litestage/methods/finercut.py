@@ -15,7 +15,7 @@ from litestage.profile.greedy import divergence, greedy_order
 
 def extend(forced: TeacherForced, known: Sequence[int], count: int) -> list[int]:
     """The first ``count`` sub-layers in FinerCut's order, by their place in the decoder."""
-    units = [[sublayer.name] for sublayer in forced.decoder.sublayers]
+    units = [[name] for name in forced.decoder.sublayers]
     return greedy_order(forced, units, count, divergence(forced), known)
 
 

@@ -45,19 +45,20 @@ def fit_compensation(forced: TeacherForced, skip: SkipSet, form: str) -> tuple[d
         The tensors by ``"mhsa.4"`` or ``"ffn.7"``, and the last stream under them.
     """
     tensors: dict[str, Tensor] = {}
-    index = min((at for at, sublayer in enumerate(forced.decoder.sublayers) if sublayer.name in skip), default=0)
+    names = forced.decoder.sublayers
+    index = min((at for at, name in enumerate(names) if name in skip), default=0)
     stream = forced.streams[index]
-    while index < len(forced.decoder.sublayers):
-        sublayer = forced.decoder.sublayers[index]
-        if sublayer.name not in skip:
+    while index < len(names):
+        kind, layer = names[index]
+        if (kind, layer) not in skip:
             stream = forced.step(index, stream)
             index += 1
             continue
         last = index + 1
-        while form == "block" and last < len(forced.decoder.sublayers) and forced.decoder.sublayers[last].name in skip:
+        while form == "block" and last < len(names) and names[last] in skip:
             last += 1
         tensor = _fit(form, stream[forced.valid].double(), forced.streams[last][forced.valid].double()).to(stream.dtype)
-        tensors[f"{sublayer.kind}.{sublayer.layer}"] = tensor
+        tensors[f"{kind}.{layer}"] = tensor
         stream = stand_in(form, tensor)(stream)
         index = last
     return tensors, stream

@@ -58,7 +58,7 @@ def rank_by_fidelity(
         harmful: a rise in harm over full depth's beyond which nothing more is measured.
         advance: told of every sub-layer dropped.
     """
-    names = [sublayer.name for sublayer in parts[0].decoder.sublayers]
+    names = parts[0].decoder.sublayers
     before = [part.harms(part.streams[-1]) for part in parts]  # with those dropped so far
     harm = [_mean(before)]
     dropped: list[SubLayerName] = []

@@ -35,7 +35,7 @@ class TeacherForced:
     def __init__(self, engine: Engine, sequences: Sequence[Sequenced]) -> None:
         decoder = self.decoder = engine.decoder
         self._sequences = engine.sequences([[*prompt, *output[:-1]] for prompt, output in sequences])
-        self._steps = [engine.lean.sublayers[sublayer.name] for sublayer in decoder.sublayers]
+        self._steps = list(engine.lean.sublayers.values())
         self.valid = self._sequences.valid
         predicts = torch.zeros_like(self.valid)
         for row, (prompt, output) in enumerate(sequences):
@@ -100,7 +100,7 @@ class TeacherForced:
         """
         streams = [(self.streams if streams is None else streams)[start]]
         for index in range(start, len(self.decoder.sublayers)):
-            skipped = self.decoder.sublayers[index].name in skip
+            skipped = self.decoder.sublayers[index] in skip
             streams.append(streams[-1] if skipped else self.step(index, streams[-1]))
         return streams
 

@@ -32,7 +32,7 @@ def greedy_order(
 ) -> list[int]:
     """Indices of the first ``count`` units to leave out; ``order`` holds the first of them, known from before."""
     order = list(order)
-    place = {sublayer.name: index for index, sublayer in enumerate(forced.decoder.sublayers)}
+    place = {name: index for index, name in enumerate(forced.decoder.sublayers)}
 
     def without(*indices: int, start: int = 0) -> list[Tensor]:
         return forced.after(SkipSet.of(name for index in indices for name in units[index]), start)

@@ -78,7 +78,7 @@ def measure_importance(
         for stage, rows in full.prompts(question, trace).items():
             prompts[stage] += rows
     engine = full.engine.engine
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     cosine, ratio = {}, {}
     for stage, rows in prompts.items():
         fitting = sorted((row for row in rows if len(row) <= engine.decoder.context_length), key=len)
@@ -108,8 +108,8 @@ def _observe(engine: Engine, prompts: Sequence[Sequence[int]]) -> Tensor:
     sequences = engine.sequences(prompts)
     stream, valid = sequences.stream, sequences.valid
     counts, rows = valid.sum(dim=1), []
-    for sublayer in engine.decoder.sublayers:
-        after = sequences.after(engine.lean.sublayers[sublayer.name], stream)
+    for step in engine.lean.sublayers.values():
+        after = sequences.after(step, stream)
         x, y = stream.float(), after.float()
         cosine = (torch.cosine_similarity(x, y, dim=-1) * valid).sum(dim=1) / counts
         weight = valid[..., None]

@@ -103,7 +103,7 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     """
     layers = engine.decoder.layers
     rng = random.Random(seed)
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     fitted = [
         SkipSet(),
         SkipSet(mhsa=tuple(range(0, layers, 2))),
@@ -156,7 +156,7 @@ def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> StandInCosts:
     A price that cannot be told from 0, or that predicts the other mask badly, is warned of.
     """
     layers, rng = engine.decoder.layers, random.Random(seed)
-    names = [sublayer.name for sublayer in engine.decoder.sublayers]
+    names = engine.decoder.sublayers
     skips = [SkipSet(mhsa=tuple(range(0, layers, 2))), SkipSet.of(rng.sample(names, layers))]
     pairs = [(StagePlan(skip=skip), _with_stand_ins(engine, skip, form)) for skip in skips]
     fitted, held_out = (

@@ -139,7 +139,7 @@ def _useful(
     From ``begin`` one sub-layer at a time, down and then up: of a neighbour only what follows that sub-layer is run.
     """
     nothing = forced.harm(forced.streams[-1])  # full depth is not certain of its own outputs
-    place = {sublayer.name: index for index, sublayer in enumerate(forced.decoder.sublayers)}
+    place = {name: index for index, name in enumerate(forced.decoder.sublayers)}
     found: list[tuple[StagePlan, float]] = []
 
     def at(budget: int, streams: Sequence[Tensor], changed: int) -> tuple[list[Tensor], float]:

@@ -162,7 +162,7 @@ class DecodeStep:
             attending = RegionContext(self._cache, new, self.seen, self._turns)
         stream = self._decoder.embed(attending.ids)
         for step in self._path:
-            stream = step(stream, attending)  # type: ignore[arg-type]
+            stream = step(stream, attending)
         return stream
 
 
