@@ -16,8 +16,8 @@ from litestage.plan import Certificate, Plan, SkipSet, StagePlan, load_plan, sav
 from litestage.plan.words import certified
 from litestage.report.answer import answer, in_two_sentences
 from litestage.report.runs import Run
+from litestage.search import find_strategy
 from litestage.search.certify import walk, walk_order
-from litestage.search.greedy import greedy_search
 from litestage.search.one_budget import one_budget_search
 from litestage.search.record import write_search
 from litestage.search.split import confirming, fewest_calibrating
@@ -221,10 +221,10 @@ def test_nothing_certified_is_full_depth():
     assert found.walk.steps[0].lost == 30 or found.walk.steps[0].asked < 60
 
 
-@pytest.mark.parametrize("search", [one_budget_search, greedy_search])
-def test_too_few_questions_for_a_bound_are_said_to_be_too_few_with_how_many_it_takes(caplog, search):
+@pytest.mark.parametrize("strategy", ["one_budget", "greedy"])
+def test_too_few_questions_for_a_bound_are_said_to_be_too_few_with_how_many_it_takes(caplog, strategy):
     session = WrittenDown({})
-    found = search(walked_problem(session, bound=0.02, questions=70, confirm=60))
+    found = find_strategy(strategy).run(walked_problem(session, bound=0.02, questions=70, confirm=60))
     assert not found.met
     assert found.plan.certificate is None
     assert "takes 114 confirming questions" in caplog.text
@@ -234,7 +234,7 @@ def test_too_few_questions_for_a_bound_are_said_to_be_too_few_with_how_many_it_t
 
 
 def test_a_bound_of_nothing_is_said_to_be_out_of_reach(caplog):
-    assert not one_budget_search(walked_problem(WrittenDown({}), bound=0.0)).met
+    assert not find_strategy("one_budget").run(walked_problem(WrittenDown({}), bound=0.0)).met
     assert "No number of questions certifies a bound of 0" in caplog.text
 
 

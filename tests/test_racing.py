@@ -9,6 +9,7 @@ import pytest
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
+from litestage.search import find_strategy
 from litestage.search.candidate import Candidate, SearchResult, frontier
 from litestage.search.finalists import by_the_clock, surely_faster
 from litestage.search.one_budget import one_budget_search
@@ -94,7 +95,7 @@ def test_a_plan_that_loses_what_others_lost_is_out_after_those_questions():
 @pytest.mark.parametrize(("bound", "advice"), [(0.02, "search.calibration to 65 or more, or "), (0.0, "")])
 def test_too_few_questions_for_the_bound_end_with_full_depth_and_are_said_to_be_too_few(caplog, bound, advice):
     case = problem(WrittenDown({}), questions=8, bound=bound)
-    found = one_budget_search(case)
+    found = find_strategy("one_budget").run(case)
     assert not found.met
     assert found.plan.hash == case.plan(case.nothing).hash
     assert {candidate.questions for candidate in found.candidates} == {8}  # each was asked something

@@ -59,9 +59,10 @@ def reference_session():
 
 
 def test_the_choice_is_the_fastest_within_the_bound_stage_by_stage(reference_session):
-    seen = []
-    found = greedy_search(scripted(reference_session, 0.035), seen.append)
-    assert [message.split()[0] for message in seen[::4]] == ["analyze", "summarize", "recall"]  # slowest first
+    problem = scripted(reference_session, 0.035)
+    found = greedy_search(problem)
+    # slowest first: the fourth budget of analyze, then of summarize, then of recall
+    assert problem.tried[4:13:4] == [(0, 3, 0), (0, 3, 3), (3, 3, 2)]
     # analyze: 1 and 2 lose 5 points, so 3. summarize: 2 loses 1 point and is the fastest allowed. recall: 1 would lose
     # 3 more than summarize's 1 point, so 2.
     assert found.chosen.budgets == {"recall": 2, "analyze": 3, "summarize": 2}

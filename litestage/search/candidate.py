@@ -58,6 +58,11 @@ class Candidate:
     def exit_rule(self) -> ExitRule | None:
         return None if self.exit is None else ExitRule(**self.exit)
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for candidates of the same rungs and exit rule."""
+        return *self.rungs.values(), self.exit_rule
+
 
 @dataclass(frozen=True)
 class SearchResult:

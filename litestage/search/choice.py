@@ -38,8 +38,8 @@ def choose(
         allowed = by_the_clock(problem, allowed, full)
     chosen = replace(allowed[0] if allowed else full, verdict="chosen")
     certificates = walked.certificates if walked else {}
-    timed = {_place(candidate): candidate for candidate in [*allowed, chosen]}
-    judged = [_judged(timed.get(_place(candidate), candidate), walked) for candidate in tried]
+    timed = {candidate.key: candidate for candidate in [*allowed, chosen]}
+    judged = [_judged(timed.get(candidate.key, candidate), walked) for candidate in tried]
 
     def plan(candidate: Candidate) -> Plan:
         made = problem.session.signed(problem.plan(candidate.rungs, candidate.exit_rule), problem.pipeline)
@@ -54,10 +54,6 @@ def choose(
         plans={candidate.plan: plan(candidate) for candidate in frontier(judged)} if keep else {},
         walk=walked,
     )
-
-
-def _place(candidate: Candidate) -> tuple[object, ...]:
-    return *candidate.rungs.values(), candidate.exit_rule
 
 
 def _judged(candidate: Candidate, walked: Walk | None) -> Candidate:

@@ -11,11 +11,17 @@ from litestage.search.split import fewest_calibrating
 
 def warn_if_too_few(problem: SearchProblem) -> None:
     """Says so where there are too few for the bound: to be certified, or, where nothing certifies, to be raced."""
-    bound, warn = problem.max_accuracy_drop, getLogger(__name__).warning
+    bound, warn, certifying = problem.max_accuracy_drop, getLogger(__name__).warning, problem.bound.fewest
     if not problem.confirm:
-        return _warn_if_too_few_to_race(len(problem.questions), bound)
-    certifying = problem.bound.fewest
-    if certifying is None:
+        questions, needed = len(problem.questions), fewest(bound)
+        if questions < needed:
+            more = f"search.calibration to {needed} or more, or " if bound > 0 else ""
+            warn(
+                "%d calibration questions cannot show that a plan loses at most %g points, not even one that loses "
+                "none: full depth will be chosen. Raise %ssearch.max_accuracy_drop.",
+                *(questions, bound * 100, more),
+            )
+    elif certifying is None:
         warn("No number of questions certifies a bound of %g: full depth will be chosen.", bound)
     elif len(problem.confirm) < certifying:
         warn(
@@ -24,15 +30,4 @@ def warn_if_too_few(problem: SearchProblem) -> None:
             "which %d confirm, or search.max_accuracy_drop.",
             *(problem.confidence * 100, bound * 100, certifying, len(problem.confirm)),
             *(fewest_calibrating(problem.bound), certifying),
-        )
-
-
-def _warn_if_too_few_to_race(questions: int, bound: float) -> None:
-    needed = fewest(bound)
-    if questions < needed:
-        more = f"search.calibration to {needed} or more, or " if bound > 0 else ""
-        getLogger(__name__).warning(
-            "%d calibration questions cannot show that a plan loses at most %g points, not even one that loses "
-            "none: full depth will be chosen. Raise %ssearch.max_accuracy_drop.",
-            *(questions, bound * 100, more),
         )

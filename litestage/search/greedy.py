@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from litestage.progress import Advance
 from litestage.search.candidate import Candidate, SearchResult
 from litestage.search.choice import choose
-from litestage.search.enough import warn_if_too_few
 from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
-from litestage.search.strategy import Advance, Strategy, unheard
+from litestage.search.strategy import Strategy
 
 
-def greedy_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+def greedy_search(problem: SearchProblem, advance: Advance = lambda plans: None) -> SearchResult:
     """Runs the search."""
     rungs, rule = problem.nothing, problem.exit
-    warn_if_too_few(problem)
     full = problem.full()
     order = sorted(rungs, key=lambda stage: -full.stage_latency_s[stage])
     seen: dict[tuple[object, ...], Candidate] = {}
@@ -32,14 +31,13 @@ def greedy_search(problem: SearchProblem, advance: Advance = unheard) -> SearchR
         for rung in range(len(problem.ladders[stage])):
             candidate = problem.evaluate({**rungs, stage: rung}, rule)
             tried.append(candidate)
-            figures = f"accuracy {candidate.accuracy:.3f}, {candidate.latency_s * 1000:.1f} ms"
-            advance(f"{stage} skips {candidate.budgets[stage]}: {figures}")
+            advance(1)
         allowed = [candidate for candidate in tried if problem.kept_by(candidate)] or [full]
         best = min(allowed, key=lambda candidate: candidate.latency_s)
         rungs = dict(best.rungs)
         for candidate in tried:
             verdict = f"frozen for {stage}" if candidate is best else _reason(candidate, best, problem)
-            seen[(*candidate.rungs.values(), candidate.exit_rule)] = replace(candidate, verdict=verdict)
+            seen[candidate.key] = replace(candidate, verdict=verdict)
     faster = [candidate for candidate in seen.values() if candidate.latency_s < full.latency_s]
     last = problem.evaluate(rungs, rule)
     within = [last] if problem.kept_by(last) and last.latency_s < full.latency_s else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import fmean
@@ -17,14 +17,13 @@ from litestage.profile import Importance, StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import FidelityRanking, rank_by_fidelity
 from litestage.profile.forced import Sequenced, TeacherForced, about
+from litestage.progress import Advance
 from litestage.trace import StageTrace
 
 Ladder = Sequence[StagePlan]
 """One stage's plans. The first skips nothing."""
 Order = Sequence[SubLayerName]
 """Sub-layers, first skipped first."""
-
-Advance = Callable[[int], None]
 
 RANKED_TOKENS = 1000
 """How many tokens a ranking looks at, in prompts and outputs."""
@@ -40,10 +39,6 @@ HARMLESS = 0.005
 """Where a budget harms less than this, smaller budgets are not looked at."""
 
 
-def ignore(steps: int) -> None:
-    """Progress that nobody looks at."""
-
-
 def budget_ladder(order: Order, max_budget: int, phase: str = "both") -> Ladder:
     """The first 0, 1, 2, ... sub-layers of the order."""
     some = [StagePlan(SkipSet.of(order[:budget]), phase) for budget in range(1, max_budget + 1)]
@@ -56,7 +51,7 @@ def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
 
 
 def fidelity_ranking(
-    engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, advance: Advance = ignore
+    engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, advance: Advance
 ) -> FidelityRanking:
     """Sub-layers by fidelity, on some of ``sequences`` drawn by lot; ``advance`` is told of every one ranked."""
     saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
@@ -96,7 +91,7 @@ def priced_ladder(
     costs: StepCosts,
     max_budget: int,
     harm: Sequence[float] = (),
-    advance: Advance = ignore,
+    advance: Advance = lambda budgets: None,
     phase: str = "both",
 ) -> tuple[Ladder, list[Estimate]]:
     """Of every budget and form of compensation, the plans of one stage that no other beats in harm and time.

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from litestage.progress import Advance
 from litestage.search.candidate import SearchResult
 from litestage.search.choice import choose
-from litestage.search.enough import warn_if_too_few
 from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
 from litestage.search.race import ASKED
-from litestage.search.strategy import Advance, Strategy, unheard
+from litestage.search.strategy import Strategy
 
 
-def one_budget_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+def one_budget_search(problem: SearchProblem, advance: Advance = lambda plans: None) -> SearchResult:
     """Races the same rung of every stage's ladder, for all rungs."""
-    warn_if_too_few(problem)
     full, rule = problem.full(), problem.exit
     candidates, faster, passed = [], [], []
     for rung in _rungs(problem):
@@ -30,7 +29,7 @@ def one_budget_search(problem: SearchProblem, advance: Advance = unheard) -> Sea
         if candidate.latency_s < full.latency_s:
             faster.append(candidate)
             passed += [candidate] if within else []
-        advance(f"{candidate.budgets}: {candidate.verdict}")
+        advance(1)
     return choose(problem, "one_budget", candidates, faster, passed, full)
 
 

@@ -23,13 +23,13 @@ from dataclasses import replace
 
 from litestage.plan import ExitRule
 from litestage.plan.exit import SIMPLE_RULES
+from litestage.progress import Advance
 from litestage.search.candidate import Candidate, Rungs, SearchResult
 from litestage.search.choice import choose
-from litestage.search.enough import warn_if_too_few
 from litestage.search.ladders import Estimate
 from litestage.search.problem import SearchProblem
 from litestage.search.race import ASKED
-from litestage.search.strategy import Advance, Strategy, unheard
+from litestage.search.strategy import Strategy
 
 Estimates = Mapping[str, Sequence[Estimate]]
 """By stage, what each rung of its ladder is expected to do."""
@@ -45,19 +45,17 @@ WORTHWHILE = 0.01
 exit rule costs the confidence of every step."""
 
 
-def pareto_search(problem: SearchProblem, advance: Advance = unheard) -> SearchResult:
+def pareto_search(problem: SearchProblem, advance: Advance = lambda plans: None) -> SearchResult:
     """Runs the search over the problem's ladders, whose rungs have estimates."""
     raced: dict[tuple[object, ...], tuple[Candidate, bool]] = {}
-    warn_if_too_few(problem)
     full, estimates = problem.full(), problem.estimates
 
     def within(rungs: Rungs, rule: ExitRule | None = problem.exit) -> bool:
         key = (*rungs.values(), rule)
         if key not in raced:
             candidate, passed = problem.race(rungs, rule)
-            reason = _reason(candidate, passed, problem)
-            raced[key] = replace(candidate, verdict=reason), passed
-            advance(f"{' / '.join(map(str, candidate.budgets.values()))}: {reason}")
+            raced[key] = replace(candidate, verdict=_reason(candidate, passed, problem)), passed
+            advance(1)
         return raced[key][1]
 
     path = _path(problem.nothing, estimates)
@@ -85,7 +83,7 @@ def pareto_search(problem: SearchProblem, advance: Advance = unheard) -> SearchR
             within(rungs, rule)
     tried = [candidate for candidate, _ in raced.values()]
     faster = [candidate for candidate in tried if _pays(candidate, raced, full)]
-    passed = [candidate for candidate in faster if raced[(*candidate.rungs.values(), candidate.exit_rule)][1]]
+    passed = [candidate for candidate in faster if raced[candidate.key][1]]
     return choose(problem, "pareto", tried, faster, passed, full, clock=True, keep=True)
 
 

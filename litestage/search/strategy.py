@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from litestage.progress import bar
+from litestage.progress import Advance, bar
 from litestage.search.calibrated import Calibrated
 from litestage.search.candidate import SearchResult
+from litestage.search.enough import warn_if_too_few
 from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
-
-Advance = Callable[[str], None]
-"""Told of every plan tried, with a line that says what became of it."""
-
-
-def unheard(message: str) -> None:
-    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class Strategy:
     Attributes:
         ranking: what sub-layers are ranked by unless ``search.ranking`` says: see :class:`Calibrated`.
         ladders: what it chooses from, of what was measured on the calibration questions.
-        search: chooses.
+        search: chooses; tells of every plan tried.
         plans: how many plans it tries, about where ``guessed``.
         passes: for the forecast of a comparison: of so many stages and so large a largest budget, how often it has all
             calibration questions answered, or takes as long as that.
@@ -40,6 +34,7 @@ class Strategy:
     guessed: bool = False
 
     def run(self, problem: SearchProblem) -> SearchResult:
-        """Searches under a bar that counts the plans tried."""
+        """Searches under a bar that counts the plans tried; says so where too few questions can choose any."""
+        warn_if_too_few(problem)
         with bar("search: plans tried", self.plans(problem), guessed=self.guessed) as advance:
-            return self.search(problem, lambda message: advance(1))
+            return self.search(problem, advance)
