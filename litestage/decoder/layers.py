@@ -59,18 +59,14 @@ class Heads:
     softcap: float | None
 
 
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """An attention sub-layer (MHSA).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ResidualSubLayer:
+    """What both kinds of sub-layer have.
 
     Attributes:
         module: Hugging Face's own.
         norm, post_norm: before and after it.
-        names: of its projections in: of queries, keys and values, or one of all three side by side.
-        query_norm, key_norm: of each head by itself, or, with a weight as wide as all heads, of all together.
-        rope: by which of the decoder's rotations queries and keys are turned; None: not.
-        gated: whether the query projection gives each head, behind its query, a gate as wide, whose sigmoid the head's
-            output is multiplied by.
+        names: of its projections in.
         multiplier: of what is added to the residual stream.
     """
 
@@ -78,17 +74,30 @@ class Attention:
     norm: Norm | None
     post_norm: Norm | None
     names: tuple[str, ...]
+    multiplier: float = 1.0
+
+    @property
+    def projections(self) -> list[Any]:
+        """The linear maps from the stream: those of its kind, or one of all of them side by side."""
+        return [getattr(self.module, name) for name in self.names]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attention(ResidualSubLayer):
+    """An attention sub-layer (MHSA); its projections are of queries, keys and values.
+
+    Attributes:
+        query_norm, key_norm: of each head by itself, or, with a weight as wide as all heads, of all together.
+        rope: by which of the decoder's rotations queries and keys are turned; None: not.
+        gated: whether the query projection gives each head, behind its query, a gate as wide, whose sigmoid the head's
+            output is multiplied by.
+    """
+
     heads: Heads
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     rope: str | None = None
     gated: bool = False
-    multiplier: float = 1.0
-
-    @property
-    def projections(self) -> list[Any]:
-        """The linear maps from the stream: one, or three."""
-        return [getattr(self.module, name) for name in self.names]
 
     @property
     def output(self) -> Any:
@@ -96,26 +105,11 @@ class Attention:
         return self.module.o_proj
 
 
-@dataclass(frozen=True, eq=False)
-class FeedForward:
-    """A feed-forward sub-layer (FFN): ``down(activation(gate) * up)``.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeedForward(ResidualSubLayer):
+    """A feed-forward sub-layer (FFN): ``down(activation(gate) * up)``; its projections are of gate and up."""
 
-    Attributes:
-        names: of its projections in: of gate and up, or one of both side by side.
-        multiplier: of what is added to the residual stream.
-    """
-
-    module: Any
-    norm: Norm | None
-    post_norm: Norm | None
-    names: tuple[str, ...]
     activation: Callable[[Tensor], Tensor]
-    multiplier: float = 1.0
-
-    @property
-    def projections(self) -> list[Any]:
-        """The linear maps from the stream: one, or two."""
-        return [getattr(self.module, name) for name in self.names]
 
     @property
     def output(self) -> Any:
