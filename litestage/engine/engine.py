@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ from litestage.engine import scheduler, sequences
 from litestage.engine.graph.compiled import COMPILING
 from litestage.engine.graph.runner import GraphRunner
 from litestage.engine.memory import out_of_memory
-from litestage.engine.prefix_cache import PrefixCache
+from litestage.engine.prefix_cache import PrefixCache, common_prefix
 from litestage.engine.requests import Decoding, Generation, Request
 from litestage.engine.rows import Detokenise, Row
 from litestage.engine.runner import HostRunner
 from litestage.engine.sampler import Sampler
 from litestage.engine.sequences import Pair, TokenSequences
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, one_of
 from litestage.plan import StagePlan
 
 PATHS = ("fast", "host", "static")
@@ -69,10 +70,8 @@ class Engine:
 
     def __init__(self, model: Any, tokenizer: Any, path: str = "fast", compiling: str = "auto") -> None:
         self.decoder = Decoder(model)
-        if path not in PATHS:
-            raise LiteStageError(f"engine.path is {path!r}; {did_you_mean(path, PATHS)}")
-        if compiling not in COMPILING:
-            raise LiteStageError(f"engine.compile is {compiling!r}; {did_you_mean(compiling, COMPILING)}")
+        one_of("engine.path", path, PATHS)
+        one_of("engine.compile", compiling, COMPILING)
         self._compiling = compiling
         fastest = "static" if self.decoder.device.type == "cuda" else "host"
         self.path = fastest if path == "fast" else path
@@ -136,8 +135,19 @@ class Engine:
 
     @torch.inference_mode()
     def choose(self, candidates: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
-        """The most probable of several token sequences, by index: :func:`litestage.engine.sequences.most_likely`."""
-        return sequences.most_likely(self, candidates, plan)
+        """The index of the most probable of several token sequences, given what all begin with; the first of equals.
+
+        Where they part by one token each, that is a comparison of next-token logits after one prefill. None where a
+        score is no number.
+        """
+        context = common_prefix(candidates)
+        endings = [sequence[len(context) :] for sequence in candidates]
+        if all(len(ending) == 1 for ending in endings):
+            logits = self.next_token_logits(context, plan)
+            scores = logits[[ending[0] for ending in endings]].tolist()
+        else:
+            scores = [score for score, _ in self.loglikelihood([(context, ending) for ending in endings], plan)]
+        return None if any(map(math.isnan, scores)) else scores.index(max(scores))
 
     def next_token_logits(self, prompt: Sequence[int], plan: StagePlan) -> Tensor:
         """Logits [vocabulary] after a prompt, which runs as a prompt does under the plan."""

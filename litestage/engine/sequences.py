@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +11,8 @@ from litestage.decoder.decoder import Path, Step
 from litestage.engine.attention import SHARED
 from litestage.engine.cache import KVCache
 from litestage.engine.layer_schedule import LayerSchedule
-from litestage.engine.prefix_cache import common_prefix
 from litestage.engine.runner import HostRunner
 from litestage.plan import StagePlan
-
-if TYPE_CHECKING:
-    from litestage.engine.engine import Engine
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of what follows it; neither is empty."""
@@ -77,22 +71,6 @@ def loglikelihood(runner: HostRunner, pairs: Sequence[Pair], plan: StagePlan) ->
         chosen = logits.log_softmax(dim=-1).gather(1, target[:, None]).sum()
         scores.append((float(chosen), bool((logits.argmax(dim=-1) == target).all())))
     return scores
-
-
-def most_likely(engine: Engine, sequences: Sequence[Sequence[int]], plan: StagePlan) -> int | None:
-    """Which of several token sequences is the most probable, given what all of them begin with; the first of equals.
-
-    Where they part by one token each, that is a comparison of next-token logits after one prefill. None where a score
-    is no number.
-    """
-    context = common_prefix(sequences)
-    endings = [sequence[len(context) :] for sequence in sequences]
-    if all(len(ending) == 1 for ending in endings):
-        logits = engine.next_token_logits(context, plan)
-        scores = logits[[ending[0] for ending in endings]].tolist()
-    else:
-        scores = [score for score, _ in engine.loglikelihood([(context, ending) for ending in endings], plan)]
-    return None if any(map(math.isnan, scores)) else scores.index(max(scores))
 
 
 def _together(runner: HostRunner, pairs: Sequence[Pair], plan: StagePlan) -> list[Tensor]:
