@@ -5,7 +5,7 @@ from __future__ import annotations
 from logging import getLogger
 from typing import Any
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError
 
 CHOICES = ("ignore", "refuse")
 
@@ -50,12 +50,6 @@ def left_out(generation_config: Any) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None and not any(value == neutral for neutral in _WITHOUT_EFFECT[name])
     }
-
-
-def check_choice(choice: str) -> None:
-    """Raises LiteStageError where ``choice`` is none of ``CHOICES``."""
-    if choice not in CHOICES:
-        raise LiteStageError(f"generation_config is {choice!r}; {did_you_mean(choice, CHOICES)}")
 
 
 def say_left_out(fields: dict[str, Any], name: str, choice: str) -> None:

@@ -70,7 +70,7 @@ class LeanDecoder:
             self.sublayers["mhsa", index] = mhsa(layer.attention, rope, self)
             self.sublayers["ffn", index] = feed_forward(layer.feed_forward, self)
         if any(isinstance(step, native.Walk) for step in self.sublayers.values()):
-            self.kernels |= native.digest()
+            self.kernels["c"] = native.library().digest  # type: ignore[union-attr]
         if any(map(_in_panels, (*body.layers.modules(), decoder.head))):
             self.kernels["panels"] = panels.library().digest  # type: ignore[union-attr]
         self.counts = self.fused or _in_panels(decoder.head)

@@ -17,10 +17,10 @@ import torch
 from litestage.decoder.adapter import merged
 from litestage.decoder.checkpoint import Checkpoint, read_checkpoint, read_tokenizer
 from litestage.decoder.files import first_line
-from litestage.decoder.generation import check_choice, left_out, say_left_out
+from litestage.decoder.generation import CHOICES, left_out, say_left_out
 from litestage.decoder.packed import in_int8, why_not_int8
 from litestage.decoder.source import REFERENCE_MODELS, Source, source_of
-from litestage.errors import LiteStageError, did_you_mean, one_of
+from litestage.errors import LiteStageError, one_of
 from litestage.hub import hub
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -90,9 +90,8 @@ def load_model(
     if weights == "int8":
         dtype = "bfloat16" if dtype == "auto" else dtype
         _check_int8(dtype, device)
-    if dtype not in (*DTYPES, "auto"):
-        raise LiteStageError(f"dtype is {dtype!r}; {did_you_mean(dtype, (*DTYPES, 'auto'))}")
-    check_choice(generation_config)
+    one_of("dtype", dtype, (*DTYPES, "auto"))
+    one_of("generation_config", generation_config, CHOICES)
     in_float32 = dtype == "auto" and (device == "cpu" or name in REFERENCE_MODELS)
     read = read_model(name, revision, adapter, torch.float32 if in_float32 else DTYPES.get(dtype))
     model = read.model.requires_grad_(False).to(device)

@@ -44,16 +44,17 @@ LONG, FLOAT, PLACE = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
 class Few(ctypes.Structure):
-    """A pass of a few tokens: ``struct pass`` of native.c."""
+    """A pass of a few tokens: ``struct pass`` of native.c.
+
+    Attributes:
+        tables: by which queries and keys are turned; ``turns`` is their address.
+    """
 
     _fields_ = [
         *((name, LONG) for name in ("tokens", "each", "slots", "lanes", "seen")),
         *((name, PLACE) for name in ("held", "branches", "position", "branch", "slot", "turns")),
     ]
-
-    def turn_by(self, tables: Places) -> None:
-        """Has queries and keys turned by these."""
-        self.turns, self.tables = tables.address, tables
+    tables: Places
 
 
 class Places:
@@ -137,12 +138,6 @@ def library() -> Any | None:
         functions.project.argtypes = [LONG, PLACE, FLOAT, *[PLACE] * 3]
         functions.walk.restype = functions.project.restype = None
     return functions
-
-
-def digest() -> dict[str, str]:
-    """Names the functions of native.c, once they run, with the digest of what was compiled."""
-    functions = library()
-    return {} if functions is None else {"c": functions.digest}
 
 
 def attention_walk(

@@ -130,12 +130,17 @@ class KVCache:
         tokens = new.shape[1]
         of_lanes = tokens // len(self.used), self.slots, len(self.used), seen
         few = Few(tokens, *of_lanes, self.positions.data_ptr(), branches, *rows)
-        few.turn_by(self.lean.places(most))
+        few.tables = self.lean.places(most)
+        few.turns = few.tables.address
         return few
 
     def layer(self, heads: Heads, dtype: torch.dtype) -> LayerCache:
         """Where a layer's keys and values are kept; made when it is first asked for."""
         return self._layers.get(heads.layer) or self._made(heads.layer, heads.keys, heads.width, dtype)
+
+    def _like(self, layer: int, whole: Tensor) -> LayerCache:
+        """Where a layer's keys and values are kept that are shaped as these [2, heads, ..., width]."""
+        return self._layers.get(layer) or self._made(layer, whole.shape[1], whole.shape[-1], whole.dtype)
 
     def _made(self, layer: int, heads: int, width: int, dtype: torch.dtype) -> LayerCache:
         shape = (2, heads, len(self.used), self.slots, width)
@@ -163,8 +168,7 @@ class KVCache:
         if count >= self.slots:
             self._grow(count)
         for at, kept in prefix.whole.items():
-            layer = self._layers.get(at) or self._made(at, kept.shape[1], kept.shape[3], kept.dtype)
-            layer.whole[:, :, lane, :count] = kept.index_select(2, slots)
+            self._like(at, kept).whole[:, :, lane, :count] = kept.index_select(2, slots)
         self.positions[lane, :count] = torch.arange(count, device=self.device)
         self.used[lane] = count
 

@@ -57,7 +57,9 @@ class Sampler:
     def choose(self, logits: Tensor, chances: Tensor) -> Tensor:
         """Tokens [rows] drawn from logits [rows, vocabulary] with :meth:`chances`: where their share of the probability
         falls, the tokens side by side. Nothing waits for the device."""
-        heaped = self._probabilities(logits).double().cumsum(dim=-1)
+        for warper in self._warpers:
+            logits = warper(None, logits)
+        heaped = logits.softmax(dim=-1).double().cumsum(dim=-1)
         return (heaped <= chances[:, None] * heaped[:, -1:]).sum(dim=-1)
 
     def chances(self, row: Row, count: int) -> list[float]:
@@ -71,11 +73,6 @@ class Sampler:
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
         chances = [self.chances(row, 1)[0] for row in rows]
         return self.choose(logits, torch.tensor(chances, dtype=torch.float64, device=logits.device))
-
-    def _probabilities(self, logits: Tensor) -> Tensor:
-        for warper in self._warpers:
-            logits = warper(None, logits)
-        return logits.softmax(dim=-1)
 
     def _stream(self, name: str) -> tuple[torch.Generator, list[float]]:
         """A stream's generator, and what it has drawn so far."""

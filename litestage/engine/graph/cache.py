@@ -9,7 +9,7 @@ import torch
 
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine.attention import ForwardContext
-from litestage.engine.cache import KVCache, LayerCache, Token
+from litestage.engine.cache import KVCache, Token
 from litestage.engine.graph.decode_step import DecodeStep
 from litestage.engine.graph.readback import Lookahead
 
@@ -59,10 +59,7 @@ class StaticKVCache(KVCache):
         self.positions[ours, :slots] = other.positions[index, :slots]
         self.branches[ours, :slots] = other.branches[index, :slots]
         for at, layer in other._layers.items():
-            if at not in self._layers:
-                shape = (*layer.whole.shape[:2], len(self.used), self.slots, layer.whole.shape[-1])
-                self._layers[at] = LayerCache(layer.whole.new_zeros(shape))
-            self._layers[at].whole[:, :, ours, :slots] = layer.whole[:, :, index, :slots]
+            self._like(at, layer.whole).whole[:, :, ours, :slots] = layer.whole[:, :, index, :slots]
 
     def _grow(self, needed: int) -> None:
         self.steps.clear()  # they were made for the old place
