@@ -21,5 +21,4 @@ def extend(forced: TeacherForced, known: Sequence[int], count: int) -> list[int]
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
     chosen = setting.measurements.order("finercut", setting.budget, extend) if setting.budget else []
-    skip = SkipSet.of(("ffn" if place % 2 else "mhsa", place // 2) for place in chosen)
-    return dict.fromkeys(setting.stages, StagePlan(skip))
+    return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(chosen)))

@@ -9,8 +9,8 @@ five are solved for anew in every round. A model with a norm behind its down pro
 import torch
 
 from litestage.methods.setting import Setting
-from litestage.methods.sprint_bare import left_out, order, prices_of
-from litestage.plan import StagePlan
+from litestage.methods.sprint_bare import order, prices_of
+from litestage.plan import SkipSet, StagePlan
 from litestage.profile.forced import TeacherForced
 from litestage.profile.sprint import Pruning
 
@@ -27,4 +27,4 @@ def plan(setting: Setting) -> dict[str, StagePlan]:
         return {f"ffn.{place // 2}": weight for place, weight in pruning.weights.items()}
 
     tensors = setting.measurements.of_forced(tuned)
-    return dict.fromkeys(setting.stages, StagePlan(left_out(places), compensation="tuned", tensors=tensors))
+    return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(places), compensation="tuned", tensors=tensors))

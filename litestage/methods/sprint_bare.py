@@ -17,8 +17,8 @@ from litestage.profile.sprint import Pruning
 def plan(setting: Setting) -> dict[str, StagePlan]:
     if setting.budget == 0:
         return {stage: StagePlan() for stage in setting.stages}
-    skip = left_out(order(setting, "sprint-bare", prices_of(setting), tunes=False))
-    return dict.fromkeys(setting.stages, StagePlan(skip))
+    places = order(setting, "sprint-bare", prices_of(setting), tunes=False)
+    return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(places)))
 
 
 def prices_of(setting: Setting) -> dict[str, float]:
@@ -34,7 +34,3 @@ def order(setting: Setting, method: str, prices: Mapping[str, float], tunes: boo
         return Pruning(forced, prices, tunes).extend(known, count)
 
     return setting.measurements.order(f"{method} at {prices['mhsa']:g}", setting.budget, extend)
-
-
-def left_out(places: Sequence[int]) -> SkipSet:
-    return SkipSet.of(("ffn" if place % 2 else "mhsa", place // 2) for place in places)

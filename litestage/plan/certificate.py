@@ -96,7 +96,7 @@ def certificate_from_dict(raw: Any, plan: str, model: object, pipeline: object) 
         value = raw.get(key)
         if kind == "str" and not isinstance(value, str):
             raise _wrong(key, value, "a text")
-        if kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        if kind == "int" and (type(value) is not int or value < 0):
             raise _wrong(key, value, "a number of questions")
         if kind == "float" and (not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1):
             raise _wrong(key, value, "a fraction")

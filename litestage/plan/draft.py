@@ -44,7 +44,7 @@ class Draft:
 
     def __post_init__(self) -> None:
         one_of("draft kind", self.kind, KINDS)
-        if not isinstance(self.length, int) or isinstance(self.length, bool) or self.length < 1:
+        if type(self.length) is not int or self.length < 1:
             raise LiteStageError(f"draft length is {self.length!r}; give a number of tokens, at least 1.")
         number = isinstance(self.least, (int, float)) and not isinstance(self.least, bool)
         if not number or not 0 <= self.least <= 1:

@@ -48,7 +48,7 @@ def _steps(content: Any, skip: SkipSet) -> list[dict[str, Any]]:
     for step in content:
         _keys(step, ("from", "mhsa", "ffn"), "a step of the schedule")
         start = step.get("from")
-        if not _whole(start) or start <= first:
+        if type(start) is not int or start <= first:
             raise LiteStageError(
                 f"A step of the schedule starts from {start!r}; give whole numbers that rise, from 1 "
                 "(the first generated token)."
@@ -71,7 +71,7 @@ def _steps(content: Any, skip: SkipSet) -> list[dict[str, Any]]:
 def _online(content: Any) -> dict[str, Any]:
     _keys(content, ("observe", "threshold"), "schedule.online")
     observe, threshold = content.get("observe", 20), content.get("threshold")
-    if not _whole(observe) or observe < 1:
+    if type(observe) is not int or observe < 1:
         raise LiteStageError(f"schedule.online.observe is {observe!r}; give a whole number of tokens, at least 1.")
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
         raise LiteStageError(f"schedule.online.threshold is {threshold!r}; give a cosine, -1 to 1.")
@@ -82,7 +82,3 @@ def _keys(raw: Any, known: tuple[str, ...], where: str) -> None:
     if not isinstance(raw, Mapping):
         raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known)}.")
     known_keys(where, raw, known)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

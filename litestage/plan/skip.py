@@ -14,7 +14,7 @@ SubLayerName = tuple[str, int]
 def _layers(kind: str, values: Iterable[int]) -> tuple[int, ...]:
     values = tuple(values)
     for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if type(value) is not int or value < 0:
             raise LiteStageError(f"skip.{kind} holds {value!r}; layer indices are whole numbers from 0.")
     if len(set(values)) != len(values):
         raise LiteStageError(f"skip.{kind} names a layer twice: {list(values)}; name each once.")
@@ -53,6 +53,11 @@ class SkipSet:
         """Whole layers: both sub-layers of each."""
         chosen = tuple(layers)
         return cls(chosen, chosen)
+
+    @classmethod
+    def of_places(cls, places: Iterable[int]) -> SkipSet:
+        """From indices among the decoder's sub-layers."""
+        return cls.of(("ffn" if place % 2 else "mhsa", place // 2) for place in places)
 
     @property
     def names(self) -> list[SubLayerName]:

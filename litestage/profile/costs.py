@@ -144,17 +144,14 @@ class StepCosts:
 
     def pass_seconds(self, skip: SkipSet, *, prompt: int, context: int) -> tuple[float, float]:
         """Predicted seconds of one row's prefill of ``prompt`` tokens and of one decode step at ``context``."""
-        running = active(self.layers, skip)
-        prefill = dot(self.prefill, features(1, prompt, prompt, *running))
-        return prefill, dot(self.decode, features(1, 1, context, *running))
+        plan = StagePlan(skip)
+        return self._pass(plan, 0, 1, prompt, prompt), self._pass(plan, 1, 1, 1, context)
 
     def sublayer_seconds(self, context: int) -> dict[str, float]:
         """What one attention and one feed-forward sub-layer take in a decode step of one row at ``context``."""
-        full = self.pass_seconds(SkipSet(), prompt=1, context=context)[1]
-        return {
-            "mhsa": max(1e-9, full - self.pass_seconds(SkipSet(mhsa=(0,)), prompt=1, context=context)[1]),
-            "ffn": max(1e-9, full - self.pass_seconds(SkipSet(ffn=(0,)), prompt=1, context=context)[1]),
-        }
+        sets = SkipSet(), SkipSet(mhsa=(0,)), SkipSet(ffn=(0,))
+        full, *without = (self.pass_seconds(skip, prompt=1, context=context)[1] for skip in sets)
+        return {kind: max(1e-9, full - seconds) for kind, seconds in zip(("mhsa", "ffn"), without, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -160,5 +160,5 @@ def check_words(words: Any) -> None:
 
 def check_count(name: str, value: Any, what: str) -> None:
     """Raises LiteStageError unless ``value`` is a whole number of ``what``, at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if type(value) is not int or value < 1:
         raise LiteStageError(f"exit {name} {value!r} is not a number of {what}; give a whole number, at least 1.")
