@@ -145,17 +145,18 @@ def test_nothing_is_measured_to_skip_nothing(method):
     assert all(len(skip) == 0 for skip in stage_of(spec, 22).skip_sets)
 
 
-# --- AdaSkip's online step ---
+# --- by cosine ---
+
+
+def by_sublayer(a, b):
+    """Two stages' numbers, in the decoder's order of sub-layers."""
+    names = [(kind, layer) for layer in range(len(a) // 2) for kind in ("mhsa", "ffn")]
+    return {stage: dict(zip(names, row, strict=True)) for stage, row in (("a", a), ("b", b))}
 
 
 def test_adaskips_threshold_is_the_last_chosen_cosine():
-    names = [(kind, layer) for layer in range(2) for kind in ("mhsa", "ffn")]
-    cosine = {
-        "a": dict(zip(names, (0.9, 0.5, 0.8, 0.1), strict=True)),
-        "b": dict(zip(names, (0.7, 0.5, 1.0, 0.3), strict=True)),
-    }
-    ratio = {stage: dict(zip(names, (1.25, 2.0, 0.5, 1.0), strict=True)) for stage in cosine}
-    measurements = SimpleNamespace(importance=lambda: Importance(cosine, ratio, 1))
+    cosine, ratios = by_sublayer((0.9, 0.5, 0.8, 0.1), (0.7, 0.5, 1.0, 0.3)), (1.25, 2.0, 0.5, 1.0)
+    measurements = SimpleNamespace(importance=lambda: Importance(cosine, by_sublayer(ratios, ratios), 1))
     plan = stage_of("adaskip-paper:2", 2, measurements)  # means 0.8, 0.5, 0.9, 0.2
     assert plan.skip == SkipSet(mhsa=(0, 1))
     assert plan.schedule["online"]["observe"] == 20
@@ -164,15 +165,8 @@ def test_adaskips_threshold_is_the_last_chosen_cosine():
     assert stage_of("adaskip:2", 2, measurements).schedule is None
 
 
-# --- one kind of sub-layer ---
-
-
 def test_one_kind_alone_goes_by_its_own_cosines():
-    names = [(kind, layer) for layer in range(3) for kind in ("mhsa", "ffn")]
-    cosine = {
-        "a": dict(zip(names, (0.9, 0.5, 0.8, 0.1, 0.2, 0.9), strict=True)),
-        "b": dict(zip(names, (0.1, 0.5, 1.0, 0.3, 0.2, 0.9), strict=True)),
-    }
+    cosine = by_sublayer((0.9, 0.5, 0.8, 0.1, 0.2, 0.9), (0.1, 0.5, 1.0, 0.3, 0.2, 0.9))
     measurements = SimpleNamespace(importance=lambda: Importance(cosine, cosine, 1))
     # means: attentions 0.5, 0.9, 0.2; feed-forwards 0.5, 0.2, 0.9
     assert stage_of("attention-only:2", 3, measurements) == StagePlan(SkipSet(mhsa=(0, 1)))
@@ -344,6 +338,14 @@ def forced_on(model):
     return TeacherForced(Engine(model, Characters()), sequences_on(model))
 
 
+def measured_on(model):
+    return SimpleNamespace(
+        order=lambda name, count, extend: extend(forced_on(model), [], count)[:count],
+        of_forced=lambda measure: measure(forced_on(model)),
+        prices=lambda: {"mhsa": 1.0, "ffn": 1.0},
+    )
+
+
 def test_sleb_drops_the_dead_layer_then_the_faint_one_and_keeps_the_ends():
     model = model_with(dead=(0, 3), faint=(1,))
     assert sleb.extend(forced_on(model), [], 2) == [2, 0]  # layers 3 and 1; layer 0 stays though it is dead
@@ -373,20 +375,14 @@ def test_finercut_drops_dead_sublayers_then_faint_ones():
 
 
 def test_shortgpts_first_are_the_dead_layer_and_the_faint_one():
-    measurements = SimpleNamespace(order=lambda name, count, extend: extend(forced_on(model), [], count)[:count])
-    model = model_with(dead=(3,), faint=(5,))
+    measurements = measured_on(model_with(dead=(3,), faint=(5,)))
     assert stage_of("shortgpt:4", 6, measurements) == StagePlan(SkipSet((3, 5), (3, 5)))
 
 
 @pytest.mark.parametrize("method", ["replaceme", "ghosted", "sprint"])
 def test_a_map_brings_the_stream_nearer_to_full_depths(method):
     model = model_with()
-    measurements = SimpleNamespace(
-        order=lambda name, count, extend: extend(forced_on(model), [], count)[:count],
-        of_forced=lambda measure: measure(forced_on(model)),
-        prices=lambda: {"mhsa": 1.0, "ffn": 1.0},
-    )
-    plan = stage_of(f"{method}:4", 6, measurements)
+    plan = stage_of(f"{method}:4", 6, measured_on(model))
     assert len(plan.skip) == 4
     forced, engine = forced_on(model), Engine(model, Characters())
     sequences = engine.sequences([[*prompt, *output[:-1]] for prompt, output in sequences_on(model)])

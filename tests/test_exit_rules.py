@@ -75,15 +75,7 @@ def test_a_sentence_ends_where_the_next_one_begins():
 
 
 def test_convergence_ends_where_the_stated_answer_has_stayed():
-    said = {
-        1: " So the answer is",
-        2: " option A",
-        3: " option B",
-        4: ".",
-        5: " Or not.",
-        6: " Then",
-        7: "\nThe Answer is: (",
-    }
+    said = ("", " So the answer is", " option A", " option B", ".", " Or not.", " Then", "\nThe Answer is: (")
 
     def ends(tokens, **parameters):
         steps = Steps(tokens=tokens, text=lambda some: "".join(said[token] for token in some))
