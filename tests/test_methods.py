@@ -36,11 +36,11 @@ def plan_of(spec, importance=None, layers=LAYERS, **options):
 
 def test_shorthands_read_as_they_are_written():
     assert parse_shorthand("full") == Shorthand("full")
-    assert parse_shorthand("full+exit") == Shorthand("full", suffixes=("exit",))
+    assert parse_shorthand("full+exit") == Shorthand("full")
     assert parse_shorthand("uniform:8") == Shorthand("uniform", 8)
-    assert parse_shorthand("random:8:3+exit") == Shorthand("random", 8, 3, ("exit",))
+    assert parse_shorthand("random:8:3+exit") == Shorthand("random", 8, 3)
     assert parse_shorthand("random:8") == Shorthand("random", 8, 0)
-    assert parse_shorthand("adaskip:6+lookup+exit") == Shorthand("adaskip", 6, 0, ("exit", "lookup"))
+    assert parse_shorthand("adaskip:6+lookup+exit") == Shorthand("adaskip", 6, 0)
     assert parse_shorthand("cosine:0").budget == 0
 
 
@@ -90,14 +90,6 @@ def test_a_budget_the_model_cannot_meet_is_named(spec, named):
 
 def test_full_skips_nothing():
     assert plan_of("full").hash == Plan.full(STAGES).hash
-
-
-def test_exit_goes_into_every_stage():
-    assert {stage.exit for stage in plan_of("full+exit").stages.values()} == {ExitRule("confidence", 0.5, 5)}
-    rule = ExitRule(threshold=0.3, window=9)
-    assert {stage.exit for stage in plan_of("uniform:4+exit", exit_rule=rule).stages.values()} == {rule}
-    assert plan_of("full+exit").hash == Plan.full(STAGES, ExitRule()).hash
-    assert plan_of("full+exit").hash != plan_of("full").hash
 
 
 @pytest.mark.parametrize(
@@ -287,6 +279,15 @@ def test_only_the_calibration_split_is_read_and_only_by_methods_that_measure(ses
     assert plan["analyze"].exit == ExitRule()
     assert plan.model["fingerprint"] == session.loaded.fingerprint
     assert plan.pipeline == {"name": "tiny", "hash": PIPELINE.hash}
+
+
+def test_exit_goes_into_every_stage(session):
+    full, cut = (session.plan(spec, None, PIPELINE) for spec in ("full", "full+exit"))
+    assert {stage.exit for stage in cut.stages.values()} == {ExitRule("confidence", 0.5, 5)}
+    rule = ExitRule(threshold=0.3, window=9)
+    assert {stage.exit for stage in session.plan("uniform:4+exit", None, PIPELINE, rule).stages.values()} == {rule}
+    assert cut.hash == Plan.full(PIPELINE.stage_names, ExitRule()).hash
+    assert cut.hash != full.hash
 
 
 def test_importance_is_measured_once_and_kept(session, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
-from litestage.plan import ExitRule, Plan
+from litestage.plan import Plan
 
 SUFFIXES = ("exit", "prefix", "lookup", "self")
 """What may be added to any method, in the order in which it is: the exit rule; the prefix cache between stages; drafts
@@ -48,21 +48,20 @@ def wants_drafts(spec: str) -> bool:
 
 @dataclass(frozen=True)
 class Shorthand:
-    """A method, its budget in sub-layers per stage, its seed, and what is added to it (``SUFFIXES``)."""
+    """A method, its budget in sub-layers per stage, and its seed."""
 
     method: str
     budget: int = 0
     seed: int = 0
-    suffixes: tuple[str, ...] = ()
 
 
 def parse_shorthand(spec: str) -> Shorthand:
-    """Reads a shorthand.
+    """Reads a shorthand, but for its suffixes (:func:`parted`).
 
     Raises:
-        LiteStageError: unknown method, or a budget or seed that is not a number, missing, or negative.
+        LiteStageError: unknown method or suffix, or a budget or seed that is not a number, missing, or negative.
     """
-    body, suffixes = parted(spec)
+    body, _ = parted(spec)
     method, *numbers = body.split(":")
     if is_file(method):
         own_method(method)  # a mistake in the file is told before a model is loaded
@@ -86,7 +85,7 @@ def parse_shorthand(spec: str) -> Shorthand:
             f"The plan {spec!r} has the negative budget {values[0]}; give the number of sub-layers to skip."
         )
     budget, seed = (*values, 0, 0)[:2]
-    return Shorthand(method, budget, seed, suffixes)
+    return Shorthand(method, budget, seed)
 
 
 def seeded(spec: str, seed: int) -> str:
@@ -102,19 +101,17 @@ def plan_from_shorthand(
     layers: int,
     measurements: Measurements,
     limits: Mapping[str, int] | None = None,
-    exit_rule: ExitRule | None = None,
 ) -> Plan:
     """The plan a shorthand stands for on a model of ``layers`` layers; nothing is measured unless it is needed.
 
-    Drafts are made of what a plan writes, so they are the session's to add.
+    Suffixes are the session's to add: drafts, for one, are made of what the plan writes.
 
     Args:
         limits: by stage, the most tokens one continuation may have.
     """
     setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
     make = own_method(shorthand.method) if is_file(shorthand.method) else METHODS[shorthand.method]
-    plan = Plan(
+    return Plan(
         make(setting),
         provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
     )
-    return plan.with_exit(exit_rule or ExitRule()) if "exit" in shorthand.suffixes else plan
