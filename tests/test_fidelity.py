@@ -187,7 +187,7 @@ def test_an_output_counts_as_changed_when_decoding_it_would_change_it(family):
     requests = [Request(prompt, len(output), group=i) for i, (prompt, output) in enumerate(pairs)]
     written = engine.generate(requests, StagePlan(skip=skip), Decoding()).generations
     with torch.inference_mode():
-        changed = forced.changed(forced.after(skip)[-1]).tolist()
+        changed = forced._changed(engine.decoder.logits(forced.predicting(forced.after(skip)[-1]))).tolist()
     assert changed == [row.tokens != output for row, (_, output) in zip(written, pairs, strict=True)]
     assert any(changed)
 

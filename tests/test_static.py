@@ -304,7 +304,7 @@ def test_a_step_is_made_once_for_a_skip_set_and_stays_where_it_is():
     def places():
         lanes = decoding._caches[4]
         kept = [lanes.positions, lanes.branches, *(layer.whole for layer in lanes._layers.values())]
-        kept += [tensor for step in lanes.steps.values() for tensor in step.tensors()]
+        kept += [tensor for step in lanes.steps.values() for tensor in step.kept if tensor is not None]
         return {tensor.data_ptr() for tensor in kept}
 
     engine.generate(requests, skipping, Decoding())
@@ -332,7 +332,8 @@ def test_a_step_is_the_same_operations_every_time_and_what_it_keeps_lies_still()
     assert [(str(call[0]), tree_map(_shape, call[1])) for call in first] == [
         (str(call[0]), tree_map(_shape, call[1])) for call in second
     ]
-    kept = [*step.tensors(), lanes.positions, lanes.branches, *(layer.whole for layer in lanes._layers.values())]
+    kept = [*filter(torch.is_tensor, step.kept), lanes.positions, lanes.branches]
+    kept += [layer.whole for layer in lanes._layers.values()]
     still = {tensor.untyped_storage().data_ptr() for tensor in kept}
     written = [
         {args[0].untyped_storage().data_ptr() for func, args, *_ in calls if func._schema.is_mutable}

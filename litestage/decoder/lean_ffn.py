@@ -25,7 +25,7 @@ def feed_forward(ffn: FeedForward, lean: LeanDecoder) -> Step:
         if fused:
             project: Map = Fused([(part.weight, part.bias) for part in parts], ffn.norm)
         else:
-            before, whole = norm(ffn.norm), linear(parts[0]) if len(parts) == 1 else joined(parts)
+            before, whole = norm(ffn.norm), joined(parts)
             project = lambda stream: whole(before(stream))  # noqa: E731
 
         def together(stream: Tensor, attending: Any) -> Tensor:

@@ -97,7 +97,7 @@ def _turn_some(heads: Heads, order: list[int], device: torch.device) -> Callable
 def _projections(attention: Attention, joins: bool) -> Map:
     before, parts, order = norm(attention.norm), attention.projections, _gate_last(attention)
     if len(parts) == 1 or joins:
-        whole = linear(parts[0]) if len(parts) == 1 else joined(parts)
+        whole = joined(parts)
         if order is None:
             return lambda stream: whole(before(stream))
         return lambda stream: whole(before(stream)).index_select(-1, order)

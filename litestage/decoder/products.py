@@ -70,7 +70,9 @@ class Fused:
 
 
 def joined(parts: list[Any]) -> Map:
-    """One product for several linear modules."""
+    """One product for several linear modules, or that of the only one."""
+    if len(parts) == 1:
+        return linear(parts[0])  # type: ignore[no-any-return]
     weight, bias = side_by_side(parts)
     return lambda stream: F.linear(stream, weight, bias)
 

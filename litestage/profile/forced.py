@@ -61,13 +61,6 @@ class TeacherForced:
         logits = self.decoder.logits(self.predicting(stream))
         return float(torch.nn.functional.cross_entropy(logits, self._targets))
 
-    def changed(self, stream: Tensor) -> Tensor:
-        """Which sequences' greedy outputs would differ somewhere, [sequences], from the last stream.
-
-        Where the largest logit agrees with the output at every step, greedy decoding writes just that output.
-        """
-        return self._changes(self.decoder.logits(self.predicting(stream)))
-
     def harm(self, stream: Tensor) -> float:
         """The mean of :meth:`harms`."""
         return float(self.harms(stream).mean())
@@ -82,14 +75,15 @@ class TeacherForced:
         logits = self.decoder.logits(self.predicting(stream))
         nll = torch.nn.functional.cross_entropy(logits, self._targets, reduction="none")
         per_sequence = nll.new_zeros(len(self.valid)).index_add_(0, self._sequence, nll)
-        return (self._changes(logits).float() + 1 - torch.exp(-per_sequence)).nan_to_num(nan=2.0)
+        return (self._changed(logits).float() + 1 - torch.exp(-per_sequence)).nan_to_num(nan=2.0)
 
-    def _changes(self, logits: Tensor) -> Tensor:
+    def _changed(self, logits: Tensor) -> Tensor:
+        """Which sequences' greedy outputs would differ somewhere, [sequences], from the logits [output tokens, any].
+
+        Where the largest logit agrees with the output at every step, greedy decoding writes just that output.
+        """
         differs = (logits.argmax(dim=-1) != self._targets).long()
-        return (
-            torch.zeros(len(self.valid), dtype=torch.long, device=differs.device).index_add_(0, self._sequence, differs)
-            > 0
-        )
+        return differs.new_zeros(len(self.valid)).index_add_(0, self._sequence, differs) > 0
 
     @torch.inference_mode()
     def after(self, skip: SkipSet, start: int = 0, streams: Sequence[Tensor] | None = None) -> list[Tensor]:

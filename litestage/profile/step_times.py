@@ -93,7 +93,7 @@ class _Sample:
         return self.prefill_s + self.decode_s
 
 
-def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
+def measure_step_costs(engine: Engine) -> StepCosts:
     """Times the engine on random prompts under several masks, fits the coefficients and checks them on other masks.
 
     It takes about `BUDGET_S` or less, twice that where the check fails: a slow model is timed on the smaller shapes,
@@ -102,7 +102,7 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     badly was disturbed: it is continued, and warned of if that does not help.
     """
     layers = engine.decoder.layers
-    rng = random.Random(seed)
+    rng = random.Random(0)
     names = engine.decoder.sublayers
     fitted = [
         SkipSet(),
@@ -135,27 +135,27 @@ def measure_step_costs(engine: Engine, seed: int = 0) -> StepCosts:
     return costs
 
 
-def measure_token_share(engine: Engine, seed: int = 0) -> float:
+def measure_token_share(engine: Engine) -> float:
     """What one more token costs in a decode step of one lane, as a share of that step: from 0.02 to 0.5.
 
     Drafts ask nothing else of a machine, and this takes a moment where step costs take longer.
     """
     one, two = _Cell(StagePlan(), 1, _PROMPTS[0]), _Cell(StagePlan(), 2, _PROMPTS[0], (_STEPS, _STEPS))
-    timing = _Timing(engine, random.Random(seed))
+    timing = _Timing(engine, random.Random(0))
     for _ in timing.rounds("what one more token costs in a step", [one, two], _SHARE_REPEATS, least=_REPEATS):
         break  # one look is enough
     one_s, two_s = (timing.sample(cell).decode_s for cell in (one, two))
     return round(min(0.5, max(0.02, (two_s - one_s) / one_s)), 3)
 
 
-def measure_stand_in(engine: Engine, form: str, seed: int = 0) -> StandInCosts:
+def measure_stand_in(engine: Engine, form: str) -> StandInCosts:
     """Seconds of one stand-in of ``form`` in a prefill and in a decode pass, with the error of that.
 
     Half of the attentions are skipped, with stand-ins and without, in turns, and the price is of the differences pair
     by pair: the median of each shape's, its interval from a bootstrap over the repeats. It is checked on another mask.
     A price that cannot be told from 0, or that predicts the other mask badly, is warned of.
     """
-    layers, rng = engine.decoder.layers, random.Random(seed)
+    layers, rng = engine.decoder.layers, random.Random(0)
     names = engine.decoder.sublayers
     skips = [SkipSet(mhsa=tuple(range(0, layers, 2))), SkipSet.of(rng.sample(names, layers))]
     pairs = [(StagePlan(skip=skip), _with_stand_ins(engine, skip, form)) for skip in skips]

@@ -52,11 +52,6 @@ class Walk:
     steps: Sequence[Step] = ()
     certificates: dict[str, Certificate] = field(default_factory=dict)
 
-    @property
-    def refused(self) -> Step | None:
-        """The step that ended the walk, if one did."""
-        return self.steps[-1] if self.steps and not self.steps[-1].passed else None
-
 
 def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidate) -> Walk:
     """Walks those of the candidates that were tried on all of the search's questions and kept the bound there."""

@@ -43,12 +43,12 @@ class Standing(Pairs):
         return (lost - gained) / n - _Z * spread > bound
 
 
-def looks(questions: int, first: int = 48) -> list[int]:
+def looks(questions: int) -> list[int]:
     """How many questions are tried before each look: 48, 144, 432, ... and all."""
-    counts = []
-    while first < questions:
-        counts.append(first)
-        first *= 3
+    counts, look = [], 48
+    while look < questions:
+        counts.append(look)
+        look *= 3
     return [*counts, questions]
 
 

@@ -14,7 +14,6 @@ from litestage.errors import LiteStageError
 from litestage.plan import save_plan
 from litestage.records import SEARCH, Search, read_record
 from litestage.search.candidate import SearchResult, frontier
-from litestage.search.certify import Walk
 
 FRONTIER = "frontier"
 """Folder of the frontier's plans, each named by its hash."""
@@ -25,6 +24,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
     save_plan(found.plan, folder / "plan.yaml")
     for name, plan in found.plans.items():
         save_plan(plan, folder / FRONTIER / f"{name}.yaml")
+    walked = found.walk
     content = {
         "schema": SEARCH,
         "plan": found.plan.hash,
@@ -35,15 +35,11 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "chosen": asdict(found.chosen),
         "certified": found.plan.certificate is not None,
         **({"certificate": asdict(found.plan.certificate)} if found.plan.certificate else {}),
-        "walk": _walk(found.walk) if found.walk else None,
+        "walk": {"questions": walked.questions, "steps": [asdict(step) for step in walked.steps]} if walked else None,
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
     write_text(folder / "search.json", json.dumps(content, indent=2) + "\n")
-
-
-def _walk(walked: Walk) -> dict[str, Any]:
-    return {"questions": walked.questions, "steps": [asdict(step) for step in walked.steps]}
 
 
 def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str, Any]]:

@@ -124,10 +124,6 @@ class DecodeStep:
         self.kept = _state(cache, columns, ends, drawing=not sampler.greedy)
         self.run: Callable[[], None] = self._run
 
-    def tensors(self) -> list[Tensor]:
-        """What is read and written; their places never change."""
-        return [tensor for tensor in self.kept if tensor is not None]
-
     def enter(self, columns: Sequence[Column], rows: Mapping[int, Row], sampler: Sampler) -> None:
         """Starts anew: every column's token, and by column the rows that are going, with what they draw."""
         kept = self.kept
@@ -135,7 +131,9 @@ class DecodeStep:
         kept.at.zero_()
         if self._ends.window:
             _put(_windows(len(columns), rows, self._ends.window), kept.window)
-            kept.threshold.fill_(next(_rule(row) for row in rows.values()).threshold)
+            rule = next(iter(rows.values())).exit  # all rows have the same
+            assert isinstance(rule, Confidence)
+            kept.threshold.fill_(rule.threshold)
         if kept.chances is not None:
             most = min(MAX_STEPS, max(row.left for row in rows.values()))
             chances = {column: sampler.chances(row, most) for column, row in rows.items()}
@@ -221,11 +219,6 @@ def _put(by_column: Sequence[Sequence[float]], into: Tensor) -> None:
     """Copies to [any, columns] without waiting for the device."""
     made = torch.tensor(by_column, dtype=into.dtype).T.contiguous()
     into.copy_(made.pin_memory() if into.is_cuda else made, non_blocking=True)
-
-
-def _rule(row: Row) -> Confidence:
-    assert isinstance(row.exit, Confidence)
-    return row.exit
 
 
 def _windows(columns: int, rows: Mapping[int, Row], window: int) -> list[list[float]]:
