@@ -26,11 +26,9 @@ class Work:
 
     def add(self, other: Work) -> None:
         """What was done elsewhere for this decoder."""
-        self.tokens, self.passes, self.steps = (
-            self.tokens + other.tokens,
-            self.passes + other.passes,
-            self.steps + other.steps,
-        )
+        self.tokens += other.tokens
+        self.passes += other.passes
+        self.steps += other.steps
 
     def since(self, before: Work) -> Work:
         return Work(self.tokens - before.tokens, self.passes - before.passes, self.steps - before.steps)

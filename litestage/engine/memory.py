@@ -78,13 +78,8 @@ def _control_groups(root: Path) -> Iterator[int]:
         while True:
             limit, usage = (_number(folder / name) for name in names[:2])
             if limit is not None and usage is not None and limit < _UNLIMITED:
-                yield (
-                    limit
-                    - usage
-                    + sum(
-                        int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == names[2]
-                    )
-                )
+                parts = map(str.split, _lines(folder / "memory.stat"))
+                yield limit - usage + sum(int(part[1]) for part in parts if part[0] == names[2])
             if folder == top:
                 break
             folder = folder.parent
