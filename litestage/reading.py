@@ -79,11 +79,10 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 def read_json(path: str | Path) -> Any:
     """A JSON file's content. Raises LiteStageError as :func:`read_text` and :func:`parse_json`."""
+    text = read_text(path)
     try:
-        return parse_json(read_text(path))
+        return parse_json(text)
     except ValueError as error:
-        if isinstance(error, LiteStageError):
-            raise
         raise LiteStageError(f"{path} is not JSON ({error}); run the command that wrote it again.") from None
 
 
@@ -120,11 +119,10 @@ def read_yaml(path: str | Path, expected: Any = Any) -> Any:
     Raises:
         LiteStageError: as :func:`read_text`, or text that is not YAML.
     """
+    text = read_text(path)
     try:
-        return parse_yaml(read_text(path), expected)
+        return parse_yaml(text, expected)
     except ValueError as error:
-        if isinstance(error, LiteStageError):
-            raise
         raise LiteStageError(f"{path} is not YAML ({error}); correct the file.") from None
 
 
