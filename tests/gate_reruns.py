@@ -13,8 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from litestage.gate import judge, read_record
-from litestage.gate.verdict import GateOptions
+from litestage.gate import GateOptions, judge, read_record
 
 COMPARISON = (
     *("methods=[full,full+exit,uniform:8,cosine:4]", "questions=30", "latency_questions=12", "search.calibration=8"),
@@ -41,8 +40,8 @@ def count(folder, runs):
     for run in range(1, runs + 1):
         verdicts = [judge(before, rerun(folder / str(run)), GateOptions()) for before in (first, elsewhere)]
         alarms += not all(verdict.passed for verdict in verdicts)
-        smallest = min(p for verdict in verdicts for _, p in verdict.figures if p is not None)
-        speeds = {f.method: round(f.after, 2) for f, _ in verdicts[0].figures if f.name == "speed-up"}
+        smallest = min(f.p_holm for verdict in verdicts for f in verdict.figures if f.p_holm is not None)
+        speeds = {f.method: round(f.after, 2) for f in verdicts[0].figures if f.name == "speed-up"}
         print(
             json.dumps({"run": run, "alarms": alarms, "smallest_adjusted_p": smallest, "speedups": speeds}), flush=True
         )

@@ -12,8 +12,7 @@ import pytest
 
 from litestage.cli import main
 from litestage.engine import Engine
-from litestage.gate import judge, read_record, write_baseline
-from litestage.gate.verdict import GateOptions
+from litestage.gate import GateOptions, judge, read_record, write_baseline
 from litestage.plan import StagePlan
 from litestage.profile import Importance
 from litestage.runner import contestant
@@ -102,7 +101,7 @@ def fallen(verdict):
 def test_a_few_lost_questions_may_be_noise_and_many_are_not(verdict):
     few = verdict({"methods": BASE}, {"methods": {"full": [], "skips": range(8)}})
     assert few.passed
-    assert [f.worse for f, _ in few.figures if (f.method, f.name) == ("skips", "accuracy")] == [True]
+    assert [f.worse for f in few.figures if (f.method, f.name) == ("skips", "accuracy")] == [True]
     many = verdict({"methods": BASE}, {"methods": {"full": [], "skips": range(23)}})
     assert fallen(many) == {("skips", "accuracy")}
     assert many.regressions[0].p_value == pytest.approx(2**-20)  # 20 lost, none gained
@@ -113,7 +112,7 @@ def test_pairing_sees_what_two_accuracies_alone_do_not(verdict):
     assert fallen(verdict(before, after)) == {("skips", "accuracy")}
     alone = verdict(before, after, samples=False)
     assert alone.passed
-    assert all("unpaired" in figure.how for figure, _ in alone.figures if figure.name == "accuracy")
+    assert all("unpaired" in figure.how for figure in alone.figures if figure.name == "accuracy")
 
 
 def test_one_more_token_counts_where_tokens_must_be_the_same_and_only_there(verdict):

@@ -15,9 +15,8 @@ from litestage.overrides import configure
 
 def run_gate(results: Path, baseline: Path, overrides: Sequence[str], update: bool, as_json: bool) -> None:
     """Compares results with a baseline; exit code 1 and a sentence each where a figure got worse by more than noise."""
-    from litestage.gate import judge, read_record, write_baseline
+    from litestage.gate import GateOptions, judge, read_record, write_baseline
     from litestage.gate.summary import COLUMNS, as_data, as_markdown, rows, sentences
-    from litestage.gate.verdict import GateOptions
 
     options = configure(GateOptions, [], overrides)
     after = read_record(results)

@@ -11,12 +11,19 @@ from litestage.stats import Pairs, mcnemar, pairs_interval
 from litestage.stats.change import fewer_right, more, slower, slower_by_intervals, unpaired_drop_interval
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """By which fraction a speed-up may fall, and token counts rise, before noise is even asked about."""
+@dataclass
+class GateOptions:
+    """Options of the gate.
 
-    latency: float
-    tokens: float
+    Attributes:
+        alpha: the probability of any false alarm at all, over all figures that are left to chance.
+        latency_tolerance: by which fraction a speed-up may fall: machines change more between runs than within one.
+        token_tolerance: by which fraction tokens may rise where they need not be the same.
+    """
+
+    alpha: float = 0.01
+    latency_tolerance: float = 0.1
+    token_tolerance: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Figure:
         how: how the two were compared.
         p_value: how likely noise alone makes it this much worse; None where nothing is left to chance.
         broken: nothing is left to chance, and it differs.
+        p_holm: the p-value adjusted for the number of figures compared (Holm).
+        regression: whether it got worse by more than noise.
     """
 
     method: str
@@ -40,9 +49,11 @@ class Figure:
     how: str
     p_value: float | None = None
     broken: bool = False
+    p_holm: float | None = None
+    regression: bool = False
 
 
-def figures(name: str, before: Record, after: Record, exactly: bool, tolerance: Tolerance) -> Iterator[Figure]:
+def figures(name: str, before: Record, after: Record, exactly: bool, options: GateOptions) -> Iterator[Figure]:
     """Compares a method's accuracy, tokens by stage, and speed-up.
 
     Args:
@@ -51,9 +62,9 @@ def figures(name: str, before: Record, after: Record, exactly: bool, tolerance: 
     common = _common(name, before, after)
     yield _accuracy(name, before, after, common)
     for stage in before.stages:
-        yield _tokens(name, stage, before, after, common, exactly, tolerance.tokens)
+        yield _tokens(name, stage, before, after, common, exactly, options.token_tolerance)
     if name != "full" and "speedup" in before.methods[name] and "speedup" in after.methods[name]:
-        yield _speedup(name, before, after, tolerance.latency)
+        yield _speedup(name, before, after, options.latency_tolerance)
 
 
 Common = list[tuple[Sample, Sample]]

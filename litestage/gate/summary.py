@@ -20,22 +20,21 @@ def rows(verdict: Verdict) -> list[list[str]]:
             _value(figure, figure.before),
             _value(figure, figure.after),
             change(figure),
-            _word(verdict, figure, adjusted),
+            _word(figure),
             figure.how,
         ]
-        for figure, adjusted in verdict.figures
+        for figure in verdict.figures
     ]
 
 
 def sentences(verdict: Verdict) -> list[str]:
     """What is wrong, a sentence each; then what a reader must know; the result last."""
-    adjusted = {id(figure): p for figure, p in verdict.figures}
-    said = [_regression(figure, adjusted[id(figure)]) for figure in verdict.regressions]
-    said += [f"{missing}." for missing in verdict.missing]
-    count = len(verdict.regressions) + len(verdict.missing)
+    said = [*map(_regression, verdict.regressions), *(f"{missing}." for missing in verdict.missing)]
     compared = f"{len(verdict.figures)} figures compared"
     result = (
-        f"Passed: {compared}, none worse by more than noise." if verdict.passed else f"Failed: {count} of {compared}."
+        f"Passed: {compared}, none worse by more than noise."
+        if verdict.passed
+        else f"Failed: {len(said)} of {compared}."
     )
     return [*said, *verdict.notes, result]
 
@@ -50,13 +49,9 @@ def as_markdown(verdict: Verdict, baseline: str) -> str:
 
 def as_data(verdict: Verdict) -> dict[str, Any]:
     """For scripts."""
-    wrong = {id(figure) for figure in verdict.regressions}
     return {
         "passed": verdict.passed,
-        "figures": [
-            {**asdict(figure), "p_holm": adjusted, "regression": id(figure) in wrong}
-            for figure, adjusted in verdict.figures
-        ],
+        "figures": [asdict(figure) for figure in verdict.figures],
         "missing": verdict.missing,
         "notes": verdict.notes,
     }
@@ -69,12 +64,12 @@ def change(figure: Figure) -> str:
     return f"{figure.after / figure.before - 1:+.1%}" if figure.before else f"{figure.after:+.1f}"
 
 
-def _regression(figure: Figure, adjusted: float | None) -> str:
+def _regression(figure: Figure) -> str:
     moved = "rose" if figure.after > figure.before else "fell" if figure.after < figure.before else "stayed the same"
     noise = (
         "which no noise explains"
-        if adjusted is None
-        else f"more than noise (p = {adjusted:.1g}, adjusted for all figures compared)"
+        if figure.p_holm is None
+        else f"more than noise (p = {figure.p_holm:.1g}, adjusted for all figures compared)"
     )
     return (
         f"{figure.method}: {figure.name} {moved} from {_value(figure, figure.before)} to "
@@ -82,11 +77,11 @@ def _regression(figure: Figure, adjusted: float | None) -> str:
     )
 
 
-def _word(verdict: Verdict, figure: Figure, adjusted: float | None) -> str:
-    if any(figure is wrong for wrong in verdict.regressions):
+def _word(figure: Figure) -> str:
+    if figure.regression:
         return "REGRESSION"
     if figure.worse:
-        return "within noise" if adjusted is not None else "within tolerance"
+        return "within noise" if figure.p_holm is not None else "within tolerance"
     return "same" if figure.before == figure.after else "better"
 
 

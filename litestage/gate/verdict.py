@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litestage.environment import DECIDES_TOKENS
 from litestage.errors import LiteStageError
-from litestage.gate.figures import Figure, Tolerance, figures
+from litestage.gate.figures import Figure, GateOptions, figures
 from litestage.gate.record import Record
 from litestage.stats import holm
-
-
-@dataclass
-class GateOptions:
-    """Options of the gate.
-
-    Attributes:
-        alpha: the probability of any false alarm at all, over all figures that are left to chance.
-        latency_tolerance: by which fraction a speed-up may fall: machines change more between runs than within one.
-        token_tolerance: by which fraction tokens may rise where they need not be the same.
-    """
-
-    alpha: float = 0.01
-    latency_tolerance: float = 0.1
-    token_tolerance: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,16 +18,18 @@ class Verdict:
     """What the gate found.
 
     Attributes:
-        figures: all that were compared, each with its p-value adjusted for their number (Holm) or None.
-        regressions: those that got worse by more than noise.
+        figures: all that were compared.
         missing: what the baseline has and the new results do not.
         notes: what a reader must know of how it was compared.
     """
 
-    figures: list[tuple[Figure, float | None]]
-    regressions: list[Figure]
+    figures: list[Figure]
     missing: list[str]
     notes: list[str]
+
+    @property
+    def regressions(self) -> list[Figure]:
+        return [figure for figure in self.figures if figure.regression]
 
     @property
     def passed(self) -> bool:
@@ -58,23 +45,24 @@ def judge(before: Record, after: Record, options: GateOptions) -> Verdict:
     _check(options)
     _comparable(before, after)
     notes = _notes(before, after)
-    tolerance = Tolerance(options.latency_tolerance, options.token_tolerance)
     common = [name for name in before.methods if name in after.methods]
     found = [
         figure
         for name in common
-        for figure in figures(name, before, after, not notes and _same_plan(name, before, after), tolerance)
+        for figure in figures(name, before, after, not notes and _same_plan(name, before, after), options)
     ]
     adjusted = holm({at: figure.p_value for at, figure in enumerate(found) if figure.p_value is not None})
-    regressions = [figure for at, figure in enumerate(found) if figure.broken or adjusted.get(at, 1.0) <= options.alpha]
+    judged = [
+        replace(figure, p_holm=adjusted.get(at), regression=figure.broken or adjusted.get(at, 1.0) <= options.alpha)
+        for at, figure in enumerate(found)
+    ]
     changed = [name for name in common if not _same_plan(name, before, after)]
     if changed:
         notes.append(f"Another plan than the baseline's: {', '.join(changed)}; tokens are compared within a tolerance.")
     new = [name for name in after.methods if name not in before.methods]
     if new:
         notes.append(f"New, without a baseline: {', '.join(new)}; --update takes them in.")
-    judged = [(figure, adjusted.get(at)) for at, figure in enumerate(found)]
-    return Verdict(judged, regressions, _missing(before, after), notes)
+    return Verdict(judged, _missing(before, after), notes)
 
 
 def _check(options: GateOptions) -> None:
