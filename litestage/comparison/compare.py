@@ -18,6 +18,7 @@ from litestage.runner import Contestant, run
 from litestage.search.candidate import SearchResult
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
+from litestage.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,10 @@ def compare(bench: Workbench) -> Comparison:
         made[spec] = entrant_of(bench, spec, found, made)
     entrants = {rows[spec]: entrant for spec, entrant in made.items()}
     contestants = {name: entrant.contestant for name, entrant in entrants.items()}
-    accuracy = {
-        name: run(questions, {name: contestant}, batch_size=config.engine.batch_size, progress=f"{name}: accuracy")[
-            name
-        ]
-        for name, contestant in contestants.items()
-    }
+    size = config.engine.batch_size
+    accuracy: dict[str, list[Trace]] = {}
+    for name, contestant in contestants.items():
+        accuracy |= run(questions, {name: contestant}, batch_size=size, progress=f"{name}: accuracy")
     store = session.reusing.store
     latency = run(timed, contestants, timed=True, journal=store, progress="latency, one at a time") if timed else {}
     peaks = from_rank_zero(lambda: {name: _peak_mb(contestants[name], timed[:1]) for name in contestants})

@@ -92,16 +92,24 @@ def detectable(methods: Mapping[str, Measured]) -> dict[str, float]:
     return {"drop": round(drop, 4), "gained": typical, "alpha": ALPHA, "power": POWER}
 
 
+def estimate(name: str, value: float, interval: Sequence[float]) -> dict[str, Any]:
+    """A figure and its 95 % interval, as entries and rows have them."""
+    return {name: value, f"{name}_ci95": list(interval)}
+
+
+def sped(full_s: Sequence[float], method_s: Sequence[float], name: str = "speedup") -> dict[str, Any]:
+    """How many times as fast as full depth, from both ones' seconds of the same questions."""
+    return estimate(name, sum(full_s) / sum(method_s), speedup_interval(full_s, method_s))
+
+
 def beside(full: Sequence[Trace], method: Sequence[Trace]) -> dict[str, Any]:
     """A method's answers and full depth's to the same questions: accuracy, drop and agreement with 95 % intervals."""
     correct, full_correct = ([bool(trace.correct) for trace in traces] for traces in (method, full))
-    same, interval = agreement([trace.answer for trace in full], [trace.answer for trace in method])
+    drop, interval = fmean(full_correct) - fmean(correct), accuracy_drop_interval(full_correct, correct)
     return {
         "accuracy": fmean(correct),
-        "accuracy_drop": fmean(full_correct) - fmean(correct),
-        "accuracy_drop_ci95": list(accuracy_drop_interval(full_correct, correct)),
-        "agreement": same,
-        "agreement_ci95": list(interval),
+        **estimate("accuracy_drop", drop, interval),
+        **estimate("agreement", *agreement([trace.answer for trace in full], [trace.answer for trace in method])),
         "parse_failures": sum(trace.parse_failure for trace in method),
         "chosen_by_likelihood": sum(trace.chosen_by_likelihood for trace in method),
     }
@@ -135,8 +143,7 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
                 "p95": float(np.percentile(seconds, 95)),
             },
             "latency_n": len(seconds),
-            "speedup": sum(full_seconds) / sum(seconds),
-            "speedup_ci95": list(speedup_interval(full_seconds, seconds)),
+            **sped(full_seconds, seconds),
             **_means(clocked, ("ttft_s", "tpot_s")),
         }
         if measured.peak_cuda_mb is not None:
@@ -147,9 +154,17 @@ def _entry(name: str, measured: Measured, full: Measured, timed: Set[str]) -> di
     }
     if measured.model:
         entry["model"] = measured.model
-    if notes := [*filter(None, [measured.note]), *_accepted(entry["stages"]), *_prefilled_once(entry["stages"])]:
-        entry["note"] = "; ".join(notes)
+    accepted = {name: stage["draft"]["accepted"] for name, stage in entry["stages"].items() if "draft" in stage}
+    reused = {name: stage["reused"] for name, stage in entry["stages"].items() if "reused" in stage}
+    told = _shares("guesses accepted", accepted), _shares("prompt not prefilled again", reused)
+    if note := "; ".join(filter(None, (measured.note, *told))):
+        entry["note"] = note
     return entry
+
+
+def _shares(what: str, shares: Mapping[str, float]) -> str:
+    """In words, by stage; empty where no stage has a share."""
+    return f"{what}: {', '.join(f'{stage} {share:.0%}' for stage, share in shares.items())}" if shares else ""
 
 
 def same_text(full: Measured, measured: Measured) -> dict[str, float]:
@@ -171,13 +186,14 @@ def same_text(full: Measured, measured: Measured) -> dict[str, float]:
 
 def _stage(measured: Measured, clocked: Sequence[Trace], index: int) -> dict[str, Any]:
     rows = [trace.stages[index] for trace in measured.accuracy]
+    timed = [trace.stages[index] for trace in clocked]
     return {
         "tokens": fmean(sum(row.tokens) for row in rows),
         "skipped": _skipped(measured.plan[rows[0].name], rows),
         "stops": dict(sorted(Counter(stop for row in rows for stop in row.stops).items())),
-        **_means([trace.stages[index] for trace in clocked], ("prefill_s", "decode_s", "ttft_s", "tpot_s")),
-        **_draft([trace.stages[index] for trace in clocked]),
-        **_reused([trace.stages[index] for trace in clocked]),
+        **_means(timed, ("prefill_s", "decode_s", "ttft_s", "tpot_s")),
+        **_draft(timed),
+        **_reused(timed),
     }
 
 
@@ -190,22 +206,10 @@ def _draft(clocked: Sequence[StageTrace]) -> dict[str, Any]:
     return {"draft": {"guessed": guessed / len(clocked), "accepted": accepted / guessed}}
 
 
-def _accepted(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """In words, what the stages' drafts were worth."""
-    shares = [f"{name} {stage['draft']['accepted']:.0%}" for name, stage in stages.items() if "draft" in stage]
-    return [f"guesses accepted: {', '.join(shares)}"] if shares else []
-
-
 def _reused(clocked: Sequence[StageTrace]) -> dict[str, float]:
     """Which share of all prompt tokens was not prefilled again; nothing where none was."""
     reused = sum(sum(stage.reused_tokens) for stage in clocked)
     return {"reused": reused / sum(sum(stage.prompt_tokens) for stage in clocked)} if reused else {}
-
-
-def _prefilled_once(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """In words, what the prefix cache was worth."""
-    shares = [f"{name} {stage['reused']:.0%}" for name, stage in stages.items() if "reused" in stage]
-    return [f"prompt not prefilled again: {', '.join(shares)}"] if shares else []
 
 
 def _means(measured: Sequence[Trace] | Sequence[StageTrace], figures: Sequence[str]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from litestage.search.problem import SearchProblem
 from litestage.session.workbench import Workbench
 
 FIXED = "fixed 0.5"
+PROMISES = {None: "", True: "yes", False: "no"}
 
 
 @dataclass
@@ -66,7 +67,8 @@ def run(bench: Workbench, config: AdaptiveExitConfig) -> Findings:
         questions=len(trials.questions),
         rows=rows,
         columns={
-            **{"plan": "of", "rule": "rule", "parameters": "setting", "certified": _promise},
+            **{"plan": "of", "rule": "rule", "parameters": "setting"},
+            "certified": lambda row: PROMISES[row["certified"]],
             **COLUMNS,
             "against the\nplan uncut": _against,
         },
@@ -109,10 +111,6 @@ def certified_exit(problem: SearchProblem, rules: Sequence[ExitRule]) -> SearchR
     faster = [candidate for candidate in candidates if candidate.latency_s < full.latency_s]
     within = [candidate for candidate in faster if candidate.verdict == "within the bound"]
     return choose(problem, "exit", candidates, faster, within, full)
-
-
-def _promise(row: Row) -> str:
-    return "" if row["certified"] is None else "yes" if row["certified"] else "no"
 
 
 def _against(row: Row) -> str:

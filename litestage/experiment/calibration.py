@@ -20,17 +20,19 @@ from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.texts import (
     OBJECTIVES,
+    Orders,
     gold_rows,
     gold_texts,
-    order_on,
+    orders_on,
     own_texts,
     plain_text,
+    skipping,
 )
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, distinct, drop_of, either_way, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
-from litestage.profile.forced import Sequenced, about
+from litestage.profile.forced import Sequenced
 from litestage.progress import bar, each
 from litestage.report.wording import signed_points
 from litestage.session.workbench import Workbench
@@ -76,7 +78,7 @@ def run(bench: Workbench, config: CalibrationConfig) -> Findings:
     orders = {ranking: _orders(bench, config, ranking, texts, max(config.budgets)) for ranking in config.rankings}
     trials = Trials.on_test(bench)
     plans = {
-        (ranking, budget): Plan({stage: StagePlan(skip=SkipSet.of(order[:budget])) for stage, order in by.items()})
+        (ranking, budget): skipping(by, dict.fromkeys(by, budget))
         for ranking, by in orders.items()
         for budget in config.budgets
     }
@@ -127,7 +129,7 @@ def _orders(
     ranking: str,
     texts: Mapping[str, Mapping[str, list[Sequenced]]],
     budget: int,
-) -> dict[str, list[SubLayerName]]:
+) -> Orders:
     """By stage, the first ``budget`` sub-layers to skip."""
     if ranking == COSINE:
         order = bench.session.importance(bench.calibration(), bench.pipeline).ranking()
@@ -135,10 +137,7 @@ def _orders(
     if ranking == ACCURACY:
         return {stage: _by_accuracy(bench, stage, budget) for stage in bench.pipeline.stage_names}
     text, _, objective = ranking.partition("/")
-    return {
-        stage: order_on(bench, about(sequences, config.tokens), objective, budget)
-        for stage, sequences in texts[text].items()
-    }
+    return orders_on(bench, texts[text], config.tokens, budget, objective)
 
 
 def _by_accuracy(bench: Workbench, stage: str, budget: int) -> list[SubLayerName]:

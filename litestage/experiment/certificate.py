@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom, binomtest, norm
 
+from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Columns, Experiment, Findings, Row
@@ -108,8 +109,7 @@ def _row(table: Table, bound: Bound, size: int, n: int, searches: int, rng: np.r
         "n": n,
         "searches": searches,
         "broken": broken,
-        "broken_rate": broken / searches,
-        "broken_rate_ci95": [float(interval.low), float(interval.high)],
+        **estimate("broken_rate", broken / searches, (float(interval.low), float(interval.high))),
         "certified_rate": float(found.certified.mean()),
         "mean_speedup": float(found.speedup.mean()),
         "uncertified_broken_rate": float(before.broken.mean()),

@@ -13,6 +13,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.engine import Decoding
 from litestage.errors import one_of
@@ -90,9 +91,7 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
                 advance(1)
             written, guessed, accepted = from_rank_zero(partial(writer.speculate, prompts, plan.skip, config.draft))
             tokens = sum(len(text.tokens) for text in written)
-            verified = (
-                1 - accepted / tokens
-            )  # each pass through all sub-layers adds a token of its own to what it accepts
+            verified = 1 - accepted / tokens  # a pass through all sub-layers adds a token to those it accepts
             passes = verified + guessed / tokens * (1 - budget / sublayers)
             rows.append({"budget": budget, "refreshed": SPECULATED, **_compared(full, written, verified, passes)})
             advance(1)
@@ -175,9 +174,8 @@ def _by_distance(
                 counts.setdefault(start, []).append(len(wrong[start : start + config.bins]))
     rows = []
     for start in sorted(hits):
-        share, interval = share_of_texts(hits[start], counts[start])
         found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(hits[start])}
-        rows.append({**found, "differs": share, "differs_ci95": interval})
+        rows.append({**found, **estimate("differs", *share_of_texts(hits[start], counts[start]))})
     return rows
 
 
@@ -189,15 +187,10 @@ def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, 
         passes: sub-layers that a token waits for, one after another, as a share of full depth's.
     """
     same = [_agree(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
-    identical, interval = share_of_texts(
-        [wanted == text.tokens for wanted, text in zip(full, written, strict=True)], [1] * len(full)
-    )
-    until, its_interval = share_of_texts(same, [len(wanted) for wanted in full])
+    identical = [wanted == text.tokens for wanted, text in zip(full, written, strict=True)]
     return {
-        "same_text": identical,
-        "same_text_ci95": interval,
-        "until_it_differs": until,
-        "until_it_differs_ci95": its_interval,
+        **estimate("same_text", *share_of_texts(identical, [1] * len(full))),
+        **estimate("until_it_differs", *share_of_texts(same, [len(wanted) for wanted in full])),
         "full_depth_tokens": share,
         "passes_per_token": passes,
         "still_same": [

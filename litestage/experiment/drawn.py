@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from litestage.comparison.results import estimate
 from litestage.search.race import Z90
 
 PLACES = ("test", "calibration")
@@ -60,7 +61,7 @@ def _summary(found: np.ndarray, bound: float) -> dict[str, Any]:
     figures = {name: found[:, index] for index, name in enumerate(columns)}
     figures["optimism"] = found[:, 1] - found[:, 0]
     for name, values in figures.items():
-        summary[name] = float(values.mean())
         low, high = np.percentile(values, [2.5, 97.5])
-        summary[f"{name}_ci95"] = [float(min(low, values.mean())), float(max(high, values.mean()))]
+        mean = float(values.mean())
+        summary |= estimate(name, mean, (min(float(low), mean), max(float(high), mean)))
     return summary

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from litestage.comparison.results import estimate, sped
 from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import PREDICTED, Experiment, Findings, Row
 from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
-from litestage.experiment.texts import order_on, own_texts
+from litestage.experiment.texts import order_on, orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL
 from litestage.plan import Plan, SkipSet, StagePlan
@@ -29,7 +30,6 @@ from litestage.progress import each
 from litestage.ranks import from_rank_zero
 from litestage.report.wording import times
 from litestage.session.workbench import Workbench
-from litestage.stats import speedup_interval
 from litestage.stats.bootstrap import interval_of, resampled_sums
 
 Levels = tuple[str, ...]
@@ -78,9 +78,7 @@ def run(bench: Workbench, config: FactorialConfig) -> Findings:
     timed = config.latency_questions > 0
     seconds = _seconds(trials, plans, config.latency_questions)
     for row, own in zip(rows, seconds.values(), strict=True) if timed else ():
-        full = seconds[NOTHING]
-        row |= {"measured_speedup": float(full.sum() / own.sum())}
-        row["measured_speedup_ci95"] = list(speedup_interval(full.tolist(), own.tolist()))
+        row |= sped(seconds[NOTHING].tolist(), own.tolist(), "measured_speedup")
     effects = effects_of(correct, seconds)
     return Findings(
         questions=len(trials.questions),
@@ -112,12 +110,9 @@ def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]
     texts, most, mean = own_texts(bench), max(1, *budgets.values()), round(fmean(budgets.values()))
     every = pooled(texts, min(map(len, texts.values())))
     shared = order_on(bench, about(every, config.tokens), "outputs", most)
-    skips = {
-        "global": dict.fromkeys(budgets, SkipSet.of(shared[:mean])),
-        "by stage": {
-            stage: SkipSet.of(order_on(bench, about(texts[stage], config.tokens), "outputs", most)[:budget])
-            for stage, budget in budgets.items()
-        },
+    bare = {
+        "global": skipping(dict.fromkeys(budgets, shared), dict.fromkeys(budgets, mean)),
+        "by stage": skipping(orders_on(bench, texts, config.tokens, most), budgets),
     }
 
     def fitted(stage: str, skip: SkipSet) -> StagePlan:
@@ -130,11 +125,10 @@ def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]
 
     full = Plan.full(bench.pipeline.stage_names)
     made: dict[Levels, Plan] = {NOTHING: full}
-    for which, by_stage in skips.items():
-        bare = {stage: StagePlan(skip=skip) for stage, skip in by_stage.items()}
-        made["on", "off", which, "none", "off"] = Plan(bare)
+    for which, plan in bare.items():
+        made["on", "off", which, "none", "off"] = plan
         made["on", "off", which, "fitted", "off"] = Plan(
-            {stage: fitted(stage, skip) for stage, skip in by_stage.items()}
+            {stage: fitted(stage, of_stage.skip) for stage, of_stage in plan.stages.items()}
         )
     made |= {(levels[0], "on", *levels[2:]): bench.with_suffixes(plan, ["exit"]) for levels, plan in made.items()}
     if config.latency_questions:
@@ -182,10 +176,8 @@ def effects_of(
             {
                 "factor": name,
                 "pairs": len(pairs),
-                "accuracy_gained": float(gained[0]),
-                "accuracy_gained_ci95": _interval(gained),
-                "speedup": float(faster[0]),
-                "speedup_ci95": _interval(faster),
+                **estimate("accuracy_gained", *_with_interval(gained)),
+                **estimate("speedup", *_with_interval(faster)),
             }
         )
     return effects
@@ -197,9 +189,10 @@ def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
     return np.asarray(np.hstack([values.sum(axis=1, keepdims=True), drawn]).T / values.shape[1])
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    low, high = interval_of(values[1:])
-    return [min(low, float(values[0])), max(high, float(values[0]))]
+def _with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The first value, and the 95 % interval of the others, which holds it."""
+    value, (low, high) = float(values[0]), interval_of(values[1:])
+    return value, (min(low, value), max(high, value))
 
 
 def _times(effect: Row) -> str:

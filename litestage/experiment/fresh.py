@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from litestage.comparison.results import estimate
 from litestage.data.sources import Menagerie
 from litestage.plan import Plan
 from litestage.session.workbench import Workbench
@@ -50,21 +51,18 @@ class FreshQuestions:
         full = self._full = self._full or self._answer(at_full_depth, "full depth")
         own = full if plan.hash == at_full_depth.hash else self._answer(plan, "a plan")
         pairs = Pairs.of(full.correct, own.correct)
-        same, interval = agreement(full.answers, own.answers)
         return {
             "plan": plan.hash,
-            "true_drop": pairs.drop,
-            "true_drop_ci95": list(pairs_interval(pairs)),
+            **estimate("true_drop", pairs.drop, pairs_interval(pairs)),
             "lost": pairs.lost,
             "gained": pairs.gained,
-            "true_agreement": same,
-            "true_agreement_ci95": list(interval),
+            **estimate("true_agreement", *agreement(full.answers, own.answers)),
             "predicted_speedup": full.seconds / own.seconds,
         }
 
     def _answer(self, plan: Plan, what: str) -> Answered:
         session, pipeline = self.bench.session.without_reuse(), self.bench.pipeline
-        costs = self.bench.session.step_costs(form for form in _forms(plan))
+        costs = self.bench.session.step_costs({stage.compensation for stage in plan.stages.values()} - {"none"})
         answers: list[str | None] = []
         correct: list[bool] = []
         seconds = 0.0
@@ -76,7 +74,3 @@ class FreshQuestions:
                 correct.append(bool(trace.correct))
                 seconds += sum(costs.by_stage(plan, trace).values())
         return Answered(answers, correct, seconds)
-
-
-def _forms(plan: Plan) -> set[str]:
-    return {stage.compensation for stage in plan.stages.values()} - {"none"}

@@ -42,7 +42,8 @@ class HeuristicsConfig(RunConfig):
 
 def run(bench: Workbench, config: HeuristicsConfig) -> Findings:
     """Searches on the calibration split, then tries the plan and every policy on the test split."""
-    _check(config)
+    at_least(1, seeds=config.seeds, step=config.step)
+    some((EVERY_FOURTH, *(method for method in METHODS if method != "full")), policies=config.policies)
     trials = Trials.on_test(bench)
     found = bench.search().plan
     plans: list[tuple[str, str, int | None, Plan]] = [(SEARCHED, "", None, found)]
@@ -88,11 +89,6 @@ def at_its_latency(searched: Row, others: Sequence[Row]) -> list[Row]:
         if as_fast and (row["policy"] not in best or row["accuracy"] > best[row["policy"]]["accuracy"]):
             best[row["policy"]] = row
     return list(best.values())
-
-
-def _check(config: HeuristicsConfig) -> None:
-    at_least(1, seeds=config.seeds, step=config.step)
-    some((EVERY_FOURTH, *(method for method in METHODS if method != "full")), policies=config.policies)
 
 
 def _every_fourth(bench: Workbench) -> Plan:

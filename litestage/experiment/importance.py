@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least
@@ -56,7 +57,6 @@ def run(bench: Workbench, config: ImportanceConfig) -> Findings:
         answers, hits = trials.answers(plan), _hits(trials, plan, stage)
         for damage, of in hits.items():
             counts[damage].append(of)
-        changed, interval = share_of_texts(*hits["texts_changed"])
         rows.append(
             {
                 "stage": stage,
@@ -65,8 +65,7 @@ def run(bench: Workbench, config: ImportanceConfig) -> Findings:
                 "fidelity": rises[stage][place],
                 "answers_changed": 1 - answers["agreement"],
                 "answers_changed_ci95": [1 - limit for limit in reversed(answers["agreement_ci95"])],
-                "texts_changed": changed,
-                "texts_changed_ci95": interval,
+                **estimate("texts_changed", *share_of_texts(*hits["texts_changed"])),
                 **answers,
             }
         )

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.shares import share_of_texts
-from litestage.experiment.texts import order_on, own_texts
+from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, distinct, drop_of, percent_of, where
 from litestage.methods.setting import NotThisBudget
-from litestage.plan import Plan, SkipSet, StagePlan
-from litestage.profile.forced import about
+from litestage.plan import Plan
 from litestage.progress import each
 from litestage.report.wording import percent
 from litestage.session.workbench import Workbench
@@ -54,17 +54,12 @@ def run(bench: Workbench, config: LoopsConfig) -> Findings:
         for index, stage in enumerate(bench.pipeline.stage_names):
             of = [trace.stages[index] for trace in traces]
             texts = [len(one.stops) for one in of]
-            looping, interval = share_of_texts([sum(map(loops, one.token_ids, one.stops)) for one in of], texts)
-            limited, its_interval = share_of_texts([one.stops.count("length") for one in of], texts)
+            looping = [sum(map(loops, one.token_ids, one.stops)) for one in of]
             rows.append(
                 {
-                    "ranking": ranking,
-                    "budget": budget,
-                    "stage": stage,
-                    "looping": looping,
-                    "looping_ci95": interval,
-                    "at_the_limit": limited,
-                    "at_the_limit_ci95": its_interval,
+                    **{"ranking": ranking, "budget": budget, "stage": stage},
+                    **estimate("looping", *share_of_texts(looping, texts)),
+                    **estimate("at_the_limit", *share_of_texts([one.stops.count("length") for one in of], texts)),
                     **answers,
                 }
             )
@@ -112,12 +107,10 @@ def plans_by_ranking(
     plans: dict[tuple[str, int], Plan] = {}
     for ranking in rankings:
         if ranking == FIDELITY:
-            texts = own_texts(bench)
-            orders = {stage: order_on(bench, about(of, tokens), "outputs", max(budgets)) for stage, of in texts.items()}
+            orders = orders_on(bench, own_texts(bench), tokens, max(budgets))
         for budget in budgets:
             if ranking == FIDELITY:
-                skips = {stage: StagePlan(skip=SkipSet.of(order[:budget])) for stage, order in orders.items()}
-                plans[ranking, budget] = Plan(skips)
+                plans[ranking, budget] = skipping(orders, dict.fromkeys(orders, budget))
                 continue
             try:
                 plans[ranking, budget] = bench.plan(f"{ranking}:{budget}")

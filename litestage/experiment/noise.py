@@ -19,6 +19,7 @@ from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.wording import INTERVAL
+from litestage.report.wording import signed_points
 from litestage.session.workbench import Workbench
 from litestage.stats import wilson_interval
 
@@ -70,7 +71,7 @@ def run(bench: Workbench, config: NoiseConfig) -> Findings:
             "resample": "repeat",
             "skipped": lambda row: " / ".join(str(budget) for budget in row["budgets"].values()),
             "calibration\ndrop": lambda row: f"{row['calibration_drop'] * 100:+.1f}",
-            "true drop [95 %]": _true_drop,
+            "true drop [95 %]": lambda row: signed_points(row, "true_drop", digits=2),
             "same answers": lambda row: f"{row['true_agreement']:.1%}",
             "speed-up": lambda row: f"{row['predicted_speedup']:.2f}x",
             "breaks": lambda row: "yes" if row["breaks_bound"] else "no",
@@ -127,11 +128,6 @@ def _cost(rows: Sequence[Row]) -> dict[str, Any] | None:
         "least_ratio": min(ratios),
         "uncertified_broken": sum(row["uncertified"]["breaks_bound"] for row in both),
     }
-
-
-def _true_drop(row: Row) -> str:
-    low, high = row["true_drop_ci95"]
-    return f"{row['true_drop'] * 100:+.2f} [{low * 100:+.2f}, {high * 100:+.2f}]"
 
 
 def _stability(rows: Sequence[Row], size: int, pool: int) -> str:

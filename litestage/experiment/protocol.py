@@ -21,11 +21,10 @@ from litestage.experiment.drawn import PLACES, RULES, Table, choose
 from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
-from litestage.experiment.texts import order_on, own_texts
+from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import distinct, where
-from litestage.plan import Plan, SkipSet, StagePlan
-from litestage.profile.forced import about
+from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
 from litestage.trace import Trace
@@ -110,16 +109,13 @@ def _candidates(bench: Workbench, config: ProtocolConfig) -> list[Plan]:
     most = sublayers // 2 if config.search.max_budget is None else config.search.max_budget
     if not 1 <= most <= sublayers:
         raise LiteStageError(f"search.max_budget is {most}; give 1 to {sublayers}, the model's sub-layers.")
-    orders = {
-        stage: order_on(bench, about(texts, config.tokens), "outputs", most)
-        for stage, texts in own_texts(bench).items()
-    }
+    orders = orders_on(bench, own_texts(bench), config.tokens, most)
     draw = random.Random(config.seed)
     plans: dict[str, Plan] = {}
     for _ in range(100 * config.candidates):  # fewer where there are not so many
-        skips = {stage: StagePlan(skip=SkipSet.of(order[: draw.randint(0, most)])) for stage, order in orders.items()}
-        plan = Plan(skips)
-        if any(len(stage.skip) for stage in skips.values()):
+        budgets = {stage: draw.randint(0, most) for stage in orders}
+        if any(budgets.values()):
+            plan = skipping(orders, budgets)
             plans.setdefault(plan.hash, plan)
         if len(plans) == config.candidates:
             break

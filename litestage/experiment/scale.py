@@ -17,6 +17,7 @@ from typing import Any
 from scipy.stats import linregress
 from scipy.stats import t as student
 
+from litestage.comparison.results import estimate
 from litestage.config import ModelConfig, RunConfig, SearchConfig, variant
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings, Row
@@ -27,9 +28,11 @@ from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, where
-from litestage.progress import bar
+from litestage.progress import bar, each
 from litestage.session.workbench import Workbench
 
+SIZES = {"depth": "layers", "stages": "stages_of_pipeline"}
+"""By what is varied, the figure of a row that it is the number in."""
 COSTS = {"sublayer_tokens": "sub-layer passes of a token", "decode_steps": "decode steps", "seconds": "seconds"}
 
 
@@ -98,22 +101,19 @@ def _costs(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[st
     """Searches on random weights: every depth through the task's pipeline, every chain at the model's own depth."""
     rows: list[dict[str, Any]] = []
     own = bench.session.engine.decoder.layers
-    with bar(
-        "searches on random weights", len(config.searches) * len({*config.depths}) + len(config.stages)
-    ) as advance:
-        for layers in config.depths:
-            deep = replace(bench, session=random_session(bench, layers))
+    with bar("searches on random weights", len(config.searches) * (len(config.depths) + len(config.stages))) as advance:
+
+        def measure(of: str, size: str, sized: Workbench) -> None:
             for name in config.searches:
-                cost = partial(_cost, "depth", deep, name, _cheap(config, name))
-                rows.append(kept.once(f"{layers} layers, {name}", cost))
+                rows.append(kept.once(f"{size}, {name}", partial(_cost, of, sized, name, _cheap(config, name))))
                 advance(1)
+
+        for layers in config.depths:
+            measure("depth", f"{layers} layers", replace(bench, session=random_session(bench, layers)))
         shallow = random_session(bench, own)
         for count in config.stages:
             chained = replace(bench, session=shallow, pipeline=chain(count, config.stage_tokens))
-            for name in config.searches:
-                cost = partial(_cost, "stages", chained, name, _cheap(config, name))
-                rows.append(kept.once(f"{count} stages, {name}", cost))
-            advance(1)
+            measure("stages", f"{count} stages", chained)
     return rows
 
 
@@ -155,12 +155,10 @@ def _qualities(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dic
     for pipeline in config.pipelines:
         through = bench.task.through(pipeline, config.analyze, config.model.chat_template)
         benches.append(replace(bench, pipeline=through))
-    rows = []
-    with bar("searches on trained weights", len(benches)) as advance:
-        for of in benches:
-            rows.append(kept.once(f"{of.config.model.name}, {of.pipeline.name}", partial(_quality, of, config.search)))
-            advance(1)
-    return rows
+    return [
+        kept.once(f"{of.config.model.name}, {of.pipeline.name}", partial(_quality, of, config.search))
+        for of in each("searches on trained weights", benches)
+    ]
 
 
 def _quality(bench: Workbench, options: SearchConfig) -> dict[str, Any]:
@@ -184,14 +182,12 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, tup
 
 def _exponents(rows: Sequence[Row], config: ScaleConfig) -> list[dict[str, Any]]:
     found = []
-    for of, size in (("depth", "layers"), ("stages", "stages_of_pipeline")):
+    for of, size in SIZES.items():
         for search in config.searches:
             chosen = where(rows, of=of, search=search)
             for cost in COSTS:
-                value, interval = exponent([row[size] for row in chosen], [row[cost] for row in chosen])
-                found.append(
-                    {"over": of, "search": search, "cost": cost, "exponent": value, "exponent_ci95": list(interval)}
-                )
+                fitted = exponent([row[size] for row in chosen], [row[cost] for row in chosen])
+                found.append({"over": of, "search": search, "cost": cost, **estimate("exponent", *fitted)})
     return found
 
 
@@ -220,19 +216,14 @@ def _projections(
                 "layers": config.projected_layers,
                 "weights": config.projected_weights,
                 "questions": config.cost_questions,
-                "seconds": seconds(growth["exponent"]),
-                "seconds_ci95": sorted(map(seconds, growth["exponent_ci95"])),
+                **estimate("seconds", seconds(growth["exponent"]), sorted(map(seconds, growth["exponent_ci95"]))),
             }
         )
     return found
 
 
 def _scored(row: Row, column: str) -> str:
-    if row["of"] != "quality":
-        return "not scored"
-    cell = COLUMNS[column]
-    assert not isinstance(cell, str)
-    return cell(row)
+    return COLUMNS[column](row) if row["of"] == "quality" else "not scored"
 
 
 def _grows(exponents: Sequence[Row]) -> str:
@@ -272,7 +263,7 @@ def _finds(trained: Sequence[Row], projections: Sequence[Row]) -> str:
 
 def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
     figure, (depth, stages, quality) = panels(3, width=3.8, share_y=False)
-    for axis, of, size in ((depth, "depth", "layers"), (stages, "stages", "stages_of_pipeline")):
+    for axis, (of, size) in zip((depth, stages), SIZES.items(), strict=True):
         for search, colour in zip(searches, PALETTE, strict=False):
             chosen = sorted(where(rows, of=of, search=search), key=lambda row: float(row[size]))
             x, y = [row[size] for row in chosen], [row["sublayer_tokens"] / 1e6 for row in chosen]

@@ -14,6 +14,7 @@ from statistics import fmean
 from time import perf_counter
 from typing import Any
 
+from litestage.comparison.results import sped
 from litestage.config import RunConfig, SearchConfig, variant
 from litestage.experiment.findings import Experiment, Findings, Row
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
@@ -22,7 +23,6 @@ from litestage.experiment.wording import COLUMNS, drop_of, speedup_of
 from litestage.report.wording import times
 from litestage.search.candidate import SearchResult
 from litestage.session.workbench import Workbench
-from litestage.stats import speedup_interval
 from litestage.store import ResultStore, ReusingEngine
 
 
@@ -65,8 +65,7 @@ def run(bench: Workbench, config: SearchCostConfig) -> Findings:
                 "compensation": dict(found.chosen.compensation),
                 "calibration_drop": found.chosen.accuracy_drop,
                 "measured_latency_s": fmean(seconds[name]),
-                "measured_speedup": sum(seconds["full"]) / sum(seconds[name]),
-                "measured_speedup_ci95": list(speedup_interval(seconds["full"], seconds[name])),
+                **sped(seconds["full"], seconds[name], "measured_speedup"),
                 "options": asdict(variant(config, name)),
                 **trials.row(found.plan),
             }
@@ -95,7 +94,7 @@ def search_from_nothing(bench: Workbench, options: SearchConfig) -> Costed:
     """A search with an empty store of its own, on a model that has been warmed up."""
     session = bench.session
     reusing = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
-    fresh = replace(bench, session=replace(copy(session), reusing=reusing))
+    fresh = replace(bench, session=replace(session, reusing=reusing))
     work = session.engine.decoder.work
     before, started = copy(work), perf_counter()
     found = fresh.search(options)

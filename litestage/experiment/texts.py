@@ -5,19 +5,22 @@ No clock has a part in these: where budgets are numbers of sub-layers, each coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from litestage import menagerie
 from litestage.errors import LiteStageError
+from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
-from litestage.profile.forced import Sequenced, TeacherForced, stage_sequences
+from litestage.profile.forced import Sequenced, TeacherForced, about, stage_sequences
 from litestage.profile.greedy import Harm, divergence, greedy_order
 from litestage.ranks import from_rank_zero
 from litestage.reading import read_text
 from litestage.session.workbench import Workbench
 from litestage.stages.gold import StagedRow, read_staged
 
+Orders = Mapping[str, Sequence[SubLayerName]]
+"""By stage, the sub-layers to skip, the first of them first."""
 CHUNK = 64
 """Tokens of a piece of plain text."""
 OBJECTIVES: dict[str, Callable[[TeacherForced], Harm]] = {
@@ -40,18 +43,28 @@ def order_on(bench: Workbench, sequences: Sequence[Sequenced], objective: str, b
     """The first ``budget`` sub-layers of the greedy order on these sequences; measured once, then kept."""
     engine, kept = bench.session.engine, bench.session.kept
 
-    def measure() -> dict[str, Any]:
-        def ranked() -> dict[str, Any]:
-            forced = TeacherForced(engine, sequences)
-            names = engine.decoder.sublayers
-            order = greedy_order(forced, [[name] for name in names], budget, OBJECTIVES[objective](forced))
-            return {"order": [names[index] for index in order]}
-
-        return from_rank_zero(ranked)
+    def ranked() -> dict[str, Any]:
+        forced = TeacherForced(engine, sequences)
+        names = engine.decoder.sublayers
+        order = greedy_order(forced, [[name] for name in names], budget, OBJECTIVES[objective](forced))
+        return {"order": [names[index] for index in order]}
 
     asked = [[list(prompt), list(output)] for prompt, output in sequences]
-    found = kept.once(kept.key("order_on_texts", objective, asked, budget), measure)
+    key = kept.key("order_on_texts", objective, asked, budget)
+    found = kept.once(key, lambda: from_rank_zero(ranked))
     return [(str(kind), int(layer)) for kind, layer in found["order"]]
+
+
+def orders_on(
+    bench: Workbench, texts: Mapping[str, Sequence[Sequenced]], tokens: int, budget: int, objective: str = "outputs"
+) -> Orders:
+    """Each stage's order, as :func:`order_on`, on about so many tokens of its texts."""
+    return {stage: order_on(bench, about(of_stage, tokens), objective, budget) for stage, of_stage in texts.items()}
+
+
+def skipping(orders: Orders, budgets: Mapping[str, int]) -> Plan:
+    """The plan that skips the first of each stage's order, as many as the stage's budget."""
+    return Plan({stage: StagePlan(skip=SkipSet.of(order[: budgets[stage]])) for stage, order in orders.items()})
 
 
 def gold_rows(bench: Workbench, file: str | None) -> list[StagedRow]:

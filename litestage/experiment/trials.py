@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from litestage.comparison.results import beside
+from litestage.comparison.results import beside, estimate, sped
 from litestage.plan import Plan
 from litestage.runner import run
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
-from litestage.stats import accuracy_drop_interval, speedup_interval
+from litestage.stats import accuracy_drop_interval
 from litestage.trace import Trace
-
-ENDS = ("", "_ci95")
 
 
 @dataclass
@@ -69,27 +67,26 @@ class Trials:
         return {
             **found,
             "predicted_latency_s": fmean(seconds),
-            "predicted_speedup": sum(reference_seconds) / sum(seconds),
-            "predicted_speedup_ci95": list(speedup_interval(reference_seconds, seconds)),
+            **sped(reference_seconds, seconds, "predicted_speedup"),
         }
 
     def against(self, plan: Plan, other: Plan) -> dict[str, Any]:
         """What :meth:`row` says of drop and speed-up, against another plan than full depth."""
         row = self.row(plan, other)
-        return {f"{name}{end}": row[f"{name}{end}"] for name in ("accuracy_drop", "predicted_speedup") for end in ENDS}
+        return {name: row[name] for name in row if name.startswith(("accuracy_drop", "predicted_speedup"))}
 
     def behind(self, plan: Plan, other: Plan, name: str) -> dict[str, Any]:
         """How far the plan's accuracy is behind the other's, with its interval, under this name."""
         own, reference = self.correct(plan), self.correct(other)
-        interval = accuracy_drop_interval(reference, own)
-        return {name: fmean(reference) - fmean(own), f"{name}_ci95": list(interval)}
+        return estimate(name, fmean(reference) - fmean(own), accuracy_drop_interval(reference, own))
 
     def by_the_clock(self, plans: Mapping[str, Plan], count: int) -> dict[str, list[float]]:
         """Measured seconds of the first ``count`` questions, one at a time, plans interleaved."""
         session = self.bench.session
-        contestants = {name: session.contestant(self.bench.pipeline, plan) for name, plan in plans.items()}
-        traces = run(
-            *(self.questions[:count], contestants),
+        traces = session.run(
+            self.questions[:count],
+            plans,
+            self.bench.pipeline,
             timed=True,
             journal=session.reusing.store,
             progress="latency, one at a time",

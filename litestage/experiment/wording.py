@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from litestage.experiment.findings import Columns, Row
+from litestage.experiment.findings import Row
 from litestage.report.wording import signed_points, times
 
 INTERVAL = "95 % interval"
@@ -43,7 +43,7 @@ def speedup_of(row: Row, name: str = "predicted_speedup", than: str = "") -> str
     return f"{row[name]:.2f} times as fast{than} ({INTERVAL} {low:.2f} to {high:.2f})"
 
 
-COLUMNS: Columns = {
+COLUMNS: dict[str, Callable[[Row], str]] = {
     "accuracy": lambda row: f"{row['accuracy']:.1%}",
     "drop, points [95 %]": signed_points,
     "same answers": lambda row: f"{row['agreement']:.1%}",

@@ -8,10 +8,10 @@ from typing import Any
 Figures = Mapping[str, Any]
 
 
-def signed_points(row: Figures, name: str = "accuracy_drop") -> str:
+def signed_points(row: Figures, name: str = "accuracy_drop", digits: int = 1) -> str:
     """``+1.2 [-0.3, +2.5]``, of fractions."""
-    low, high = row[f"{name}_ci95"]
-    return f"{row[name] * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}]"
+    value, low, high = (f"{share * 100:+.{digits}f}" for share in (row[name], *row[f"{name}_ci95"]))
+    return f"{value} [{low}, {high}]"
 
 
 def percent(row: Figures, name: str) -> str:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from litestage.comparison.grid.cells import Cell
+from litestage.comparison.results import estimate
 from litestage.plan.words import certified
 from litestage.stats import holm, over_independent, over_the_same
 
@@ -35,7 +36,7 @@ def summarise_grid(cells: Sequence[Cell], found: Mapping[Cell, Mapping[str, Any]
     rows = [
         _over_seeds(model, task, method, {cell: _entry(found[cell], method) for cell in group}, p_values, fulls)
         for (model, task), group in _grouped(found).items()
-        for method in _methods(found[group[0]])
+        for method in [entry["name"] for entry in found[group[0]]["methods"]]
     ]
     environments = [dict(results["environment"]) for results in found.values()]
     return {
@@ -63,10 +64,6 @@ def _grouped(found: Mapping[Cell, Any]) -> dict[tuple[str, str], list[Cell]]:
     for cell in found:
         groups.setdefault((cell.model, cell.task), []).append(cell)
     return groups
-
-
-def _methods(results: Mapping[str, Any]) -> list[str]:
-    return [entry["name"] for entry in results["methods"]]
 
 
 def _entry(results: Mapping[str, Any], method: str) -> Mapping[str, Any]:
@@ -140,16 +137,11 @@ def _over_tasks(rows: Sequence[Row]) -> list[Row]:
 
 
 def _accuracy(entries: Sequence[Mapping[str, Any]], average: Average) -> Row:
-    drop, low, high = average(
-        [entry["accuracy_drop"] for entry in entries], [entry["accuracy_drop_ci95"] for entry in entries]
-    )
-    accuracy = fmean(entry["accuracy"] for entry in entries)
-    row: Row = {"accuracy": accuracy, "accuracy_drop": drop, "accuracy_drop_ci95": [low, high]}
-    if all("agreement" in entry for entry in entries):
-        same, low, high = average(
-            [entry["agreement"] for entry in entries], [entry["agreement_ci95"] for entry in entries]
-        )
-        row |= {"agreement": same, "agreement_ci95": [low, high]}
+    names = ["accuracy_drop", *(["agreement"] if all("agreement" in entry for entry in entries) else [])]
+    row: Row = {"accuracy": fmean(entry["accuracy"] for entry in entries)}
+    for name in names:
+        mean, *interval = average([entry[name] for entry in entries], [entry[f"{name}_ci95"] for entry in entries])
+        row |= estimate(name, mean, interval)
     return row
 
 
@@ -159,4 +151,4 @@ def _speedup(entries: Sequence[Mapping[str, Any]], average: Average) -> Row:
         [log(entry["speedup"]) for entry in entries],
         [[log(limit) for limit in entry["speedup_ci95"]] for entry in entries],
     )
-    return {"speedup": exp(mean), "speedup_ci95": [exp(low), exp(high)]}
+    return estimate("speedup", exp(mean), [exp(low), exp(high)])
