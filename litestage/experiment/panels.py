@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from litestage.report.drawing import panel
+
 PALETTE = ("#c2410c", "#0f766e", "#1d4ed8", "#7c3aed", "#64748b", "#a16207", "#be185d", "#334155")
 LINE: dict[str, Any] = {"fmt": "o-", "markersize": 3, "linewidth": 1.2}
 
 
 def panels(columns: int, *, width: float = 4.0, height: float = 3.4, share_y: bool = True) -> tuple[Any, list[Any]]:
-    """A matplotlib Figure with ``columns`` axes in a row."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = list(figure.subplots(1, columns, sharey=share_y, squeeze=False)[0])
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(alpha=0.25)
-        one.tick_params(labelsize=8)
-    return figure, axes
+    """A matplotlib Figure with ``columns`` axes in a row, each so wide."""
+    return panel(height, columns=columns, width=width * columns, share_y=share_y)
 
 
 def name_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:

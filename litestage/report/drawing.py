@@ -105,12 +105,14 @@ def short(name: str) -> str:
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 
-def panel(height: float = 3.2, rows: int = 1, width: float = WIDTH) -> tuple[Any, list[Any]]:
-    """A Figure with ``rows`` axes over each other that share the horizontal one."""
+def panel(
+    height: float = 3.2, rows: int = 1, width: float = WIDTH, columns: int = 1, share_y: bool = True
+) -> tuple[Any, list[Any]]:
+    """A Figure with axes, row by row; those over each other share the horizontal one, those side by side the other."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    axes = list(figure.subplots(rows, columns, sharex="col", sharey="row" if share_y else False, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25)
