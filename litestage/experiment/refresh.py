@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from litestage.engine import Decoding, Engine, Request
@@ -86,9 +86,7 @@ class Writer:
         plan = StagePlan(draft=Draft("skip", length=length, skip=skip))
         texts: list[Written] = []
         guessed = accepted = 0
-        for at in range(0, len(prompts), self.session.batch_size):
-            part = prompts[at : at + self.session.batch_size]
-            requests = [Request(prompt, self.limit, group=row) for row, prompt in enumerate(part)]
+        for requests in self._batches(prompts, self.limit):
             for row in self.session.engine.generate(requests, plan, self.decoding).generations:
                 texts.append(Written(row.tokens, ()))
                 guessed, accepted = guessed + row.guessed, accepted + row.accepted
@@ -97,11 +95,14 @@ class Writer:
     def _segments(self, prompts: Sequence[Tokens], plan: StagePlan, limit: int) -> list[tuple[Tokens, bool]]:
         """By prompt, what follows it, without the token at which an exit rule was met, and whether that is its end."""
         found: list[tuple[Tokens, bool]] = []
-        size = self.session.batch_size
-        for at in range(0, len(prompts), size):
-            requests = [Request(prompt, limit, group=row) for row, prompt in enumerate(prompts[at : at + size])]
+        for requests in self._batches(prompts, limit):
             for generation in self.session.reusing.generate(requests, plan, self.decoding):
                 cut = generation.stop == "exit"
                 tokens = generation.tokens[:-1] if cut else generation.tokens
                 found.append((tokens, not cut and generation.stop != "length"))
         return found
+
+    def _batches(self, prompts: Sequence[Tokens], limit: int) -> Iterator[list[Request]]:
+        size = self.session.batch_size
+        for at in range(0, len(prompts), size):
+            yield [Request(prompt, limit, group=row) for row, prompt in enumerate(prompts[at : at + size])]

@@ -49,24 +49,20 @@ def tables(bound: float) -> list[Table]:
     rising, flat = np.geomspace(0.02, 5, CANDIDATES) * bound, np.ones(CANDIDATES)
     changed = np.geomspace(0.001, 0.08, CANDIDATES)
     shuffled = (5 * np.arange(CANDIDATES)) % CANDIDATES
-    made = []
-    for nested in (False, True):
-        made += [
-            Table("losses rise with speed", speedup, rising, 0 * flat, nested),
-            Table("a cliff just past the bound", speedup, np.where(speedup < 1.6, 0.1, 1.02) * bound, 0 * flat, nested),
-            Table("all just past the bound", speedup, 1.02 * bound * flat, 0 * flat, nested),
-            Table("a weak model: much is lost and gained", speedup, rising + 0.06, 0.06 * flat, nested),
-            Table("a weak model: safe plans change little", speedup, rising + changed, changed, nested),
-            Table("a weak model, all just past the bound", speedup, 1.02 * bound + 0.06 * flat, 0.06 * flat, nested),
-            Table(
-                "speed says nothing of losses",
-                speedup,
-                rising[shuffled],
-                0 * flat,
-                nested,
-            ),
-        ]
-    return made
+    shapes = {
+        "losses rise with speed": (rising, 0 * flat),
+        "a cliff just past the bound": (np.where(speedup < 1.6, 0.1, 1.02) * bound, 0 * flat),
+        "all just past the bound": (1.02 * bound * flat, 0 * flat),
+        "a weak model: much is lost and gained": (rising + 0.06, 0.06 * flat),
+        "a weak model: safe plans change little": (rising + changed, changed),
+        "a weak model, all just past the bound": (1.02 * bound + 0.06 * flat, 0.06 * flat),
+        "speed says nothing of losses": (rising[shuffled], 0 * flat),
+    }
+    return [
+        Table(name, speedup, lost, gained, nested)
+        for nested in (False, True)
+        for name, (lost, gained) in shapes.items()
+    ]
 
 
 @dataclass(frozen=True)
