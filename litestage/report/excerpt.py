@@ -6,7 +6,6 @@ committed results: ``python -m litestage.report.excerpt README.md`` writes it an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 from litestage.plan.words import certified
+from litestage.reading import read_json
 from litestage.report.wording import share, signed_points
 
 REPORTS = Path("reports")
@@ -42,33 +42,28 @@ REAL = {"obqa": "OpenBookQA", "csqa": "CommonsenseQA", "strategyqa": "StrategyQA
 def real(reports: Path) -> str:
     """A table of all methods for every real task that was compared; what they are stands in README's text."""
     found = {name: reports / "real" / task / "results.json" for task, name in REAL.items()}
-    tables = [f"**{name}**\n\n{_table(_read(path), notes=False)}" for name, path in found.items() if path.is_file()]
+    tables = [f"**{name}**\n\n{_table(read_json(path), notes=False)}" for name, path in found.items() if path.is_file()]
     return "\n\n".join(tables)
 
 
 def comparison(reports: Path) -> str:
     """A table of some methods of the menagerie comparison, and under what conditions it was made."""
-    results = _read(reports / "menagerie" / "results.json")
+    results = read_json(reports / "menagerie" / "results.json")
     return _table({**results, "methods": shown(results)})
 
 
 def _table(results: Mapping[str, Any], notes: bool = True) -> str:
-    stages = list(results["methods"][0]["stages"])
-    agreement = ["same answers [95 %]"] if "agreement" in results["methods"][0] else []  # older results have none
-    promise = ["certified"] if "certified" in results["methods"][0] else []
+    full, made = results["methods"][0], results["environment"]
+    agreement = ["same answers [95 %]"] if "agreement" in full else []  # older results have none
+    promise = ["certified"] if "certified" in full else []
     columns = ["method", "accuracy", "drop, points [95 %]", *agreement, *promise, "ms", "times as fast [95 %]"]
-    columns += [f"skipped: {' / '.join(stages)}"]
-    lines = [
-        f"| {' | '.join(columns)} |{' |' * notes}",
-        f"| --- |{' ---: |' * (len(columns) - 1)}{' --- |' * notes}",
-        *(_row(method, results["methods"][0], notes) for method in results["methods"]),
-    ]
-    full = results["methods"][0]
-    made = results["environment"]
+    columns += [f"skipped: {' / '.join(full['stages'])}"]
     memory, threads = results["memory"]["peak_resident_mb"], "threads" if made["threads"] > 1 else "thread"
     return "\n".join(
         [
-            *lines,
+            f"| {' | '.join(columns)} |{' |' * notes}",
+            f"| --- |{' ---: |' * (len(columns) - 1)}{' --- |' * notes}",
+            *(_row(method, full, notes) for method in results["methods"]),
             "",
             f"Accuracy over {results['n']} test questions that no search saw; latency over {full['latency_n']} of "
             f"them, {results['latency_measured']}; {made['threads']} {threads} of {made['hardware']}, peak memory "
@@ -80,7 +75,7 @@ def _table(results: Mapping[str, Any], notes: bool = True) -> str:
 
 def experiments(reports: Path) -> str:
     """What each committed experiment shows: its two sentences, its plot, its command."""
-    found = {path.parent.name: _read(path) for path in sorted(reports.glob("*/results.json"))}
+    found = {path.parent.name: read_json(path) for path in sorted(reports.glob("*/results.json"))}
     return "\n\n".join(
         f"### {_title(folder, experiment)}\n\n{' '.join(experiment['shows'])}\n\n"
         f"![Plot of {experiment['experiment']}](../reports/{folder}/plot.svg)\n\n`{experiment['command']}`"
@@ -98,7 +93,7 @@ def _title(folder: str, experiment: Mapping[str, Any]) -> str:
 
 def bench(reports: Path) -> str:
     """The measured rows that have a bar."""
-    rows = [row for row in _read(reports / "bench" / "bench.json")["rows"] if row["ratio_ci95"] and row["bar"]]
+    rows = [row for row in read_json(reports / "bench" / "bench.json")["rows"] if row["ratio_ci95"] and row["bar"]]
     return "\n".join(
         [
             "| model | what | against | ratio [95 %] | bar | |",
@@ -177,7 +172,7 @@ def main(files: list[Path]) -> None:
     """Writes these Markdown files' excerpts anew, and the picture."""
     for file in files:
         file.write_text(fill(file.read_text(encoding="utf-8"), REPORTS), encoding="utf-8")
-    PICTURE.write_text(overview(_read(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
+    PICTURE.write_text(overview(read_json(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
 
 
 def _row(method: Mapping[str, Any], full: Mapping[str, Any], notes: bool) -> str:
@@ -201,11 +196,6 @@ def _row(method: Mapping[str, Any], full: Mapping[str, Any], notes: bool) -> str
 def _loss(method: Mapping[str, Any]) -> str:
     lost = round(method["accuracy_drop"] * 100, 1) + 0.0
     return f"{-lost:+.1f} points" if lost else "as accurate"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from litestage.errors import LiteStageError
 from litestage.reading import read_json
 from litestage.records import GRID, Grid, check
-from litestage.report.page import HERE, jinja, plain_markdown
+from litestage.report.answer import fastest
+from litestage.report.page import HERE, jinja
 from litestage.report.tables import Table
 from litestage.report.wording import share, signed_points, times
 
@@ -50,7 +51,6 @@ def write_grid_report(grid: Figures, folder: Path) -> list[Path]:
         "pages": pages,
     }
     html, markdown = jinja(autoescape=True), jinja(autoescape=False)
-    markdown.filters["plain"] = plain_markdown
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     written = [folder / "report.html", folder / "report.md"]
     written[0].write_text(html.get_template("grid.html").render(style=style, **content), encoding="utf-8")
@@ -65,9 +65,7 @@ def answers(grid: Figures) -> list[str]:
 
 def _answer(model: str, rows: Sequence[Figures]) -> str:
     timed = [row for row in rows if "speedup" in row and row["method"] != "full"]
-    ours = [row for row in timed if row["method"].startswith("litestage")]
-    harmless = [row for row in timed if row["accuracy_drop_ci95"][0] <= 0]
-    best = max(ours or harmless, key=lambda row: row["speedup"], default=None)
+    best = fastest(timed, "method")
     if best is None:
         return f"With {model} there is no average to tell yet."
     (low, high), (slow, fast) = best["accuracy_drop_ci95"], best["speedup_ci95"]
@@ -125,7 +123,7 @@ def _table(grid: Figures, model: str, title: str, cell: Callable[[Figures], str]
         [
             method,
             *([cell(average)] if averaged else []),
-            *(_cell(by_task.get((method, task)), cell) for task in tasks),
+            *(cell(by_task[method, task]) if (method, task) in by_task else "" for task in tasks),
         ]
         for method, average in averages.items()
     ]
@@ -133,10 +131,6 @@ def _table(grid: Figures, model: str, title: str, cell: Callable[[Figures], str]
         return None
     ours = frozenset(at for at, row in enumerate(rows) if row[0].startswith("litestage"))
     return Table(title, ["method", *(["average"] if averaged else []), *tasks], rows, ours)
-
-
-def _cell(row: Figures | None, cell: Callable[[Figures], str]) -> str:
-    return "" if row is None else cell(row)
 
 
 def _certified(row: Figures) -> str:

@@ -167,11 +167,8 @@ def _html(title: str, sections: Sequence[Section]) -> str:
 
 
 def _markdown(title: str, sections: Sequence[Section], links: dict[str, str]) -> str:
-    templates = jinja(autoescape=False)
-    templates.filters |= {"plain": plain_markdown, "fenced": _fenced}
-    return templates.get_template("template.md").render(
-        title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS
-    )
+    template = jinja(autoescape=False).get_template("template.md")
+    return template.render(title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS)
 
 
 HERE = Path(__file__).parent
@@ -186,10 +183,11 @@ def jinja(autoescape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters["inline"] = lambda picture: Markup(picture.svg)
+    templates.filters |= {"plain": _plain_markdown, "fenced": _fenced}
     return templates
 
 
-def plain_markdown(text: object) -> str:
+def _plain_markdown(text: object) -> str:
     """Text that Markdown takes as it is, in a sentence or a table's cell."""
     marked = "".join(f"\\{sign}" if sign in "\\`*_[]<>|#~" else sign for sign in str(text))
     return " ".join(marked.split())

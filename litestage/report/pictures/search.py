@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from litestage.report.drawing import Picture, panel, short, within_percent
@@ -58,7 +57,7 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
     chosen = search["chosen"]
     budget = chosen["budgets"][stage]
     alone = _along(candidates, stage)
-    for axes, value in ((above, _accuracy), (below, partial(_stage_milliseconds, stage))):
+    for axes, value in ((above, _accuracy), (below, lambda c: c["stage_latency_s"][stage] * 1000)):
         if len(alone) > 2:
             axes.plot([c["budgets"][stage] for c in alone], [value(c) for c in alone], color=hue, linewidth=1)
         _points(axes, candidates, most, lambda c: c["budgets"][stage], value, hue)
@@ -84,10 +83,6 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
 
 def _accuracy(candidate: Candidate) -> float:
     return candidate["accuracy"] * 100
-
-
-def _stage_milliseconds(stage: str, candidate: Candidate) -> float:
-    return candidate["stage_latency_s"][stage] * 1000
 
 
 def _points(axes: Any, candidates: Sequence[Candidate], most: int, x: Axis, y: Axis, colour: str) -> None:
