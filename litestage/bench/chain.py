@@ -13,7 +13,7 @@ from litestage.bench.llama import Llama, missing, write_gguf
 from litestage.bench.rivals import Rows
 from litestage.bench.rounding import Judge, differing
 from litestage.bench.row import Row, compared, take_turns
-from litestage.bench.shape import STEPS, Shape, prompts, steps_s
+from litestage.bench.shape import Shape, decode_row, prompts
 from litestage.errors import LiteStageError
 
 STAGES = ((26, 0, 1, 7), (39, 37, 4, 13), (102, 0, 1, 8))
@@ -53,9 +53,7 @@ def llama_rows(shape: Shape, repeats: int) -> list[Row]:
         write_gguf(shape.rival, path)
         with closing(Llama(path, shape.rival.config.vocab_size)) as llama:
             rows = [_three_stages(shape, LLAMA, llama.generate, repeats, 1.0, same_model(shape, llama))]
-            for count in (1, 4):
-                steps = steps_s(shape, count, repeats, STEPS, llama.generate)
-                rows.append(compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "llama.cpp", *steps))
+            rows += [decode_row(shape, count, repeats, "llama.cpp", llama.generate) for count in (1, 4)]
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -36,7 +36,7 @@ class Row:
         return asdict(self)
 
 
-def take_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each run, ``repeats`` times in turn after one warm-up, so that a slow moment meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):

@@ -38,7 +38,6 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from litestage.bench.real import real_rows
     from litestage.bench.reference import reference_rows
     from litestage.bench.shape import Shape, shape_rows
-    from litestage.engine import Engine
     from litestage.environment import environment, peak_memory
     from litestage.session import Session
 
@@ -48,8 +47,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     rows += [*chain_rows(shape, options.repeats), *shape_rows(shape, options.repeats)]
     rows += gpu_rows(options.layers, options.repeats) if torch.cuda.is_available() else not_measured("no GPU here")
     rows.append(Row(shape.name, "three stages", "vLLM", note="not measured: this bench does not run vLLM"))
-    session = Session.open("reference", dtype="float32", device="cpu")
-    engine: Engine = session.engine
+    engine = Session.open("reference", dtype="float32", device="cpu").engine
     return {
         "schema": SCHEMA,
         "quick": options.quick,

@@ -92,13 +92,14 @@ def shape_rows(shape: Shape, repeats: int) -> list[Row]:
     asked = prompts(128, 0, 1)
     seconds = take_turns({"ours": lambda: shape.ours(asked, 1), "theirs": lambda: shape.theirs(asked, 1)}, repeats)
     rows = [compared(shape.name, "prefill of 128 tokens", "generate", seconds["ours"], seconds["theirs"])]
-    rows += [_steps(shape, count, repeats) for count in (1, 4)]
+    rows += [decode_row(shape, count, repeats, "generate") for count in (1, 4)]
     return [*rows, *skip_efficiency(shape, repeats), ceiling(shape, repeats)]
 
 
-def _steps(shape: Shape, count: int, repeats: int) -> Row:
-    ours, theirs = steps_s(shape, count, repeats, STEPS)
-    return compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", "generate", ours, theirs)
+def decode_row(shape: Shape, count: int, repeats: int, against: str, rival: Callable[..., Rows] | None = None) -> Row:
+    """A decode step of ``count`` rows; see :func:`steps_s`."""
+    ours, theirs = steps_s(shape, count, repeats, STEPS, rival)
+    return compared(shape.name, f"decode step, {count} row{'s' * (count > 1)}", against, ours, theirs)
 
 
 def steps_s(
