@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -65,7 +66,7 @@ def question_rows(
     writers = {size: by_generate(model, tokenizer, session.encode, size) for size in BATCH_SIZES}
     tried = take_turns({str(size): partial(answer, write, pipeline, asked) for size, write in writers.items()}, 1)
     best = min(BATCH_SIZES, key=lambda size: tried[str(size)])
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "ours": together,
         "generate": partial(answer, writers[best], pipeline, asked),
         "lm-eval's hf": partial(answer, by_harness(model, tokenizer, best), pipeline, asked),
