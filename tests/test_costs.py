@@ -46,7 +46,7 @@ class MadeUpEngine:
     decoder: Any = field(
         default_factory=lambda: SimpleNamespace(
             layers=LAYERS,
-            sublayers=[SimpleNamespace(name=(kind, layer)) for layer in range(LAYERS) for kind in ("mhsa", "ffn")],
+            sublayers=[(kind, layer) for layer in range(LAYERS) for kind in ("mhsa", "ffn")],
             config=SimpleNamespace(vocab_size=50),
             context_length=512,
             width=8,
