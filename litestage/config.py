@@ -222,9 +222,9 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
     """The same for a schema that adds options to :class:`RunConfig`."""
     layers = [preset if isinstance(preset, Path) else folder("conf") / f"{preset}.yaml"] if preset else []
     config = configure(schema, layers, overrides, GROUPS)
-    if any(override.startswith("model.pretrained=") for override in overrides) and not any(
-        override.startswith(("model=", "model.name=")) for override in overrides
-    ):
+    given = {override.split("=")[0] for override in overrides}
+    unnamed = config.model.name == ModelConfig.name != config.model.pretrained and "model.name" not in given
+    if unnamed or ("model.pretrained" in given and not given & {"model", "model.name"}):
         config.model.name = config.model.pretrained
     if config.model.adapter and not any(override.startswith("model.name=") for override in overrides):
         config.model.name += f"+{Path(config.model.adapter).name}"  # another model than without
@@ -287,7 +287,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "
             "linear and block."
         )
-    if not isfinite(search.max_accuracy_drop):
+    if not isfinite(search.max_accuracy_drop) or search.max_accuracy_drop >= 1:
         raise LiteStageError(f"{where}.max_accuracy_drop is {search.max_accuracy_drop}; give a fraction, e.g. 0.02.")
     if not 0 < search.confidence < 1:
         raise LiteStageError(

@@ -46,7 +46,7 @@ def bar(label: str, total: int | None, *, guessed: bool = False) -> Iterator[Adv
             outer.remove_task(task)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name may hold [brackets]
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

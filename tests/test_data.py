@@ -158,6 +158,7 @@ GOOD = {"question": "Is fire hot?", "options": ["yes", "no"], "answer": "A"}
         ({**GOOD, "options": []}, "no options"),
         ({**GOOD, "answer": "C"}, "'C'"),
         ({**GOOD, "answer": 1}, "answer is 1"),
+        ({**GOOD, "options": ["C", "B", "A"]}, "the answer 'A' is one option's letter and another's text"),
         ({**GOOD, "question": "  "}, "empty"),
         ({**GOOD, "question": 7}, "question is 7"),
         ({**GOOD, "options": ["yes", ""]}, "empty option"),
@@ -188,6 +189,29 @@ def test_broken_json_repeated_ids_and_empty_files_are_refused(own_task, tmp_path
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(LiteStageError, match="There is no file"):
         load_task(path).questions("test")
+
+
+def test_a_letter_that_is_its_own_options_text_is_an_answer(own_task):
+    (question,) = load_task(own_task([{**GOOD, "options": ["A", "B"], "answer": "B"}])).questions("test")
+    assert question.answer == "B"
+
+
+def test_a_split_with_no_question_left_is_refused(own_task, tmp_path):
+    path = own_task([GOOD])
+    path.write_text("rows: {all: rows.jsonl}\nsplits: {calibration: all, test: {of: all, without: calibration}}\n")
+    with pytest.raises(LiteStageError, match="The split 'test' of the task 'mine' has no question left"):
+        load_task(path).questions("test")
+
+
+def test_test_questions_among_the_calibration_questions_are_told_once(tmp_path, caplog):
+    write_rows(tmp_path / "known.jsonl", [GOOD, {**GOOD, "question": "Is ice hot?"}])
+    write_rows(tmp_path / "new.jsonl", [{**GOOD, "id": "other"}])
+    (tmp_path / "leaky.yaml").write_text("rows: {calibration: known.jsonl, test: new.jsonl}\n")
+    task = load_task(tmp_path / "leaky.yaml")
+    task.questions("calibration")
+    task.questions("calibration")
+    (warning,) = caplog.messages
+    assert "1 of the 2 calibration questions of the task 'leaky' are test questions too" in warning
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,12 @@ def test_what_a_search_tries_of_a_rule_are_rules_of_that_name_each_once(name):
     assert len(set(tried)) == len(tried) >= 3
 
 
+def test_a_rule_for_a_stage_that_is_not_there_is_refused():
+    rule = ExitRule(rule="by_stage", stages={"recal": {"rule": "sentence_end"}})
+    with pytest.raises(LiteStageError, match="exit names the stage 'recal'; did you mean 'recall'"):
+        Plan.full(["recall", "analyze"]).with_exit(rule)
+
+
 def test_a_rule_by_stage_gives_each_stage_its_own_and_others_none():
     given = {"rule": "by_stage", "stages": {"recall": {"rule": "sentence_end"}, "analyze": {"threshold": 0.4}}}
     rule = ExitRule(**given)

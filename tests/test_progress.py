@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from litestage import progress
+from litestage.cli.output import print_table
 
 
 @pytest.fixture
@@ -30,6 +31,15 @@ def test_a_bar_in_a_bar_stands_below_it_and_goes_when_it_is_done(screen):
     assert "inner" in screen.getvalue()
     with progress.bar("next", 1):
         assert tasks() == [("next", 0, 1)]
+
+
+def test_brackets_in_a_name_are_no_markup(screen, capsys):
+    with progress.bar("a[/b]: accuracy", 1):
+        pass
+    assert "a[/b]: accuracy" in screen.getvalue()
+    print_table(["[draft]"], [["a[/b]"]], title="[bold]tiny")
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("[draft]", "a[/b]", "[bold]tiny"))
 
 
 def test_a_bar_that_an_error_ends_leaves_room_for_the_next(screen):

@@ -186,6 +186,18 @@ def test_contestants_take_turns_question_by_question(asked):
     assert len(turns) == 3 * len(QUESTIONS)
 
 
+def test_a_contestant_of_another_model_answers_once_before_the_clock(asked):
+    """Its weights would else be in no cache, while those of all others are."""
+    other = contestant(SKIPPING, family="qwen2")
+    traces = run(QUESTIONS[:2], {"full": contestant(), "again": contestant(), "other": other}, timed=True)
+    full, of_other = contestant().plan.hash, SKIPPING.hash
+    first, second = (question.id for question in QUESTIONS[:2])
+    asked_first = [full, full, full, of_other, of_other]  # full once more: the last to be warmed up was another model
+    asked_second = [full, full, of_other, of_other, full, full]
+    assert asked[3:] == [*((plan, first) for plan in asked_first), *((plan, second) for plan in asked_second)]
+    assert all(len(of) == 2 for of in traces.values())
+
+
 def test_several_contestants_keep_apart():
     plans = {"full": Plan.full(PIPELINE.stage_names), "skipping": SKIPPING}
     together = run(QUESTIONS, {name: contestant(plan) for name, plan in plans.items()}, batch_size=3)

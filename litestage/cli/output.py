@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litestage.atomic import told
 from litestage.config import RunConfig, save_config
@@ -24,11 +25,11 @@ def console() -> Console:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Prints a table; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title and Text(title), title_justify="left")  # a name's [brackets] are no markup
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
+        table.add_column(Text(column), justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console().print(table)
 
 

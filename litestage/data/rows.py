@@ -21,10 +21,15 @@ def own(row: Row, row_id: str) -> Question:
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise LiteStageError(f"options is {options!r}; it is a list of texts.")
     answer = row["answer"]
-    if isinstance(answer, str) and answer in options[:26] and answer not in list(ascii_uppercase[: len(options)]):
-        if options.count(answer) > 1:
+    if isinstance(answer, str) and answer in options[:26]:
+        letter, letters = ascii_uppercase[options.index(answer)], ascii_uppercase[: len(options)]
+        if answer in list(letters) and answer != letter:
+            raise LiteStageError(
+                f"the answer {answer!r} is one option's letter and another's text; write the options in another order."
+            )
+        if options.count(answer) > 1 and answer not in list(letters):
             raise LiteStageError(f"the answer {answer!r} is the text of several options; give the right one's letter.")
-        answer = ascii_uppercase[options.index(answer)]
+        answer = letter
     return Question(_id(row.get("id"), row_id), _text(row["question"]), tuple(options), _letter(answer))
 
 

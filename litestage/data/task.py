@@ -18,12 +18,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any, TypedDict
 
 from litestage.conf import beside, named
-from litestage.data.sources import Source, source_of
+from litestage.data.sources import Files, Source, source_of
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.reading import given_mapping, read_yaml, whole
 from litestage.stages import Pipeline, Question, load_pipeline
@@ -70,11 +71,24 @@ class Task:
         """The questions of a split, always in the same order.
 
         Raises:
-            LiteStageError: no such split, data that cannot be reached, or a malformed row.
+            LiteStageError: no such split, data that cannot be reached, a malformed row, or no rows at all.
         """
         if split not in self.splits:
             raise LiteStageError(f"The task {self.name!r} has no split {split!r}; {did_you_mean(split, self.splits)}")
         rows = list(self._questions(self.splits[split]))
+        if not rows:
+            raise LiteStageError(
+                f"The split {split!r} of the task {self.name!r} has no question left; give its source more rows, or "
+                "let the split that it is without take fewer."
+            )
+        if split == "calibration" and isinstance(self.source, Files):  # the published tasks' splits are apart
+            both = {(question.text, question.options) for question in rows}
+            both &= {(question.text, question.options) for question in self._questions(self.splits["test"])}
+            if both:
+                _say(
+                    f"{len(both)} of the {len(rows)} calibration questions of the task {self.name!r} are test "
+                    "questions too: what is searched on them is tried on what it has seen; give other rows."
+                )
         if split == "calibration" and self.seed:
             random.Random(self.seed).shuffle(rows)
         return rows
@@ -112,6 +126,12 @@ class Task:
     @cached_property
     def _read(self) -> dict[str, list[Question]]:
         return {}
+
+
+@cache
+def _say(warning: str) -> None:
+    """Once in a process."""
+    getLogger(__name__).warning(warning)
 
 
 def load_task(name_or_path: str | Path) -> Task:

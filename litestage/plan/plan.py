@@ -10,10 +10,11 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, did_you_mean, known_stages
 from litestage.plan.certificate import Certificate
 from litestage.plan.draft import Draft
 from litestage.plan.exit import ExitRule
+from litestage.plan.exit.by_stage import ByStage
 from litestage.plan.skip import SkipSet
 from litestage.plan.stage import StagePlan
 
@@ -88,6 +89,8 @@ class Plan:
         A certificate is of one plan: another than this has none.
         """
         names = dict.fromkeys((*self.stages, *stages))
+        if isinstance(rule, ByStage):
+            known_stages("exit", dict(rule.rules), names)
         made = replace(
             self,
             stages={name: replace(self[name], exit=rule.of(name) if rule else None) for name in names},

@@ -77,6 +77,15 @@ def test_text_in_a_file_stays_text(tmp_path):
     assert (config.model.revision, config.model.name) == ("12e4567", "0012345")
 
 
+def test_a_model_that_a_file_gives_is_not_called_reference(tmp_path):
+    """`full-half` would stand beside it as the same model retrained."""
+    (tmp_path / "c.yaml").write_text("model: {pretrained: owner/model}\n")
+    assert load_config([], tmp_path / "c.yaml").model.name == "owner/model"
+    assert load_config(["model.name=mine"], tmp_path / "c.yaml").model.name == "mine"
+    (tmp_path / "c.yaml").write_text("model: {pretrained: owner/model, name: ours}\n")
+    assert load_config([], tmp_path / "c.yaml").model.name == "ours"
+
+
 def test_files_that_a_config_names_are_looked_for_beside_it_and_output_is_not(tmp_path, monkeypatch):
     there = tmp_path / "there"
     (there / "tuned").mkdir(parents=True)

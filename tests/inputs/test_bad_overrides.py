@@ -49,6 +49,7 @@ def test_what_is_no_option_is_one_sentence_in_every_command(refused, command, ov
         "seed=-1",
         "budget=nan",
         "search.max_accuracy_drop=nan",
+        "search.max_accuracy_drop=2",
         "search.max_accuracy_drop=.inf",
         "search.confidence=1",
         "search.confidence=nan",

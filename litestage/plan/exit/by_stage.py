@@ -32,22 +32,23 @@ class ByStage(ExitRule):
             object.__setattr__(self, "stages", made)
 
     def of(self, stage: str) -> ExitRule | None:
-        return dict(self._rules).get(stage)
+        return dict(self.rules).get(stage)
 
     @property
-    def _rules(self) -> tuple[tuple[str, ExitRule], ...]:
+    def rules(self) -> tuple[tuple[str, ExitRule], ...]:
+        """(name, rule) of each stage that has one."""
         assert isinstance(self.stages, tuple)
         return self.stages
 
     @property
     def lacks(self) -> str:
-        return next((rule.lacks for _, rule in self._rules if rule.lacks), "")
+        return next((rule.lacks for _, rule in self.rules if rule.lacks), "")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"rule": self.rule, "stages": {name: rule.to_dict() for name, rule in self._rules}}
+        return {"rule": self.rule, "stages": {name: rule.to_dict() for name, rule in self.rules}}
 
     def stops(self, seen: Seen) -> bool:
         raise LiteStageError("The exit rule 'by_stage' is of a plan, not of a stage; give each stage its own rule.")
 
     def __str__(self) -> str:
-        return "; ".join(f"{name} {rule}" for name, rule in self._rules) or "none"
+        return "; ".join(f"{name} {rule}" for name, rule in self.rules) or "none"
