@@ -26,6 +26,7 @@ ROWS = {
     "litestage-bare-one-budget": "and the same budget in every stage",
     "litestage-paper": "the paper's own search",
     "finercut": "sub-layers by what the next token's distribution loses, the same in every stage",
+    "ffn-only": "feed-forwards alone, by cosine, the same in every stage",
     "shortgpt": "whole layers, the same in every stage",
     "cosine": "the paper's ranking alone, the same in every stage",
     "adaskip": "the same with AdaSkip's scaling",
