@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
 from litestage.cli.output import save_config
 from litestage.comparison.grid import cells_of, results_before, summarise_grid
+from litestage.comparison.grid.made_of import made_of, model_files
 from litestage.config import load_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError
@@ -63,9 +65,12 @@ def test_results_of_other_options_prompts_or_weights_are_not_taken_for_this_comp
     folder = tmp_path / "here"
     folder.mkdir()
     hashes = load_task("menagerie").through().hash
-    done = results({**FULL, "mcnemar_p": 1.0})
-    (folder / "results.json").write_text(json.dumps({**done, "pipeline": {"name": "three", "hash": hashes}}))
+    done = {**results({**FULL, "mcnemar_p": 1.0}), "pipeline": {"name": "three", "hash": hashes}}
+    (folder / "results.json").write_text(json.dumps(done))
     save_config(cell.config, folder)
+    assert results_before(cell, folder) is None  # nobody knows of what it was made
+    digests = made_of(cell.config, load_task("menagerie"), model_files(cell.config.model))
+    (folder / "results.json").write_text(json.dumps({**done, "made_of": digests}))
     assert results_before(cell, folder) is not None
     (elsewhere,) = cells_of(load_config([f"grid.model=[{model}]", "questions=4", "output=there", "trainer.devices=2"]))
     assert results_before(elsewhere, folder) is not None
@@ -74,6 +79,57 @@ def test_results_of_other_options_prompts_or_weights_are_not_taken_for_this_comp
         assert results_before(other, folder) is None
     os.utime(model / "model.safetensors", (time.time() + 9, time.time() + 9))
     assert results_before(cell, folder) is None
+
+
+ROW = '{{"question": "Number {}?", "options": ["yes", "no"], "answer": "{}"}}\n'
+METHOD = """
+from litestage.plan import SkipSet, StagePlan
+
+def plan(setting):
+    return {{stage: StagePlan(SkipSet(ffn=({},))) for stage in setting.stages}}
+"""
+
+
+@pytest.mark.slow
+def test_a_comparison_of_other_questions_methods_or_model_files_is_run_again(litestage, tmp_path):
+    save_tiny_model(tmp_path / "tiny")
+    rows, generation = tmp_path / "rows.jsonl", tmp_path / "tiny" / "generation_config.json"
+    rows.write_text("".join(ROW.format(at, "A") for at in range(6)))
+    (tmp_path / "mine.yaml").write_text("rows: {calibration: rows.jsonl, test: rows.jsonl}\n")
+    (tmp_path / "own.py").write_text(METHOD.format(1))
+    stages = ("recall", "analyze", "summarize")
+    (tmp_path / "skips.yaml").write_text(
+        yaml.safe_dump({"schema": "litestage.plan/1", "stages": dict.fromkeys(stages)})
+    )
+    options = [
+        *("grid.task=[mine.yaml]", "methods=[full,own.py:1,skips.yaml]", "pipeline=recall_analyze_summarize"),
+        *("model.pretrained=tiny", "latency_questions=0", "output=here", "store=store.sqlite"),
+        *(f"max_new_tokens.{stage}=3" for stage in stages),
+    ]
+
+    def again():
+        code, out, err = litestage("compare", *options)
+        assert code == 0, err
+        return "done before" not in out, grid("here/mine")
+
+    _, first = again()
+    assert again() == (False, first)
+    for file, text in (
+        (rows, "".join(ROW.format(at, "B") for at in range(6))),
+        (rows, "".join(ROW.format(at, "B") for at in range(4))),
+        (generation, json.dumps({**json.loads(generation.read_text()), "eos_token_id": [0, 5]})),
+        (tmp_path / "own.py", METHOD.format(2)),
+        (
+            tmp_path / "skips.yaml",
+            (tmp_path / "skips.yaml").read_text().replace("recall: null", "recall: {skip: {ffn: [0]}}"),
+        ),
+    ):
+        file.write_text(text)
+        ran, found = again()
+        assert ran, file
+        assert again() == (False, found)
+    assert (first["n"], found["n"]) == (6, 4)
+    assert litestage("report", "here/mine")[0] == 0
 
 
 def test_a_seed_draws_other_calibration_questions_and_the_same_test_questions():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,19 @@ from litestage.store.journal import until_written
 from litestage.tracking import track
 
 
-def compare_into(folder: Path, bench: Workbench, typed: str, job: str = "compare") -> tuple[dict[str, Any], Comparison]:
+def compare_into(
+    folder: Path, bench: Workbench, typed: str, job: str = "compare", made_of: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], Comparison]:
     """Compares the configuration's methods and writes everything into ``folder``; returns what is in results.json.
 
     Args:
         typed: the command that does this again.
         job: what a tracker calls it.
+        made_of: digests by which a grid knows its comparison again (:mod:`litestage.comparison.grid.made_of`).
     """
     with until_written(bench.session.reusing.store):
         found = compare(bench)
-        results = {**found.results, "command": typed}
+        results = {**found.results, **({"made_of": dict(made_of)} if made_of else {}), "command": typed}
         write_samples(found.questions, found.measured, folder)
         if found.search:
             write_search(found.search, folder)

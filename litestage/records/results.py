@@ -98,6 +98,7 @@ class Results(Judged):
     latency_measured: str
     memory: _Memory | None = None
     minimum_detectable_drop: _Detectable | None = None
+    made_of: dict[str, str] = ABSENT
     methods: Annotated[list[_Method], Field(min_length=1)]  # type: ignore[assignment]
     command: str = ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -56,6 +58,12 @@ class Question:
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(ascii_uppercase[: len(self.options)])
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change with the text, an option or the answer, whatever the id."""
+        content = json.dumps([self.text, self.options, self.answer])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
     def lettered(self) -> tuple[Option, ...]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from litestage.comparison.grid.made_of import made_of, model_files
 from litestage.conf import available, find
 from litestage.config import GridConfig, ModelConfig, RunConfig
 from litestage.data import load_task
@@ -77,17 +78,17 @@ def _folder(grid: GridConfig, model: str, task: str, seed: int) -> Path:
 
 
 def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """results.json in ``folder`` where this very comparison was done: same options, pipeline and, if local, weights."""
+    """results.json in ``folder`` where this very comparison was done: same options, pipeline, questions and files."""
     try:
         results = read_record(folder / "results.json", {RESULTS: Results})
         before = given_mapping(read_yaml(folder / "config.yaml"), folder)
+        if not all("mcnemar_p" in method for method in results["methods"]):
+            return None  # the summary adjusts them
+        same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
+        same = same_pipeline and _options(before) == _options(asdict(cell.config))
+        return results if same and results.get("made_of") == _made_of(cell.config) else None
     except LiteStageError:
         return None
-    if not all("mcnemar_p" in method for method in results["methods"]):
-        return None  # the summary adjusts them
-    same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
-    same = same_pipeline and _options(before) == _options(asdict(cell.config)) and not _newer_weights(cell, folder)
-    return results if same else None
 
 
 def _options(config: Any) -> dict[str, Any]:
@@ -100,12 +101,8 @@ def _pipeline_hash(config: RunConfig) -> str:
     return through.with_limits(config.max_new_tokens).hash
 
 
-def _newer_weights(cell: Cell, folder: Path) -> bool:
-    """Whether the model is a folder that was written to since."""
-    written = (folder / "results.json").stat().st_mtime
-    model = cell.config.model
-    folders = [Path(place) for place in (model.pretrained, model.adapter) if place]
-    return any(file.stat().st_mtime > written for folder in folders for file in folder.glob("*.safetensors"))
+def _made_of(config: RunConfig) -> dict[str, str]:
+    return made_of(config, replace(load_task(config.task), seed=config.seed), model_files(config.model))
 
 
 def _model(name: str, base: ModelConfig) -> ModelConfig:

@@ -12,6 +12,7 @@ from typing import Any
 from litestage.atomic import told, write_text
 from litestage.comparison.entrants import check_methods
 from litestage.comparison.grid.cells import Cell, cells_of, results_before
+from litestage.comparison.grid.made_of import made_of, model_files
 from litestage.comparison.grid.summary import summarise_grid
 from litestage.comparison.write import compare_into
 from litestage.config import GridConfig, RunConfig, save_config
@@ -63,14 +64,14 @@ def run_cells(
     launch(config.trainer, config.engine.device)
     root = Path(config.output or "runs/grid")
     done = from_rank_zero(lambda: {cell: done for cell in cells if (done := results_before(cell, root / cell.folder))})
-    run, own_root, session, model = GridRun(root, cells, done), own_folder(root), None, None
+    run, own_root, loaded, model = GridRun(root, cells, done), own_folder(root), None, None
     for number, cell in enumerate(cells, start=1):
         begin(number, cell, run)
         if cell not in run.found:
             if cell.config.model != model:
-                session, model = None, cell.config.model  # the other model's memory is free before this one's is taken
+                loaded, model = None, cell.config.model  # the other model's memory is free before this one's is taken
             try:
-                session, run.found[cell] = _run(cell, own_root / cell.folder, session, typed, config.grid)
+                loaded, run.found[cell] = _run(cell, own_root / cell.folder, loaded, typed, config.grid)
                 end(cell, run.found[cell])
             except LiteStageError as error:
                 run.failed[cell] = str(error)
@@ -81,10 +82,16 @@ def run_cells(
 
 
 def _run(
-    cell: Cell, folder: Path, session: Session | None, typed: str, grid: GridConfig
-) -> tuple[Session, dict[str, Any]]:
-    """Runs one comparison, on the session of the one before if that was the same model; returns session and results."""
+    cell: Cell, folder: Path, loaded: tuple[Session, str] | None, typed: str, grid: GridConfig
+) -> tuple[tuple[Session, str], dict[str, Any]]:
+    """Runs one comparison, on what the one before loaded if that was the same model.
+
+    Returns:
+        The session with its model's files as they were before it was loaded, and the results.
+    """
+    session, files = loaded or (None, model_files(cell.config.model))
     bench = Workbench.open(cell.config, session)
+    digests = made_of(cell.config, bench.task, files)
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
@@ -92,7 +99,8 @@ def _run(
     named = {"model": cell.config.model.name, "task": cell.config.task, "seed": cell.seed}
     alone = [f"grid.{kind}=[{name}]" for kind, name in named.items() if getattr(grid, kind)]
     words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
-    return bench.session, compare_into(folder, bench, " ".join(words))[0]
+    results, _ = compare_into(folder, bench, " ".join(words), made_of=digests)
+    return (bench.session, files), results
 
 
 def _write(summary: Mapping[str, Any], folder: Path) -> None:
