@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 from litestage.cli import main
+from litestage.comparison.results import Measured
+from litestage.comparison.samples import write_samples
 from litestage.engine import Engine
+from litestage.errors import LiteStageError
 from litestage.gate import GateOptions, judge, read_record, write_baseline
-from litestage.plan import StagePlan
+from litestage.plan import Plan, StagePlan
 from litestage.profile import Importance
 from litestage.runner import contestant
+from litestage.stages import Question
 from litestage.stats.change import more, slower, slower_by_intervals, unpaired_drop_interval
+from litestage.trace import Trace
 
 BIN = Path(sys.executable).parent
 STAGES = ("recall", "analyze", "summarize")
@@ -165,6 +170,44 @@ def test_p_values_of_change_by_hand():
     assert slower_by_intervals((2.0, 1.9, 2.1), (1.9, 1.8, 2.0), 0.1) > 0.5
     # Newcombe's (1998) example of 56/70 against 48/80
     assert unpaired_drop_interval((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def with_questions(results, named):
+    """The run with its questions' digests, by place."""
+    lines = results.with_name("samples.jsonl")
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    lines.write_text("".join(json.dumps({**row, "question": named(int(row["id"][1:]))}) + "\n" for row in rows))
+    return read_record(results)
+
+
+def test_another_question_under_the_same_id_is_one_sentence(tmp_path):
+    before, shifted, flipped = (
+        with_questions(run_folder(tmp_path / name, BASE), named)
+        for name, named in (
+            ("before", lambda at: f"d{at}"),
+            ("shifted", lambda at: f"d{at + 1}"),
+            ("flipped", lambda at: "other" if at == 7 else f"d{at}"),
+        )
+    )
+    write_baseline(before, tmp_path / "baseline.json")
+    kept = read_record(tmp_path / "baseline.json")
+    assert kept.questions == before.questions
+    assert judge(kept, before, GateOptions()).passed
+    for after, count in ((shifted, 100), (flipped, 1)):
+        with pytest.raises(LiteStageError, match=f"{count} of 100 questions have another text"):
+            judge(kept, after, GateOptions())
+    unknown = read_record(run_folder(tmp_path / "old", BASE))  # as files were before
+    assert judge(unknown, flipped, GateOptions()).passed
+
+
+def test_samples_have_their_questions_digests(tmp_path):
+    question = Question("q", "Why?", ("this", "that"), "A")
+    trace = Trace("q", "h", (), "A", True)
+    write_samples([question], {"full": Measured(Plan.full(("recall",)), [trace], [])}, tmp_path)
+    (line,) = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
+    assert line["question"] == question.digest == replace(question, id="another").digest
+    changes = ({"text": "Who?"}, {"options": ("that", "this")}, {"answer": "B"})
+    assert len({question.digest, *(replace(question, **change).digest for change in changes)}) == 4
 
 
 def test_a_baseline_keeps_every_sample(tmp_path):

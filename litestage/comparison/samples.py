@@ -20,22 +20,24 @@ TRACED_QUESTIONS = 24
 
 def write_samples(questions: Sequence[Question], methods: Mapping[str, Measured], folder: Path) -> None:
     """Writes both files into ``folder``."""
-    _write_lines(folder / "samples.jsonl", _samples(methods))
+    _write_lines(folder / "samples.jsonl", _samples(questions, methods))
     _write_lines(folder / "traces.jsonl", _traces(questions, methods))
 
 
-def _samples(methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
+def _samples(questions: Sequence[Question], methods: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
     """One line per method and question: answer, and by stage the new tokens of all rows and why they stopped.
 
+    ``question`` is the question's digest: by it the gate knows that an id still stands for the same one.
     ``chosen_by_likelihood`` stands where the answer was not read but chosen.
     ``latency_s``, ``ttft_s`` and ``tpot_s`` stand where the question was also run alone, by the clock.
     """
     for name, measured in methods.items():
         clocked = {trace.question_id: _seconds(trace) for trace in measured.latency}
-        for trace in measured.accuracy:
+        for question, trace in zip(questions, measured.accuracy, strict=True):
             line: dict[str, Any] = {
                 "method": name,
                 "id": trace.question_id,
+                "question": question.digest,
                 "answer": trace.answer,
                 "correct": bool(trace.correct),
                 "tokens": {stage.name: sum(stage.tokens) for stage in trace.stages},

@@ -17,11 +17,15 @@ from litestage.records import read_record as read
 
 @dataclass(frozen=True)
 class Sample:
-    """One question under one method: whether it was right, new tokens by stage, seconds where it was timed alone."""
+    """One question under one method: whether it was right, new tokens by stage, seconds where it was timed alone.
+
+    ``question`` is the question's digest; None in files from before there was one.
+    """
 
     correct: bool
     tokens: Mapping[str, int]
     latency_s: float | None
+    question: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Record:
     @property
     def methods(self) -> dict[str, Mapping[str, Any]]:
         return {method["name"]: method for method in self.results["methods"]}
+
+    @property
+    def questions(self) -> dict[str, str]:
+        """By id, the questions' digests where they are known."""
+        samples = (sample for by_question in self.samples.values() for sample in by_question.items())
+        return {one: sample.question for one, sample in samples if sample.question is not None}
 
     @property
     def stages(self) -> list[str]:
@@ -74,7 +84,7 @@ def read_record(path: Path) -> Record:
 def _read_lines(path: Path) -> dict[str, dict[str, Sample]]:
     samples: dict[str, dict[str, Sample]] = {}
     for line in read_answers(path):
-        sample = Sample(bool(line["correct"]), line["tokens"], line.get("latency_s"))
+        sample = Sample(bool(line["correct"]), line["tokens"], line.get("latency_s"), line.get("question"))
         samples.setdefault(line["method"], {})[line["id"]] = sample
     return samples
 
@@ -99,7 +109,9 @@ def _pack(record: Record) -> dict[str, Any]:
             "tokens": {stage: " ".join(str(row.tokens[stage]) for row in rows) for stage in record.stages},
             "latency_s": " ".join("-" if row.latency_s is None else f"{row.latency_s:.5g}" for row in rows),
         }
-    return {"ids": "\n".join(ids), "methods": methods}
+    digests = record.questions
+    known = {"questions": " ".join(digests.get(one, "-") for one in ids)} if digests else {}
+    return {"ids": "\n".join(ids), **known, "methods": methods}
 
 
 def _unpacked(packed: Any, path: Path) -> dict[str, dict[str, Sample]]:
@@ -113,15 +125,17 @@ def _unpacked(packed: Any, path: Path) -> dict[str, dict[str, Sample]]:
 
 def _unpack(packed: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
     ids = packed["ids"].split("\n")
+    known = packed["questions"].split() if "questions" in packed else ["-"] * len(ids)
+    digests = [None if digest == "-" else digest for digest in known]
     samples = {}
     for name, columns in packed["methods"].items():
         tokens = {stage: [int(count) for count in column.split()] for stage, column in columns["tokens"].items()}
         seconds = [None if value == "-" else float(value) for value in columns["latency_s"].split()]
         if not all(value is None or 0 < value < inf for value in seconds):
             raise ValueError(f"a time of {name} is no number of seconds")
-        rows = zip(ids, columns["correct"], zip(*tokens.values(), strict=True), seconds, strict=True)
+        rows = zip(ids, columns["correct"], zip(*tokens.values(), strict=True), seconds, digests, strict=True)
         samples[name] = {
-            one: Sample(right == "1", dict(zip(tokens, counts, strict=True)), latency_s)
-            for one, right, counts, latency_s in rows
+            one: Sample(right == "1", dict(zip(tokens, counts, strict=True)), latency_s, digest)
+            for one, right, counts, latency_s, digest in rows
         }
     return samples

@@ -92,6 +92,15 @@ def _comparable(before: Record, after: Record) -> None:
             f"The results can't be compared with the baseline: {str(before.path)!r} and {str(after.path)!r} have no "
             "question in common; run the same comparison, or make a new baseline with --update."
         )
+    was, now = before.questions, after.questions
+    common = was.keys() & now.keys()
+    others = sorted(one for one in common if was[one] != now[one])
+    if others:
+        raise LiteStageError(
+            f"The results can't be compared with the baseline: {len(others)} of {len(common)} questions have another "
+            f"text, other options or another answer under the same id, {others[0]!r} for one; compare on the "
+            "baseline's questions, or make a new baseline with --update."
+        )
 
 
 def _notes(before: Record, after: Record) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from litestage.errors import LiteStageError
 from litestage.reading import parse_json, read_lines
-from litestage.records.shape import Above, Count, Named, Shape, Share, check
+from litestage.records.shape import ABSENT, Above, Count, Named, Shape, Share, check
 
 
 class _TracedStage(Named):
@@ -59,6 +59,7 @@ class Answer(Shape):
 
     method: str
     id: str
+    question: Annotated[str, Field(pattern=r"^\w+$")] = ABSENT
     correct: bool
     tokens: dict[str, Count]
     latency_s: Above | None = None
