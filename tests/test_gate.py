@@ -220,6 +220,26 @@ def test_a_baseline_keeps_every_sample(tmp_path):
     assert (kept.correct, kept.tokens, kept.latency_s) == (one.correct, one.tokens, pytest.approx(one.latency_s, 1e-4))
 
 
+def test_a_baseline_can_be_read_whatever_the_ids_hold(tmp_path):
+    results = run_folder(tmp_path / "run", BASE)
+    lines = results.with_name("samples.jsonl")
+    lines.write_text(lines.read_text().replace('"q7"', r'"q\n7"'))
+    record = read_record(results)
+    write_baseline(record, tmp_path / "baseline.json")
+    again = read_record(tmp_path / "baseline.json")
+    assert list(again.samples["skips"]) == list(record.samples["skips"])
+    assert "q\n7" in again.samples["full"]
+
+
+def test_methods_of_different_questions_are_one_sentence(litestage, tmp_path):
+    results = run_folder(tmp_path / "run", BASE)
+    lines = results.with_name("samples.jsonl")
+    lines.write_text(lines.read_text().replace('"q7"', '"other"', 1))
+    code, _, told = litestage("gate", results, "--baseline", tmp_path / "baseline.json", "--update")
+    assert (code, len(told.strip().splitlines())) == (2, 1)
+    assert "the question 'other' under one of 'full' and 'skips' only; run the comparison again" in told
+
+
 def test_exit_codes_the_step_summary_and_json(tmp_path):
     good = run_folder(tmp_path / "good", BASE)
     bad = run_folder(tmp_path / "bad", {"full": [], "skips": range(60)})

@@ -69,7 +69,9 @@ def read_record(path: Path) -> Record:
     inside = content.pop("samples", None)
     lines = path.with_name("samples.jsonl")
     samples = _unpacked(inside, path) if inside else _read_lines(lines) if lines.is_file() else {}
-    record = Record(path, content, samples)
+    named = {method["name"] for method in content["methods"]}
+    record = Record(path, content, {name: found for name, found in samples.items() if name in named})
+    _same_questions(record)
     for name, method in record.methods.items():
         same_stages(path, [sample.tokens for sample in samples.get(name, {}).values()], record.stages)
         found = [sample.correct for sample in samples.get(name, {}).values()]
@@ -79,6 +81,17 @@ def read_record(path: Path) -> Record:
                 f"{len(found)}, it says {method['accuracy']:.1%} of {content['n']}; run the comparison again."
             )
     return record
+
+
+def _same_questions(record: Record) -> None:
+    """Raises LiteStageError unless the samples of all methods are of the same questions."""
+    first = next(iter(record.samples), "")
+    for name, by_question in record.samples.items():
+        if parted := by_question.keys() ^ record.samples[first].keys():
+            raise LiteStageError(
+                f"The samples of {str(record.path)!r} have the question {min(parted)!r} under one of {first!r} and "
+                f"{name!r} only; run the comparison again."
+            )
 
 
 def _read_lines(path: Path) -> dict[str, dict[str, Sample]]:
@@ -111,7 +124,8 @@ def _pack(record: Record) -> dict[str, Any]:
         }
     digests = record.questions
     known = {"questions": " ".join(digests.get(one, "-") for one in ids)} if digests else {}
-    return {"ids": "\n".join(ids), **known, "methods": methods}
+    in_one_line = all("\n" not in one for one in ids)
+    return {"ids": "\n".join(ids) if in_one_line else ids, **known, "methods": methods}
 
 
 def _unpacked(packed: Any, path: Path) -> dict[str, dict[str, Sample]]:
@@ -124,7 +138,7 @@ def _unpacked(packed: Any, path: Path) -> dict[str, dict[str, Sample]]:
 
 
 def _unpack(packed: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
-    ids = packed["ids"].split("\n")
+    ids = packed["ids"] if isinstance(packed["ids"], list) else packed["ids"].split("\n")
     known = packed["questions"].split() if "questions" in packed else ["-"] * len(ids)
     digests = [None if digest == "-" else digest for digest in known]
     samples = {}
