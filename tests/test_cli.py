@@ -9,6 +9,9 @@ import time
 import pytest
 import yaml
 
+from litestage.comparison import write
+from litestage.errors import LiteStageError
+
 
 def assert_one_sentence(result, *names):
     """Exit code 2, nothing on standard output, at most three lines, no traceback, and the value is named."""
@@ -172,6 +175,32 @@ def test_compare_writes_results_that_hold_what_it_printed(litestage, tmp_path):
     plan = litestage("plan", "validate", "here/plan.yaml")
     assert plan[0] == 0
     assert "fits reference" in plan[1]
+
+
+def test_a_folder_used_again_holds_one_run_only(litestage, tmp_path, monkeypatch):
+    folder = tmp_path / "here"
+    options = (*SMALL, "output=here")
+    assert litestage("compare", *options, "methods=[full,litestage]")[0] == 0
+    assert (folder / "search.json").exists()
+    assert (folder / "plan.yaml").exists()
+    assert litestage("compare", *options, "methods=[full,random:2]")[0] == 0
+    assert not {"search.json", "plan.yaml"} & {path.name for path in folder.iterdir()}
+    assert litestage("report", "here")[0] == 0
+
+    def broken(bench):
+        raise LiteStageError("The machine is on fire; put it out.")
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    monkeypatch.setattr(write, "compare", broken)
+    assert_one_sentence(litestage("compare", *options, "methods=[full,random:4]"), "on fire")
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_plan_that_is_compared_stays_with_its_search(litestage, tmp_path):
+    assert litestage("search", *SMALL, "output=here")[0] == 0
+    code, _, err = litestage("compare", *SMALL, "methods=[full,here/plan.yaml]", "output=here")
+    assert code == 0, err
+    assert {"search.json", "plan.yaml", "results.json"} <= {path.name for path in (tmp_path / "here").iterdir()}
 
 
 def test_a_bound_that_no_plan_meets_gives_full_depth_and_says_so(litestage, tmp_path):

@@ -14,10 +14,9 @@ import yaml
 from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
-from litestage.cli.output import save_config
 from litestage.comparison.grid import cells_of, results_before, summarise_grid
 from litestage.comparison.grid.made_of import made_of, model_files
-from litestage.config import load_config
+from litestage.config import load_config, save_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import seeded
@@ -282,7 +281,7 @@ def test_the_papers_grid_survives_a_kill_runs_nothing_twice_and_names_what_fails
     with open("said", "w") as said:
         process = subprocess.Popen(program, stdout=said, stderr=said)
     waited_until = time.monotonic() + 240
-    while not (second / "config.yaml").exists() and process.poll() is None and time.monotonic() < waited_until:
+    while not second.exists() and process.poll() is None and time.monotonic() < waited_until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, Path("said").read_text()

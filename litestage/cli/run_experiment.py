@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
 from litestage.cli.run_compare import compare_as
-from litestage.config import load_config, load_schema
+from litestage.config import load_config, load_schema, save_config
 
 
 def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
@@ -26,6 +26,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     folder = output_folder(options, name)
     with until_written(bench.session.reusing.store):
         found = experiment.run(bench, options)
+        save_config(options, folder)
         content = write_findings(found, bench, name, command_line("experiment", name, *overrides), folder)
     source = found.latency.partition(":")[0].partition(",")[0]
     title = f"{content['task']}, {found.questions} questions of the {found.split} split, latency {source}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
-from litestage.config import load_config
+from litestage.config import load_config, save_config
 
 
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
@@ -52,6 +52,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
         "memory": peak_memory(),
         "command": command_line("profile", *overrides),
     }
+    save_config(config, folder)
     write_profile(content, folder)
     print(f"Written to {folder}/: profile.json")
     track(config.tracking, read_run(folder), "profile")

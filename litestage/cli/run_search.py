@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from litestage.cli.output import command_line, output_folder, print_json, print_table
-from litestage.config import load_config
+from litestage.config import load_config, save_config
 from litestage.plan.words import NO_DRAFTS, exit_in_short, what_it_does
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     folder = output_folder(config, "search")
     with until_written(bench.session.reusing.store):
         found = bench.search()
+        save_config(config, folder)
         write_search(found, folder, command_line("search", *overrides))
     stages = bench.pipeline.stage_names
     rows = [

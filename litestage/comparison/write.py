@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from litestage.atomic import told
 from litestage.comparison.compare import Comparison, compare
 from litestage.comparison.results import write_results
 from litestage.comparison.samples import write_samples
+from litestage.config import RunConfig, save_config
+from litestage.methods.shorthand import parted
 from litestage.ranks import here
 from litestage.report import read_run, write_report
 from litestage.search.record import write_search
@@ -17,6 +19,9 @@ from litestage.session.profiled import write_known_importance
 from litestage.session.workbench import Workbench
 from litestage.store.journal import until_written
 from litestage.tracking import track
+
+SEARCHED = ("plan.yaml", "plan.safetensors", "search.json")
+"""What a search leaves, in the order in which it is taken away."""
 
 
 def compare_into(
@@ -32,14 +37,29 @@ def compare_into(
     with until_written(bench.session.reusing.store):
         found = compare(bench)
         results = {**found.results, **({"made_of": dict(made_of)} if made_of else {}), "command": typed}
+        _clear(folder, bench.config, searched=found.search is not None)
+        save_config(bench.config, folder)
         write_samples(found.questions, found.measured, folder)
         if found.search:
             write_search(found.search, folder)
-        profiled = write_known_importance(bench, folder)
+        write_known_importance(bench, folder)
         write_results(results, folder / "results.json")
         run = read_run(folder)
-        run = replace(run, search=run.search if found.search else None, profile=run.profile if profiled else None)
         if here().rank == 0:
             write_report([run], folder)  # takes seconds: a kill meanwhile must not cost the times that were measured
     track(bench.config.tracking, run, job)
     return results, found
+
+
+def _clear(folder: Path, config: RunConfig, searched: bool) -> None:
+    """Takes away what an earlier run left here, its results first; a search stays whose plan is compared now.
+
+    A ``plan.yaml`` without a ``search.json`` is no run's, but somebody's own.
+    """
+    bodies = (parted(spec)[0] for spec in config.methods)
+    plans = [Path(body).resolve() for body in bodies if body.endswith((".yaml", ".yml"))]
+    compared = not searched and any(folder.resolve() in plan.parents for plan in plans)
+    left = () if compared or not (folder / "search.json").exists() else SEARCHED
+    with told(folder):
+        for name in ("results.json", "profile.json", *left):
+            (folder / name).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from litestage.comparison.grid.cells import Cell, cells_of, results_before
 from litestage.comparison.grid.made_of import made_of, model_files
 from litestage.comparison.grid.summary import summarise_grid
 from litestage.comparison.write import compare_into
-from litestage.config import GridConfig, RunConfig, save_config
+from litestage.config import GridConfig, RunConfig
 from litestage.errors import LiteStageError
 from litestage.ranks import from_rank_zero, launch, own_folder
 from litestage.records import GRID
@@ -95,7 +95,6 @@ def _run(
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
-    save_config(cell.config, folder)
     named = {"model": cell.config.model.name, "task": cell.config.task, "seed": cell.seed}
     alone = [f"grid.{kind}=[{name}]" for kind, name in named.items() if getattr(grid, kind)]
     words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
