@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import greedy
-from tiny_gguf import CHAT, write_tiny_gguf
+from tiny_gguf import CHAT, write_metadata, write_tiny_gguf
 from tiny_model import TEXT, save_tiny_model
 from transformers import AutoTokenizer
 
@@ -114,6 +114,48 @@ def test_a_tensor_that_is_missing_is_named(tiny, cache, tmp_path):
 def test_rotary_factors_that_transformers_passes_over_are_named(tiny, cache, tmp_path):
     write_tiny_gguf(tiny[0], tmp_path / "scaled.gguf", more="rope_freqs.weight")
     refused(tmp_path / "scaled.gguf", "rope_freqs.weight")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "blk.0.attn_q.bias",
+        "blk.1.attn_k.bias",
+        "blk.0.attn_q_norm.weight",
+        "blk.0.ffn_down.bias",
+        "blk.4.attn_q.weight",
+    ],
+)
+def test_a_tensor_without_a_place_is_named(tiny, cache, tmp_path, tensor):
+    write_tiny_gguf(tiny[0], tmp_path / "more.gguf", more=tensor)
+    refused(tmp_path / "more.gguf", "no place for", tensor)
+
+
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
+def test_a_rotary_factor_without_a_type_is_named(tiny, cache, tmp_path, key):
+    write_tiny_gguf(tiny[0], tmp_path / "scaled.gguf", metadata={f"llama.{key}": 4.0})
+    refused(tmp_path / "scaled.gguf", f"llama.{key}=4")
+    write_tiny_gguf(tiny[0], tmp_path / "plain.gguf", metadata={f"llama.{key}": 1.0})
+    load_model(str(tmp_path / "plain.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "other", "same"),
+    [
+        ("phi3", "attention.sliding_window", 512, 4096),
+        ("phi3", "rope.dimension_count", 8, 16),
+        ("gemma2", "attn_logit_softcapping", 20.0, 50.0),
+        ("gemma2", "final_logit_softcapping", 20.0, 30.0),
+        ("gemma3", "final_logit_softcapping", 20.0, 0.0),
+    ],
+)
+def test_metadata_that_transformers_passes_over_is_named(cache, tmp_path, kind, key, other, same):
+    write_metadata(tmp_path / "other.gguf", kind, {key: other})
+    refused(tmp_path / "other.gguf", f"{kind}.{key}={other}")
+    write_metadata(tmp_path / "same.gguf", kind, {key: same})
+    with pytest.raises(LiteStageError) as error:  # it has no tensors
+        load_model(str(tmp_path / "same.gguf"))
+    assert key not in str(error.value)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tiny, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The tiny model as a GGUF file, with its matrices quantised as Q8_0, written apart from transformers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -23,12 +24,15 @@ OUTER = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
-def write_tiny_gguf(folder: Path, file: Path, *, leave_out: str = "", more: str = "") -> dict[str, np.ndarray]:
+def write_tiny_gguf(
+    folder: Path, file: Path, *, leave_out: str = "", more: str = "", metadata: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
     """Writes ``folder``'s Llama and tokenizer; returns the weights that a reader should find, by their names there.
 
     Args:
         leave_out: a tensor's name in GGUF that is not written.
         more: one that is written beside the model's own.
+        metadata: fields that are written beside the model's own.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -46,6 +50,8 @@ def write_tiny_gguf(folder: Path, file: Path, *, leave_out: str = "", more: str 
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    for key, value in (metadata or {}).items():
+        writer.add_float32(key, value)
     _add_tokenizer(writer, tokenizer)
     read = {}
     for name, weight in load_file(folder / "model.safetensors").items():
@@ -65,6 +71,25 @@ def write_tiny_gguf(folder: Path, file: Path, *, leave_out: str = "", more: str 
         write()
     writer.close()
     return read
+
+
+def write_metadata(file: Path, kind: str, fields: Mapping[str, int | float]) -> None:
+    """Writes a file without tensors, which says what a model of the family ``kind`` has and ``fields`` besides."""
+    writer = gguf.GGUFWriter(file, kind)
+    writer.add_context_length(4096)
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_key_length(16)
+    writer.add_vocab_size(320)
+    for key, value in fields.items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{kind}.{key}", value)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
 
 
 def _called(name: str) -> str:

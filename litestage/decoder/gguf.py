@@ -13,7 +13,7 @@ from typing import Any
 
 from litestage.decoder.checkpoint import quietly, refuse_other_tensors
 from litestage.decoder.families import family_of
-from litestage.decoder.files import POINTER, first_line
+from litestage.decoder.files import POINTER, first_line, listed
 from litestage.errors import LiteStageError
 from litestage.progress import bar
 
@@ -87,8 +87,9 @@ def _dequantised(file: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with _explained(file), quietly(), _own_bar():
-        _check(file)
-        family_of(AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False))
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        family_of(config)
+        _check(file, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -133,21 +134,72 @@ def _unpacked() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _check(file: Path) -> None:
-    """Raises LiteStageError where transformers would read the file and pass over a part of it."""
+def _check(file: Path, config: Any) -> None:
+    """Raises LiteStageError where transformers would read the file and pass over a part of it.
+
+    Args:
+        config: what transformers has read in the file's metadata.
+    """
     from gguf import GGUFReader
 
     reader = GGUFReader(file)
+    kind = reader.fields["general.architecture"].contents()
+    said = {key.removeprefix(f"{kind}."): field.contents() for key, field in reader.fields.items()}
     names = {tensor.name for tensor in reader.tensors}
     unread = [name for name in _UNREAD if name in names]
-    scaling = next((key for key in reader.fields if key.endswith(".rope.scaling.type")), None)
-    if scaling and reader.fields[scaling].contents() != "none":
-        unread.append(f"{scaling}={reader.fields[scaling].contents()}")
+    scaling = said.get("rope.scaling.type")
+    if scaling and scaling != "none":
+        unread.append(f"{kind}.rope.scaling.type={scaling}")
+    if not scaling:
+        factors = [key for key in ("rope.scaling.factor", "rope.scale_linear") if said.get(key, 1) not in (0, 1)]
+        unread += [f"{kind}.{key}={said[key]:g}" for key in factors]
     if unread:
         raise LiteStageError(
             f"{file} scales its rotary positions ({', '.join(unread)}), which transformers does not read from GGUF; "
             "give the model's safetensors."
         )
+    if said.get("attention.sliding_window", 0) >= config.max_position_embeddings:
+        del said["attention.sliding_window"]  # hides nothing
+    others = [
+        f"{kind}.{key}={said[key]} ({read or 'none'} there)"
+        for key, read in _computed_with(config).items()
+        if key in said and (said[key] or None) != read
+    ]
+    if others:
+        raise LiteStageError(
+            f"{file} has {', '.join(others)}, which transformers does not read from GGUF; give the model's safetensors."
+        )
+    if placeless := names - _tensors(config, kind):
+        raise LiteStageError(
+            f"{file} has tensors that its configuration has no place for: {listed(placeless)}; "
+            "give the model's safetensors."
+        )
+
+
+def _computed_with(config: Any) -> dict[str, Any]:
+    """What transformers computes with, by keys of GGUF's metadata; None for what it leaves out."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    turned = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
+    return {
+        "rope.dimension_count": int(width * turned),
+        "attention.sliding_window": getattr(config, "sliding_window", None),
+        "attn_logit_softcapping": getattr(config, "attn_logit_softcapping", None),
+        "final_logit_softcapping": getattr(config, "final_logit_softcapping", None),
+    }
+
+
+def _tensors(config: Any, kind: str) -> set[str]:
+    """The names in GGUF of all tensors that the model of ``config`` has."""
+    import torch
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        own = AutoModelForCausalLM.from_config(config).state_dict()
+    architecture = {name: key for key, name in MODEL_ARCH_NAMES.items()}[kind]
+    called = get_tensor_name_map(architecture, config.num_hidden_layers)
+    parts = [name.rpartition(".") for name in own]
+    return {f"{called.get_name(stem)}.{end}" for stem, _, end in parts}
 
 
 @contextmanager
