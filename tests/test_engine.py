@@ -7,9 +7,20 @@ import pytest
 import torch
 from test_parity import PROMPTS, ragged, run
 from tiny import FAMILIES, LAYERS, Characters, random_prompts, tiny_engine, tiny_model
-from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, OPTConfig, Qwen3_5TextConfig
+from transformers import (
+    Gemma3Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    OPTConfig,
+    Qwen2Config,
+    Qwen3_5TextConfig,
+)
 
 from litestage.decoder import Decoder
+from litestage.decoder.families import family_of
 from litestage.decoder.load import fingerprint, load_model
 from litestage.engine import Decoding, Engine, Request, common_prefix
 from litestage.errors import LiteStageError
@@ -119,6 +130,13 @@ def test_rotary_scaling_that_moves_earlier_positions_is_refused():
         ),
         (Qwen3_5TextConfig(), r"'qwen3_5_text' model has layers of the kinds linear_attention; only attention"),
         (Gemma3TextConfig(use_bidirectional_attention=True), r"'gemma3_text' model attends to what follows"),
+        (LlamaConfig(is_causal=False), r"'llama' model attends to what follows \(.*is_causal: false\)"),
+        (Qwen2Config(is_causal=False), r"'qwen2' model attends to what follows"),
+        (LlamaConfig(sliding_window=8), r"'llama' model has sliding_window=8 in its configuration.*drops keys"),
+        (LlamaConfig(attention_chunk_size=8), r"attention_chunk_size=8"),
+        (MistralConfig(sliding_window=None, attention_chunk_size=8), r"attention_chunk_size=8"),
+        (GraniteConfig(sliding_window=8), r"sliding_window=8"),
+        (Olmo2Config(sliding_window=8), r"sliding_window=8"),
         (
             Gemma3TextConfig(rope_parameters={"sliding_attention": {"rope_type": "dynamic", "factor": 2.0}}),
             r"rope_type 'dynamic'",
@@ -128,6 +146,14 @@ def test_rotary_scaling_that_moves_earlier_positions_is_refused():
 def test_what_a_supported_familys_relatives_have_of_their_own_is_refused(config, said):
     with pytest.raises(LiteStageError, match=said):
         Decoder(type("Model", (), {"config": config}))
+
+
+def test_a_window_that_hides_nothing_is_not_refused():
+    for config in (
+        LlamaConfig(max_position_embeddings=256, sliding_window=256),
+        LlamaConfig(sliding_window=8, layer_types=["full_attention"] * 32),
+    ):
+        family_of(config)
 
 
 def test_a_model_without_an_end_of_sequence_is_refused():

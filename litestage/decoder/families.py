@@ -106,8 +106,15 @@ def family_of(config: Any) -> Family:
             f"This {kind!r} model has layers of the kinds {', '.join(sorted(strange))}; only attention over the text "
             f"itself is supported ({', '.join(_LAYER_TYPES)})."
         )
-    if getattr(config, "use_bidirectional_attention", None):
-        raise LiteStageError(f"This {kind!r} model attends to what follows (use_bidirectional_attention): no decoder.")
+    if getattr(config, "use_bidirectional_attention", None) or not getattr(config, "is_causal", True):
+        raise LiteStageError(
+            f"This {kind!r} model attends to what follows (use_bidirectional_attention, is_causal: false): no decoder."
+        )
+    if forgetting := _forgetting(config, family):
+        raise LiteStageError(
+            f"This {kind!r} model has {' and '.join(forgetting)} in its configuration, by which transformers drops "
+            "keys from its cache and not from its attention; remove it there."
+        )
     ropes = rope_types(config)
     if "dynamic" in ropes:
         raise LiteStageError(
@@ -232,6 +239,21 @@ def _rope(body: Any, layer_type: str | None) -> Rope:
 
 def _layer_types(config: Any) -> list[str]:
     return list(getattr(config, "layer_types", None) or [])
+
+
+def _forgetting(config: Any, family: Family) -> list[str]:
+    """Fields by which transformers' cache lets go of keys that the family's attention still looks at."""
+    kinds = _layer_types(config)
+    if kinds and "sliding_attention" not in kinds:
+        return []
+    names = ("sliding_window", "attention_chunk_size") if family.window == "none" else ("attention_chunk_size",)
+    values = {name: getattr(config, name, None) for name in names}
+    reach = config.max_position_embeddings
+    return [
+        f"{name}={value!r}"
+        for name, value in values.items()
+        if value is not None and not (isinstance(value, int) and value >= reach)
+    ]
 
 
 def _window(config: Any, family: Family, layer: int) -> int | None:
