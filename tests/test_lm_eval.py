@@ -122,8 +122,32 @@ def test_generation_keywords_choose_sampling_and_unknown_ones_are_refused(model)
     assert len({*map(tuple, (greedy, one, other))}) == 3
     with pytest.raises(LiteStageError, match="did you mean 'temperature'"):
         evaluate(model(), "menagerie_multistage", gen_kwargs={"temperatur": 1})
+    for keywords, complaint in (({"until": ["x"]}, "until is .*pipeline"), ({"litestage": 5}, "'litestage' is 5")):
+        with pytest.raises(LiteStageError, match=complaint):
+            evaluate(model(), "menagerie_multistage", gen_kwargs=keywords)
     with pytest.raises(LiteStageError, match="temperature is 0"):
         decoding_of({"do_sample": True, "temperature": 0})
+
+
+@pytest.mark.parametrize("no", ["no", "False", "off", "0", 0, False])
+def test_what_means_no_does_not_sample_and_what_is_neither_is_refused(no):
+    assert decoding_of({"do_sample": no, "temperature": 2.0}).temperature == 0
+    assert decoding_of({"do_sample": "yes", "temperature": 2.0}).temperature == 2
+    with pytest.raises(LiteStageError, match="do_sample is 'maybe'"):
+        decoding_of({"do_sample": "maybe"})
+
+
+def test_lm_evals_seed_chooses_the_samples(model):
+    one, again, other = (
+        evaluate(
+            model(batch_size=4),
+            "menagerie_multistage",
+            gen_kwargs={"do_sample": True, "temperature": 2.0},
+            torch_random_seed=seed,
+        )["samples"]["menagerie_multistage"][0]["resps"]
+        for seed in (1, 1, 2)
+    )
+    assert one == again != other
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

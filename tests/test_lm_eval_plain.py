@@ -95,3 +95,24 @@ def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, tm
         first(tmp_path / "plan.yaml")
     with pytest.raises(LiteStageError, match="calibration split"):
         first("cosine:2")
+
+
+def test_generation_keywords_that_are_not_applied_are_refused(plain_tasks, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "model"))
+
+    def texts(**keywords):
+        found = evaluate(model, "tiny_generate", include=plain_tasks, gen_kwargs=keywords or None)
+        return [sample["resps"][0][0] for sample in found["samples"]["tiny_generate"]]
+
+    for keywords, complaint in (
+        ({"repetition_penalty": 5.0}, "'repetition_penalty' has no use"),
+        ({"num_beams": 3}, "'num_beams' has no use"),
+        ({"min_new_tokens": 8}, "'min_new_tokens' has no use"),
+        ({"max_gen_toks": "many"}, "max_gen_toks is 'many'"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"litestage": 5}, "'litestage' is 5"),
+    ):
+        with pytest.raises(LiteStageError, match=complaint):
+            texts(**keywords)
+    assert texts(num_beams=1, repetition_penalty=1.0) == texts()

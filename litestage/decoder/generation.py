@@ -45,11 +45,12 @@ they do not. Sampling's own, lengths that a stage sets, lossless drafts and what
 def left_out(generation_config: Any) -> dict[str, Any]:
     """The fields, with their values, that greedy ``generate`` would follow and the engine does not. EOS ids it does."""
     values = {name: getattr(generation_config, name, None) for name in _WITHOUT_EFFECT}
-    return {
-        name: value
-        for name, value in values.items()
-        if value is not None and not any(value == neutral for neutral in _WITHOUT_EFFECT[name])
-    }
+    return {name: value for name, value in values.items() if not without_effect(name, value)}
+
+
+def without_effect(name: str, value: Any) -> bool:
+    """Whether it is a field that changes what greedy ``generate`` writes, at a value where it does not."""
+    return name in _WITHOUT_EFFECT and (value is None or any(value == neutral for neutral in _WITHOUT_EFFECT[name]))
 
 
 def say_left_out(fields: dict[str, Any], name: str, choice: str) -> None:

@@ -15,13 +15,14 @@ from rich.progress import track
 from litestage.engine import Request
 from litestage.errors import LiteStageError
 from litestage.harness.arguments import ModelArguments
-from litestage.harness.staged import decoding_of
+from litestage.harness.staged import CHOOSING, decoding_of, refuse_unused
 from litestage.plan import StagePlan
 from litestage.ranks import here, share, union
 from litestage.reading import whole
 from litestage.session import Session
 
 _MAX_GEN_TOKS = 256  # lm-eval's own default
+_LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first given
 
 
 @dataclass
@@ -75,16 +76,17 @@ class PlainRequests:
         self, asked: dict[int, Any], given: dict[str, Any], encode: Callable[[str], list[int]], quiet: bool
     ) -> dict[int, str | None]:
         """This rank's share of requests with the same keywords; None where logits were no numbers."""
-        keywords = normalize_gen_kwargs(given, _MAX_GEN_TOKS)
-        limit = whole(keywords["max_gen_toks"], "max_gen_toks", least=1)
+        refuse_unused(given, (*_LIMITS, "until", *CHOOSING), "in tasks without stages")
+        limits = {name: whole(given[name], name, least=1) for name in _LIMITS if given.get(name) is not None}
+        keywords = normalize_gen_kwargs({**limits, "until": given.get("until") or []}, _MAX_GEN_TOKS)
+        limit = keywords["max_gen_toks"]
         if limit >= self._context:
             raise LiteStageError(f"max_gen_toks is {limit}, but the context is {self._context}; give less.")
-        until = keywords.get("until") or []
-        until = [until] if isinstance(until, str) else until
-        if not isinstance(until, (list, tuple)) or not all(isinstance(text, str) for text in until):
-            raise LiteStageError(f"until is {until!r:.80}; give a text or a list of texts.")
+        until = keywords["until"]
+        if not all(isinstance(text, str) for text in until):
+            raise LiteStageError(f"until is {given['until']!r:.80}; give a text or a list of texts.")
         stop = tuple(text for text in until if text)
-        decoding = replace(decoding_of(keywords), stop=stop)
+        decoding = replace(decoding_of(given), stop=stop)
         rows = [
             Request(
                 tuple(encode(request.args[0])[-(self._context - limit) :]),

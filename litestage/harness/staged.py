@@ -8,30 +8,45 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from logging import getLogger
 from typing import Any
 
+import torch
+
 from litestage.data import load_task
+from litestage.decoder.generation import without_effect
 from litestage.engine import Decoding
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.harness.arguments import ModelArguments
-from litestage.harness.task import KEY, Answered, answered, question_of
+from litestage.harness.task import KEY, Answered, answered, asked_of, question_of
 from litestage.plan import Plan
 from litestage.reading import whole
 from litestage.session import Session
 from litestage.stages import Pipeline
 from litestage.store.journal import until_written
 
-_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+CHOOSING = ("do_sample", "temperature", "top_k", "top_p", "seed")
+"""The generation keywords that :func:`decoding_of` reads."""
+
+_YES_OR_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+
+
+def refuse_unused(keywords: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raises LiteStageError for the first generation keyword that would change the texts, but is not applied."""
+    for key, value in keywords.items():
+        if key not in known and not without_effect(key, value):
+            raise LiteStageError(f"The generation keyword {key!r} has no use {where}; {did_you_mean(key, known)}")
 
 
 def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
     """How a task's ``generation_kwargs`` ask for tokens to be chosen; greedy unless they sample.
 
+    Without a ``seed`` among them it is torch's, which lm-eval sets to what ``--seed`` gives.
+
     Raises:
         LiteStageError: sampling without a temperature above 0, or a value that is no number or out of range.
     """
-    sample = keywords.get("do_sample", _number(keywords, "temperature", 0.0) > 0)
-    if not sample:
+    if not _samples(keywords):
         return Decoding()
     temperature = _number(keywords, "temperature", 1.0)
     if temperature <= 0:
@@ -40,7 +55,7 @@ def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
         temperature=temperature,
         top_k=whole(keywords.get("top_k", 0), "top_k"),
         top_p=_number(keywords, "top_p", 1.0, most=1.0),
-        seed=whole(keywords.get("seed", 0), "seed"),
+        seed=whole(keywords.get("seed", torch.initial_seed()), "seed"),
     )
 
 
@@ -52,6 +67,22 @@ def _repeats(docs: Sequence[Mapping[str, Any]]) -> list[int]:
         numbers.append(before[doc["id"]])
         before[doc["id"]] += 1
     return numbers
+
+
+def _samples(keywords: Mapping[str, Any]) -> bool:
+    asked = keywords.get("do_sample")
+    if asked is None:
+        return _number(keywords, "temperature", 0.0) > 0
+    sample = _YES_OR_NO.get(str(asked).lower())
+    if sample is None:
+        raise LiteStageError(f"do_sample is {asked!r:.80}; it is true or false.")
+    if not sample and keywords.get("temperature"):
+        getLogger("lm_eval.litestage").warning(
+            "temperature is %s, but do_sample is %s: decoding is greedy; give do_sample=true to sample.",
+            keywords["temperature"],
+            asked,
+        )
+    return sample
 
 
 def _number(keywords: Mapping[str, Any], name: str, default: float, most: float = sys.float_info.max) -> float:
@@ -87,11 +118,13 @@ class StagedRequests:
         return [responses[index] for index in range(len(requests))]
 
     def _answer_group(self, keywords: dict[str, Any], docs: list[dict[str, Any]]) -> list[Answered]:
-        request = keywords[KEY]
-        known = (KEY, "until", "do_sample", *_SAMPLING)
-        for key in keywords:
-            if key not in known:
-                raise LiteStageError(f"The generation keyword {key!r} has no use in stages; {did_you_mean(key, known)}")
+        request = asked_of(keywords)
+        refuse_unused(keywords, (KEY, "until", *CHOOSING), "in stages")
+        if keywords.get("until"):
+            raise LiteStageError(
+                f"until is {keywords['until']!r:.80}, but a stage's texts end where its pipeline says (stop); leave it "
+                "out."
+            )
         task = load_task(request["task"])
         session = replace(self.session, chat_template=self._chat_template(request))
         asked = self.arguments.pipeline or request["pipeline"]

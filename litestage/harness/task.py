@@ -81,6 +81,16 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
+def asked_of(keywords: dict[str, Any]) -> dict[str, Any]:
+    """What a staged task's generation keywords say to our model. Raises LiteStageError for what a task never says."""
+    request = keywords[KEY]
+    if not isinstance(request, dict) or not isinstance(request.get("task"), str):
+        raise LiteStageError(
+            f"The generation keyword {KEY!r} is {request!r:.80}; leave it out, a staged task's YAML has it."
+        )
+    return request
+
+
 class _OwnQuestions:
     """For a task over a litestage task's test questions; ``source`` is that task."""
 
@@ -167,7 +177,7 @@ class StagedTask(_OwnQuestions, _Generated):
         made = super().construct_requests(doc, ctx, **keywords)
         instances = made if isinstance(made, list) else [made]  # a list from lm-eval 0.5 on; 0.4 takes one, too
         for instance in instances:
-            instance.arguments[1][KEY]["chat_template"] = bool(keywords.get("apply_chat_template"))
+            asked_of(instance.arguments[1])["chat_template"] = bool(keywords.get("apply_chat_template"))
         return instances
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
