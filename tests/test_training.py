@@ -268,6 +268,15 @@ def test_a_stage_may_be_trained_in_a_share_of_the_questions() -> None:
     assert 30 < with_summary < 70
 
 
+def test_a_stage_with_a_share_of_0_is_never_trained() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
+    rows, share = load_split("menagerie", "test")[:100], {"recall": 0.0, "analyze": 0.1, "summarize": 0.1}
+    steps = QuestionSteps(rows, PIPELINE, ExampleTokens(tokenizer), questions=100, share=share, apart=True)
+    stages = [tree.stage for tree in next(steps.trees())]
+    assert set(stages) == {"analyze", "summarize"}
+    assert 35 < stages.count("analyze") < 75
+
+
 @pytest.fixture(scope="module")
 def adapted(trained: tuple[Path, Path], rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter for the tiny model that was trained."""
@@ -331,6 +340,10 @@ def test_every_example_is_used_once_before_any_is_used_again() -> None:
         ("tokens=-1", "tokens=-1"),
         ("questions=4", "one of questions .* and rows"),
         ("rows={} questions=4 stage_share.recal=1", "'recal'; did you mean 'recall'"),
+        (
+            "rows={} questions=4 stage_share={recall: 0, analyze: 0, summarize: 0}",
+            "stage_share is 0 for recall, analyze",
+        ),
         ("rows={} questions=4 seen=2", "seen=2.0 is not a share"),
         ("rows={} questions=4 sublayer_dropout.recal=0.1", "'recal'; did you mean 'recall'"),
         ("rows={} questions=4 sublayer_dropout.recall=1.5", "sublayer_dropout.recall=1.5 is not a share"),

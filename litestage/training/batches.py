@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch.utils.data import IterableDataset
 
-from litestage.errors import known_stages
+from litestage.errors import LiteStageError, known_stages
 from litestage.training.examples import Example, ExampleTokens, row_examples
 from litestage.training.tree import TokenTree, TreeBatch, micro_batches, tree_of
 
@@ -80,13 +80,14 @@ class QuestionSteps(Steps):
     Args:
         rows: the questions with their gold texts.
         questions: how many a step takes.
-        share: by stage, in what share of the questions it is trained (1 where none is given).
+        share: by stage, in what share of the questions it is trained (1 where none is given, 0 is never). A question
+            for which no stage is drawn trains one of those with a share, drawn by their shares.
         seen: how often a later stage's prompt holds a text that a model might have written before it, where the row
             has such texts, in place of the gold one.
         apart: a tree for each stage, where stages are not trained under the same sub-layers.
 
     Raises:
-        LiteStageError: a share for a stage that is not there, or rows that lack a text.
+        LiteStageError: a share for a stage that is not there, no stage with one, or rows that lack a text.
     """
 
     def __init__(
@@ -104,8 +105,11 @@ class QuestionSteps(Steps):
         super().__init__(tokens, seed)
         self.apart = apart
         self.rows, self.pipeline, self.encode = rows, pipeline, encode
-        self.questions, self.share, self.seen = questions, share or {}, seen
-        known_stages("stage_share", self.share, pipeline.stage_names)
+        self.questions, self.seen = questions, seen
+        known_stages("stage_share", share or {}, pipeline.stage_names)
+        self.share = {stage: (share or {}).get(stage, 1.0) for stage in pipeline.stage_names}
+        if not any(self.share.values()):
+            raise LiteStageError(f"stage_share is 0 for {', '.join(self.share)}; give one of them more.")
         for row in rows:
             row_examples(row, pipeline)
 
@@ -119,8 +123,9 @@ class QuestionSteps(Steps):
         """One question's tree or trees, with what is left to chance drawn anew."""
         seen = {stage: draw.choice(texts) for stage, texts in row.seen.items() if texts and draw.random() < self.seen}
         examples = row_examples(row, self.pipeline, seen)
-        trained = [stage for stage in examples if draw.random() < self.share.get(stage, 1.0)]
-        sequences = {stage: self.encode.of_stage(examples[stage]) for stage in trained or examples}
+        trained = [stage for stage in examples if draw.random() < self.share[stage]]
+        trained = trained or draw.choices(list(self.share), list(self.share.values()))
+        sequences = {stage: self.encode.of_stage(examples[stage]) for stage in trained}
         if self.apart:
             return [tree_of(each, stage) for stage, each in sequences.items()]
         return [tree_of(sequence for each in sequences.values() for sequence in each)]

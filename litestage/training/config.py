@@ -78,7 +78,8 @@ class TrainingConfig:
         output: folder that receives the model, the tokenizer and this configuration.
         pipeline: the stages whose prompts and completions are trained.
         questions: how many questions make a step, each a tree of tokens that holds all its stages' prompts once.
-        stage_share: with ``questions``: by stage, in what share of the questions it is trained (1 unless given).
+        stage_share: with ``questions``: by stage, in what share of the questions it is trained (1 unless given; 0 is
+            never).
         seen: with ``questions``: how often a prompt holds what a model might have written in an earlier stage, where
             the row has such texts, in place of the gold text.
         rows: instead of ``questions``: per stage, how many prompts make a step, each by itself.
