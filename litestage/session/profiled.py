@@ -28,10 +28,8 @@ def write_profile(content: dict[str, Any], folder: Path) -> None:
     write_text(folder / "profile.json", json.dumps(content, indent=2) + "\n")
 
 
-def write_known_importance(bench: Workbench, folder: Path) -> bool:
+def write_known_importance(bench: Workbench, folder: Path) -> None:
     """Writes profile.json with the importance that a method here was made from, if any was; nothing is measured."""
     importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
-    if importance is None:
-        return False
-    write_profile(profile_of(bench, importance), folder)
-    return True
+    if importance is not None:
+        write_profile(profile_of(bench, importance), folder)
