@@ -195,6 +195,25 @@ def test_two_weights_that_change_places_change_the_fingerprint():
     assert fingerprint(model) != before
 
 
+def test_two_neighbours_of_a_large_matrix_that_change_places_change_the_fingerprint():
+    model = copy.deepcopy(tiny_model("llama"))
+    weights = model.model.embed_tokens.weight.view(-1)
+    before = fingerprint(model)
+    for first in (1, 4001):
+        with torch.no_grad():
+            weights[[first, first + 1]] = weights[[first + 1, first]]
+        assert fingerprint(model) != before
+        before = fingerprint(model)
+
+
+def test_the_fingerprint_is_of_the_values_wherever_they_lie_in_memory():
+    model = copy.deepcopy(tiny_model("llama"))
+    before = fingerprint(model)
+    weight = model.model.layers[0].mlp.up_proj.weight
+    weight.data = weight.data.t().contiguous().t()
+    assert fingerprint(model) == before
+
+
 # --- loading ---
 
 
