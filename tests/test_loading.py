@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_model
 
 from litestage.decoder import load_model
+from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
+from litestage.plan import StagePlan
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,14 @@ def with_field(file, **fields):
 
 def with_text(file, text):
     return lambda folder: (folder / file).write_text(text)
+
+
+def edit_added(folder: Path, word: str, index: int, *, special: bool) -> None:
+    path = folder / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    whole["added_tokens"].append({"id": index, "content": word, "special": special, **flags})
+    path.write_text(json.dumps(whole))
 
 
 def cut(file, keep):
@@ -134,6 +144,10 @@ WRONG = {
         ),
         "320 tokens and the model embeddings for 100",
     ),
+    "an added token beyond the embedding": (
+        lambda folder: edit_added(folder, "turtle", 5000, special=False),
+        r"added token 'turtle' with id \d+ and the model embeddings for 320",
+    ),
     "generation settings that are not JSON": (
         with_text("generation_config.json", "{"),
         "generation_config.json is not a JSON object",
@@ -150,6 +164,16 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_sentence_that_names_it(wro
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
     assert capsys.readouterr() == ("", "")  # nothing of transformers' own beside it
+
+
+def test_a_special_token_beyond_the_embedding_loads_and_is_refused_where_a_prompt_has_it(folder):
+    edit_added(folder, "<image>", 5000, special=True)
+    loaded = load_model(str(folder))
+    engine = Engine(loaded.model, loaded.tokenizer)
+    plain, image = (Request(tuple(loaded.tokenizer(text)["input_ids"]), 2) for text in ("a river", "a river <image>"))
+    assert engine.generate([plain], StagePlan(), Decoding()).generations
+    with pytest.raises(LiteStageError, match=r"'<image>' \(id \d+\), for which the model has no embedding"):
+        engine.generate([plain, image], StagePlan(), Decoding())
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -101,6 +101,13 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
             f"The tokenizer of {name!r} has {tokenizer.vocab_size} tokens and the model embeddings for {rows}; "
             "give the tokenizer it was trained with."
         )
+    # special ones stay: Gemma-3 names a place for images that its text models have no row for
+    added = {index: token for index, token in tokenizer.added_tokens_decoder.items() if not token.special}
+    if added and (last := max(added)) >= rows:
+        raise LiteStageError(
+            f"The tokenizer of {name!r} has an added token {str(added[last])!r} with id {last} and the model "
+            f"embeddings for {rows}; give the tokenizer it was trained with."
+        )
     return tokenizer
 
 

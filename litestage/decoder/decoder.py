@@ -63,6 +63,11 @@ class Decoder:
         return int(self.config.hidden_size)
 
     @property
+    def embeddings(self) -> int:
+        """How many token ids have one."""
+        return int(self.body.embed_tokens.weight.shape[0])
+
+    @property
     def context_length(self) -> int:
         """Most tokens, prompt and continuation together, that one sequence may have."""
         return int(self.config.max_position_embeddings)

@@ -98,9 +98,15 @@ class Engine:
             prefixes: what an earlier stage left of the same groups is used, and what this one leaves goes there.
 
         Raises:
-            LiteStageError: an empty prompt, or a row that memory does not hold even alone.
+            LiteStageError: an empty prompt, a token that has no embedding, or a row that memory does not hold alone.
         """
         started = self.clock()
+        for request in requests:
+            if (last := max(request.prompt, default=0)) >= self.decoder.embeddings:
+                raise LiteStageError(
+                    f"A prompt has the token {self.tokenizer.decode([last])!r} (id {last}), for which the model has no "
+                    "embedding; leave it out of the text."
+                )
         detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
         words = plan.exit.on_trial if plan.exit else ""
         trial = tuple(self.tokenizer(words, add_special_tokens=False)["input_ids"]) if words else ()
