@@ -27,7 +27,7 @@ from litestage.menagerie import load_split
 from litestage.stages import load_pipeline
 from litestage.stages.gold import StagedRow, read_staged, write_staged
 from litestage.training.batches import QuestionSteps, StageSteps
-from litestage.training.config import TokenWeight, load_config
+from litestage.training.config import KNOWN, TokenWeight, load_config
 from litestage.training.evaluate import evaluate
 from litestage.training.examples import Example, ExampleTokens, row_examples, stage_examples
 from litestage.training.module import rate, summed_loss
@@ -338,6 +338,12 @@ def test_every_example_is_used_once_before_any_is_used_again() -> None:
         ("schedule=cosin", "schedule='cosin'"),
         ("precision=bf16", "precision='bf16'"),
         ("tokens=-1", "tokens=-1"),
+        ("accelerator=tpuu", "accelerator='tpuu' is unknown"),
+        ("accelerator=tpu", "accelerator='tpu' cannot be used"),
+        ("learning_rate=0", "learning_rate=0.0 trains nothing"),
+        ("learning_rate=1e30 steps=2", "no finite numbers after the training"),
+        ("completion_weight=0 token_weights=[] earlier_weight=0", "completion_weight=0 trains nothing"),
+        ("token_weights=[{pattern: a, weight: nan}]", "token_weights.0.weight=nan"),
         ("questions=4", "one of questions .* and rows"),
         ("rows={} questions=4 stage_share.recal=1", "'recal'; did you mean 'recall'"),
         (
@@ -357,6 +363,21 @@ def test_a_mistake_is_one_clear_sentence(override: str, named: str, rows: Path, 
     with pytest.raises(LiteStageError, match=named) as caught:
         train(load_config("menagerie", [*TINY, *small, f"output={tmp_path}", *re.split(r" (?=\w+[.=])", override)]))
     assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+@pytest.mark.parametrize(
+    "name", ["gradient_clip", "weight_decay", "learning_rate", "completion_weight", "earlier_weight", "decay"]
+)
+def test_a_number_that_is_none_is_refused(name: str, value: str) -> None:
+    with pytest.raises(LiteStageError, match=f"{name}={value}"):
+        load_config("menagerie", [f"{name}={value}"])
+
+
+def test_the_accelerators_are_lightnings_own() -> None:
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    assert {"auto", "gpu", *AcceleratorRegistry.available_accelerators()} == set(KNOWN["accelerator"])
 
 
 def test_the_command_exits_with_code_2_and_no_traceback() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
 
 from litestage.conf import named
@@ -134,10 +134,11 @@ class TrainingConfig:
     threads: int = 0
 
 
-_KNOWN = {
+KNOWN = {
     "schedule": ("linear", "cosine", "constant"),
     "precision": ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed"),
     "save_dtype": ("float32", "bfloat16", "float16"),
+    "accelerator": ("auto", "cpu", "cuda", "gpu", "mps", "tpu"),
 }
 
 
@@ -159,22 +160,20 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
         raise LiteStageError(f"steps={config.steps} trains nothing; give at least 1.")
     if bool(config.questions) == bool(config.rows):
         raise LiteStageError("Give one of questions (so many to a step) and rows (so many prompts of each stage).")
-    for name, number in (
-        *(("questions", config.questions), ("tokens", config.tokens), ("lora.rank", config.lora.rank)),
-        *(("check.every", config.check.every), ("check.held_out", config.check.held_out)),
-        *((f"rows.{stage}", count) for stage, count in config.rows.items()),
-    ):
-        if number < 0:
-            raise LiteStageError(f"{name}={number} is negative; give 0 or more.")
+    for name, number in _numbers("", asdict(config)):
+        if number < 0 or not isfinite(number):
+            raise LiteStageError(f"{name}={number} is no finite number from 0; give 0 or more.")
     if config.sublayer_dropout and not config.questions:
         raise LiteStageError("sublayer_dropout goes by the stages of whole questions; give questions instead of rows.")
     shares = {"stage_share": config.stage_share, "sublayer_dropout": config.sublayer_dropout}
     named = [(f"{name}.{stage}", each) for name, stages in shares.items() for stage, each in stages.items()]
-    for name, share in (("seen", config.seen), *named):
+    for name, share in (("seen", config.seen), ("decay", config.decay), ("lora.dropout", config.lora.dropout), *named):
         if not 0 <= share <= 1:
             raise LiteStageError(f"{name}={share} is not a share; give a number from 0 to 1.")
-    if not 0 <= config.learning_rate < inf:
+    if not config.learning_rate:
         raise LiteStageError(f"learning_rate={config.learning_rate} trains nothing; give a number above 0.")
+    if not any((config.completion_weight, config.earlier_weight, *(each.weight for each in config.token_weights))):
+        raise LiteStageError("completion_weight=0 trains nothing where no other weight is above 0; give 1.")
     for weight in config.token_weights:
         try:
             re.compile(weight.pattern)
@@ -182,7 +181,18 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
             raise LiteStageError(
                 f"token_weights has the pattern {weight.pattern!r}, which does not parse ({error}); mend it."
             ) from None
-    for name, known in _KNOWN.items():
+    for name, known in KNOWN.items():
         if getattr(config, name) not in known:
             raise LiteStageError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(known)}.")
     return config
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number of a configuration with its key, but for a model's architecture, which transformers reads."""
+    if name == "model.architecture":
+        return
+    if isinstance(value, (dict, list)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(f"{name}.{key}" if name else str(key), each)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield name, value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
@@ -69,16 +70,20 @@ def train(config: TrainingConfig) -> Path:
         trees = QuestionSteps(held_out, pipeline, encode, len(held_out), tokens=config.tokens)
         batches = micro_batches(next(trees.trees()), config.tokens)
         callbacks.insert(0, HeldOut(config.check.every, batches, _questions(config), pipeline, tokenizer))
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        accelerator=config.accelerator,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=False,
-        enable_model_summary=False,
-        log_every_n_steps=10,
-    )
+    try:
+        trainer = lightning.Trainer(
+            max_steps=config.steps,
+            accelerator=config.accelerator,
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=False,
+            enable_model_summary=False,
+            log_every_n_steps=10,
+        )
+    except (MisconfigurationException, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise LiteStageError(f"accelerator={config.accelerator!r} cannot be used ({reason}); give auto.") from None
     loader = torch.utils.data.DataLoader(steps, batch_size=None)
     last = checkpoints.file if checkpoints.file.is_file() else None
     trainer.fit(StagedTraining(model, config), loader, ckpt_path=last, weights_only=True)
@@ -92,8 +97,17 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: Tra
     """Writes a Hugging Face folder: weights rounded to ``config.save_dtype``, tokenizer, and ``training.yaml``.
 
     Of a model with LoRA it is the adapter's folder; the tokenizer is the base's own.
+
+    Raises:
+        LiteStageError: weights that are no finite numbers, or a folder that cannot be written to.
     """
     rounded = copy.deepcopy(model).to(getattr(torch, config.save_dtype))
+    broken = [name for name, weights in rounded.named_parameters() if not weights.isfinite().all()]
+    if broken:
+        raise LiteStageError(
+            f"The weights {broken[0]!r} are no finite numbers after the training, and no model is saved; give a lower "
+            f"learning_rate than {config.learning_rate:g}, or a wider save_dtype than {config.save_dtype}."
+        )
     try:
         rounded.save_pretrained(output)
     except SafetensorError as error:  # as it says that a disk is full
