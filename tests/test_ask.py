@@ -1,5 +1,6 @@
 """litestage ask: one question, what its stages write under full depth and under a plan, and what each took."""
 
+import io
 import json
 import os
 
@@ -36,6 +37,17 @@ def test_a_question_of_ones_own_is_answered_at_full_depth_and_under_the_plan(ask
         assert said[spec]["latency_s"] > 0
     assert "(C) swamp" in printed.out
     assert f"  recall: {said['full']['stages'][0]['texts'][0]}" in printed.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_terminal_cannot_show_is_replaced(asked, monkeypatch, tmp_path, encoding: str):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    words = ["--question", "Où vit la tortue 乌龟?", "--option", "river", "--option", "swamp"]
+    code, _ = asked(f"store={tmp_path / 'store.sqlite'}", *words)
+    assert code in (0, None)
+    terminal.seek(0)
+    assert terminal.readline().strip().endswith("vit la tortue ???")
 
 
 def test_without_a_question_the_tasks_first_test_question_is_asked(asked, tmp_path):

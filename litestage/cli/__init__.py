@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -25,9 +26,11 @@ def run_alone(command: Callable[..., None]) -> None:
 
 
 def run(app: Callable[[], None]) -> None:
-    """Runs a Typer application; see :func:`main`."""
+    """Runs a Typer application; see :func:`main`. What standard output's encoding lacks is written as ``?``."""
     from litestage.errors import LiteStageError, not_written
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except LiteStageError as error:
