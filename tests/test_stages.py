@@ -67,6 +67,14 @@ def test_a_mode_that_is_not_there_is_named(three):
         three.with_mode("jiont")
 
 
+def test_a_mode_for_a_pipeline_that_never_fans_out_is_checked_and_said_to_do_nothing(caplog):
+    single = load_pipeline("single")
+    with pytest.raises(LiteStageError, match="analyze is 'parallel'"):
+        single.with_mode("parallel")
+    assert single.with_mode("joint") == single
+    assert "analyze=joint does nothing: no stage of the pipeline single fans out" in caplog.text
+
+
 # --- sentences and answers ---
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from logging import getLogger
 from typing import Any
 
 import jinja2
@@ -265,7 +266,16 @@ class Pipeline:
         )
 
     def with_mode(self, mode: str) -> Pipeline:
-        """The same pipeline with every fan-out stage in ``mode``."""
+        """The same pipeline with every fan-out stage in ``mode``; where there is none, it is said that nothing changes.
+
+        Raises:
+            LiteStageError: no such mode.
+        """
+        one_of("analyze", mode, FAN_OUT_MODES)
+        if not any(stage.fan_out for stage in self.stages):
+            getLogger(__name__).warning(
+                "analyze=%s does nothing: no stage of the pipeline %s fans out over the options", mode, self.name
+            )
         return replace(
             self, stages=tuple(replace(stage, mode=mode) if stage.fan_out else stage for stage in self.stages)
         )
