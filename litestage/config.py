@@ -287,7 +287,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "
             "linear and block."
         )
-    if not isfinite(search.max_accuracy_drop) or search.max_accuracy_drop >= 1:
+    if not isfinite(search.max_accuracy_drop) or search.max_accuracy_drop > 1:
         raise LiteStageError(f"{where}.max_accuracy_drop is {search.max_accuracy_drop}; give a fraction, e.g. 0.02.")
     if not 0 < search.confidence < 1:
         raise LiteStageError(

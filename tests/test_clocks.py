@@ -55,7 +55,7 @@ def timed_contestant(clock, monkeypatch, path="host", plan=None, **changes):
     made = replace(made, engine=ReusingEngine(engine, loaded.fingerprint, ResultStore()))
     made.answer(some_questions(3)[2:], timed=True)  # what is made once is made
     clock.takes(engine.decoder, "embed", passing, monkeypatch)
-    clock.takes(engine.decoder, "path", SET_UP, monkeypatch)
+    clock.takes(engine.runner, "path", SET_UP, monkeypatch)
 
     def encode(text):
         clock.now += TOKENISE
@@ -109,7 +109,7 @@ def test_rows_of_one_new_token_have_no_decoding(path, clock, monkeypatch):
     requests = [Request((*range(40, 80), 90 + row, 95), 1, group=row) for row in range(6)]
     engine.generate(requests, StagePlan(), Decoding())
     clock.takes(engine.decoder, "embed", passing, monkeypatch)
-    clock.takes(engine.decoder, "path", SET_UP, monkeypatch)
+    clock.takes(engine.runner, "path", SET_UP, monkeypatch)
     batch = engine.generate(requests, StagePlan(), Decoding())
     assert batch.prefill_s > STEP + SET_UP
     assert batch.decode_s == 0
