@@ -15,7 +15,6 @@ from tiny_model import save_tiny_model
 
 from litestage.conf import folder
 from litestage.errors import LiteStageError
-from litestage.harness.arguments import ModelArguments
 from litestage.harness.metrics import STOPS, metric_names, metrics
 from litestage.harness.staged import decoding_of
 from litestage.trace import StageTrace, Trace
@@ -325,33 +324,6 @@ def test_figures_count_rows_and_leave_out_seconds_of_a_batch():
     assert (figures["acc"], figures["parse_failure"], figures["latency_s"]) == (0, 1, 0.75)
     untimed = metrics(Trace("q", "hash", (replace(rows, prefill_s=None, decode_s=None),), "A", True))
     assert list(untimed) == metric_names(["analyze"], timed=False)
-
-
-def test_model_arguments_are_checked():
-    parse = ModelArguments.parse
-    assert parse({}) == ModelArguments()
-    assert parse({"revision": 1234567, "max_batch_size": None, "batch_size": "8"}).revision == "1234567"
-    assert parse({"batch_size": "auto"}).batch_size > 1
-    for given, complaint in (
-        ({"plann": "full"}, "did you mean 'plan'"),
-        ({"plan": "uniformly:4"}, "did you mean 'uniform'"),
-        ({"plan": "absent.yaml"}, r"absent\.yaml"),
-        ({"trust_remote_code": True}, "trust_remote_code is refused"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": "many"}, "batch_size is 'many'"),
-        ({"analyze": "per_optoin"}, "did you mean 'per_option'"),
-        ({"chat_template": "yes"}, "chat_template is 'yes'"),
-    ):
-        with pytest.raises(LiteStageError, match=complaint):
-            parse(given)
-
-
-def test_lm_evals_default_device_means_auto_where_there_is_no_cuda(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert ModelArguments.parse({"device": "cuda:0"}).device == "auto"
-    assert ModelArguments.parse({"device": "cuda:1"}).device == "cuda:1"  # asked for, and refused when loading
 
 
 def test_a_task_of_ones_own_is_three_lines_beside_its_rows(model, tmp_path, monkeypatch):

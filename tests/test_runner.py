@@ -18,7 +18,7 @@ from litestage.runner.contestant import NOT_MEASURED
 from litestage.stages import Pipeline, Question, Stage
 from litestage.store import ResultStore
 from litestage.store.journal import until_written
-from litestage.trace import StageTrace, Trace
+from litestage.trace import Trace
 
 QUESTIONS = some_questions(7)
 SKIPPING = Plan({"recall": StagePlan(SkipSet(ffn=(1,))), "analyze": StagePlan(SkipSet(mhsa=(0,)))})
@@ -376,25 +376,6 @@ def test_after_kill_9_only_what_is_missing_is_computed(tmp_path, asked):
     again = contestant(store=store)  # no journal: the store has it all
     assert written(run(QUESTIONS, {"full": again}, batch_size=2)["full"]) == expected
     assert again.engine.ran == 0
-
-
-# --- traces as data ---
-
-
-def test_times_per_token_follow_their_formulas_and_are_none_where_nothing_was_measured():
-    """Rows that run together take a step together: four options of 3, 5, 2 and 9 tokens are 9 successive tokens."""
-    together = StageTrace("one", (3,) * 4, 0, (3, 5, 2, 9), ("",) * 4, ("eos",) * 4, 0.5, 1.6, 0.5)
-    assert together.tpot_s == pytest.approx((0.5 + 1.6 - 0.5) / (9 - 1))
-    in_turn = replace(together, one_by_one=True, ttft_s=0.1)
-    assert in_turn.tpot_s == pytest.approx((0.5 + 1.6 - 0.1) / (3 + 5 + 2 + 9 - 1))
-    whole = Trace("q", "h", (together, in_turn), "A", True, latency_s=4.5)
-    assert whole.ttft_s == 0.5
-    assert whole.tpot_s == pytest.approx((4.5 - 0.5) / (9 + 19 - 1))
-    single = replace(together, tokens=(1,) * 4)  # no token follows the first
-    assert (single.tpot_s, Trace("q", "h", (single,), "A", True, 2.1).tpot_s) == (None, None)
-    untimed = replace(together, prefill_s=None, decode_s=None, ttft_s=None)
-    trace = Trace("q", "h", (untimed,), "A", True)
-    assert (untimed.tpot_s, trace.latency_s, trace.ttft_s, trace.tpot_s) == (None,) * 4
 
 
 def test_a_pipeline_of_one_stage_runs_too():
