@@ -6,6 +6,8 @@ import pytest
 
 from litestage.config import load_config
 from litestage.errors import LiteStageError
+from litestage.profile import StepCosts
+from litestage.session import Session
 from litestage.session.workbench import SearchQuestions, Workbench
 
 
@@ -44,6 +46,26 @@ def test_fresh_questions_are_in_no_split_and_always_the_same():
         source.fresh(200_000)
     with pytest.raises(LiteStageError, match="0 questions"):
         load_task("menagerie_yesno").source.fresh(1)
+
+
+def test_what_a_plan_loses_on_fresh_questions_is_what_it_loses_when_every_token_is_decoded(tmp_path, monkeypatch):
+    from litestage.experiment.fresh import FreshQuestions
+
+    each = (1e-3, 0, 2e-4, 0, 0, 3e-4, 0)
+    monkeypatch.setattr(Session, "step_costs", lambda self, forms=(): StepCosts(12, each, each, 0.0))
+    bench = Workbench.open(load_config([f"store={tmp_path / 'store.sqlite'}"]))
+    trials = FreshQuestions.of(bench, 60)
+    plans = {"full": bench.plan("full"), "plan": bench.plan("uniform:12"), "exit": bench.plan("uniform:4+exit")}
+    answers = bench.session.without_reuse().run(trials.questions, plans, bench.pipeline)
+    before = bench.session.reusing.ran
+    for name in ("plan", "exit", "plan"):
+        row = trials.row(plans[name])
+        both = list(zip(answers["full"], answers[name], strict=True))
+        assert row["lost"] == sum(full.correct and not own.correct for full, own in both), name
+        assert row["gained"] == sum(own.correct and not full.correct for full, own in both), name
+        assert row["true_agreement"] == pytest.approx(sum(a.answer == b.answer for a, b in both) / 60), name
+    assert 0 < trials.row(plans["plan"])["lost"] < 60
+    assert bench.session.reusing.ran == before  # nothing went to the command's store
 
 
 @pytest.mark.parametrize(

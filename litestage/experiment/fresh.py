@@ -12,6 +12,7 @@ from litestage.plan import Plan
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
 from litestage.stats import Pairs, agreement, pairs_interval
+from litestage.store import ResultStore
 
 TOGETHER = 1000
 """Questions whose traces are in memory at a time."""
@@ -27,7 +28,9 @@ class Answered(NamedTuple):
 
 @dataclass
 class FreshQuestions:
-    """Answers questions under plans, outside the clock and without the store, which they would fill.
+    """Answers questions under plans, outside the clock and without the command's store, which they would fill.
+
+    What full depth wrote is kept in memory: a plan's texts are mostly the same, and are verified against it in float32.
 
     Attributes:
         split: ``fresh``; or ``test`` for tasks that cannot make questions.
@@ -37,6 +40,7 @@ class FreshQuestions:
     questions: Sequence[Question]
     split: str
     _full: Answered | None = field(default=None, init=False, repr=False)
+    _written: ResultStore = field(default_factory=ResultStore, init=False, repr=False)
 
     @classmethod
     def of(cls, bench: Workbench, count: int) -> FreshQuestions:
@@ -61,7 +65,8 @@ class FreshQuestions:
         }
 
     def _answer(self, plan: Plan, what: str) -> Answered:
-        session, pipeline = self.bench.session.without_reuse(), self.bench.pipeline
+        session = self.bench.session.with_store(self._written, keep=self._full is None)
+        pipeline = self.bench.pipeline
         costs = self.bench.session.step_costs({stage.compensation for stage in plan.stages.values()} - {"none"})
         answers: list[str | None] = []
         correct: list[bool] = []

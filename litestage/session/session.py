@@ -122,6 +122,10 @@ class Session:
         reusing = ReusingEngine(self.engine, self.loaded.fingerprint, ResultStore(), reuse=False)
         return replace(self, reusing=reusing)
 
+    def with_store(self, store: ResultStore, keep: bool = True) -> Session:
+        """The same session over another store, which it keeps what is run in, or only looks up."""
+        return replace(self, reusing=ReusingEngine(self.engine, self.loaded.fingerprint, store, keep=keep))
+
     def contestant(
         self, pipeline: Pipeline, plan: Plan, decoding: Decoding | None = None, neighbours: Sequence[Plan] = ()
     ) -> Contestant:

@@ -28,12 +28,15 @@ class ReusingEngine:
 
     Attributes:
         reuse: look generations up and keep them; without, all are run anew, as for a search that knows no store.
+        keep: keep what is run; without, it is looked up only.
         ran: generations that were run so far.
         reused: generations that were found in the store instead.
     """
 
-    def __init__(self, engine: Engine, fingerprint: str, store: ResultStore, reuse: bool = True) -> None:
-        self.engine, self.fingerprint, self.store, self.reuse = engine, fingerprint, store, reuse
+    def __init__(
+        self, engine: Engine, fingerprint: str, store: ResultStore, reuse: bool = True, keep: bool = True
+    ) -> None:
+        self.engine, self.fingerprint, self.store, self.reuse, self.keep = engine, fingerprint, store, reuse, keep
         self.ran = self.reused = 0
 
     @property
@@ -73,7 +76,7 @@ class ReusingEngine:
             prefixes = prefixes if exact else None
             batch = self.engine.generate(todo, run_plan, decoding, confidences=True, prefixes=prefixes)
             new = {keys[index]: _record(result) for index, result in zip(missing, batch.generations, strict=True)}
-            if self.reuse:
+            if self.reuse and self.keep:
                 kept = {key: record for key, record in new.items() if record["stop"] != "non_finite"}
                 self.store.put(kept, model=self.fingerprint, engine=self.engine.name)
             found |= new
