@@ -31,7 +31,7 @@ SKIPS = (SkipSet(), SkipSet(mhsa=(0,), ffn=(2,)))
 def held_by(laid):
     """The weight [out, in] that the bytes of panels stand for, in float64."""
     scales, pairs = laid.panels[..., :32].contiguous().view(torch.bfloat16), laid.panels[..., 32:].contiguous()
-    whole = pairs.view(torch.int8).unflatten(2, (16, 16, 2)).transpose(2, 3).flatten(3).double()
+    whole = pairs.view(torch.int8).unflatten(2, (-1, 16, panels.run())).transpose(2, 3).flatten(3).double()
     rows = (whole * scales.double()[..., None]).transpose(1, 2).flatten(2).flatten(0, 1)
     return rows[: laid.outputs, : laid.inputs]
 

@@ -1,7 +1,7 @@
 /* A bfloat16 model's sub-layers on a CPU: products at the speed of memory for a few tokens, and of the multipliers for
    many. Streams are [tokens, width]; sums are float32. Compiled where it runs; see bfloat16.py. */
 
-#include "panels.h"
+#include "int8.h"
 
 struct part { const void *weight; const bf16 *bias; int64_t out, int8; };  /* bias: may be missing */
 
@@ -31,7 +31,14 @@ static const void *panel(const struct part *part, int64_t in, int64_t index) {
 }
 
 static struct inputs prepared(const struct part *part, int64_t tokens, int64_t in, const bf16 *x) {
-    return part->int8 ? in_int16(tokens, in, x) : as_they_are(tokens, in, x);
+    return part->int8 ? for_int8(tokens, in, x) : as_they_are(tokens, in, x);
+}
+
+/* y [tokens][panels * 16] of a few of the tokens and as many panels of a part, which lie at w */
+static void multiplied(const struct part *part, const struct inputs *x, int64_t from, int64_t to, int panels,
+                       const void *const *w, float y[][GROUP]) {
+    if (part->int8) int8_tiles(x, from, to, panels, (const uint8_t *const *)w, y);
+    else tiles(to - from, panels, x->in, (const operand *)x->x + from * row_of(x->in), (const bf16 *const *)w, y);
 }
 
 /* One part's group of panels for all tokens: y [tokens, row] = add + bias + x w, where there is a bias, and an add */
@@ -43,7 +50,7 @@ static void grouped(const struct inputs *x, const struct part *part, int64_t gro
     for (int p = 0; p < panels; p++) of[p] = panel(part, x->in, group * panels + p);
     for (int64_t k = 0; k < many(x->tokens); k++) {
         const int64_t from = start(x->tokens, k), to = start(x->tokens, k + 1);
-        multiplied(x, from, to, panels, of, made);
+        multiplied(part, x, from, to, panels, of, made);
         for (int64_t t = from; t < to; t++)
             for (int i = 0; i < panels * PANEL; i += LANES) {
                 const int64_t at = group * panels * PANEL + i, left = part->out - at;
@@ -115,7 +122,7 @@ void feed_forward(const struct feed_forward *f, int64_t tokens, const bf16 *x, b
         }
         for (int64_t k = 0; k < many(tokens); k++) {
             const int64_t from = start(tokens, k), to = start(tokens, k + 1);
-            multiplied(&held, from, to, 2 * half, of, made);
+            multiplied(&f->gate, &held, from, to, 2 * half, of, made);
             for (int64_t t = from; t < to; t++) {
                 float *gate = made[t - from], *up = gate + half * PANEL;
                 for (int i = 0; i < half * PANEL; i++) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
@@ -226,3 +233,6 @@ void mhsa(const struct attention *a, const struct pass *p, const bf16 *x, const 
     }
     product(&a->out, p->tokens, inner, outputs, x, y);
 }
+
+/* How many inputs of an output lie side by side in 8 bits */
+int64_t int8_run(void) { return RUN; }

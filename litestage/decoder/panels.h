@@ -1,10 +1,8 @@
-/* Products of a few tokens and a few panels of a weight, and the vectors that bfloat16.c is written in.
+/* Products of a few tokens and a few panels of a bfloat16 weight, and the vectors that bfloat16.c is written in.
 
-   A weight [out, in] lies in panels of 16 outputs, padded to whole groups of 64 outputs: one register holds two inputs'
-   weights of some outputs, and a token's two inputs are broadcast to meet them.
-   bfloat16: [out / 16, in / 2, 16, 2], inputs padded with zeros to whole blocks of 32.
-   int8: [out / 16, in / 32, (16 bfloat16, [16, 16, 2] int8)], blocks of 32 inputs, the last padded with zeros, each behind
-   its outputs' scales. Sums are exact within a block, and float32 from block to block.
+   A weight [out, in] lies in panels of 16 outputs, padded to whole groups of 64 outputs: [out / 16, in / 2, 16, 2], inputs
+   padded with zeros to whole blocks of 32. One register holds two inputs' weights of some outputs, and a token's two inputs
+   are broadcast to meet them.
 
    A token's sum of products has one order, whatever tokens and panels are multiplied beside it. */
 
@@ -107,7 +105,7 @@ static void *scratch(size_t bytes) {
 }
 
 /* The inputs [tokens, in] of a product, as its tiles read them: bfloat16, or widened to float32; or for weights of int8
-   in int16, padded to whole blocks, with what 1 stands for by token. */
+   in 16 bits, padded to whole blocks, with what 1 stands for by token. */
 struct inputs { int64_t tokens, in; const void *x; const float *scales; };
 
 /* Panels that are multiplied at once: as many as there are registers for their sums */
@@ -119,6 +117,7 @@ static int at_once(int tokens, int panels) {
     CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1)
 
 #if defined(AMX) && defined(__AMX_BF16__)
+#define IN_TILES
 enum { ROWS = 16, MOST_TOKENS = 2 * ROWS, FEW = MOST_TOKENS };     /* a row of tile registers: 16 tokens */
 typedef bf16 operand;
 
@@ -276,118 +275,3 @@ static struct inputs as_they_are(int64_t tokens, int64_t in, const bf16 *x) {
     return (struct inputs){tokens, in, wide, 0};
 }
 #endif
-
-/* int8 */
-
-typedef int8_t eighths __attribute__((vector_size(2 * LANES)));
-typedef int16_t pairs __attribute__((vector_size(4 * LANES)));
-enum { AT_ONCE = 6 };                                              /* tokens */
-enum { OF_BLOCK = PANEL * (sizeof(bf16) + BLOCK) };                /* bytes of a panel's block */
-
-INLINE integers widened_pairs(const uint8_t *from) {
-    eighths held;
-    memcpy(&held, from, sizeof held);
-#if defined(__AVX512BW__)
-    return (integers)_mm512_cvtepi8_epi16((__m256i)held);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-    return (integers)_mm256_cvtepi8_epi16((__m128i)held);
-#else
-    return (integers)__builtin_convertvector(held, pairs);
-#endif
-}
-
-/* Products of two int16 each, added to an int32 */
-INLINE integers dot(integers sum, integers a, integers b) {
-#if defined(__AVX512VNNI__)
-    return (integers)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
-#elif defined(__AVX512BW__)
-    return sum + (integers)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-    return sum + (integers)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#else
-    return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
-#endif
-}
-
-INLINE void int8_tile(const int tokens, const int panels, int64_t blocks, const int16_t *x, const float *scales,
-                      const uint8_t *const *w, float y[][GROUP]) {
-    vector made[AT_ONCE][MOST_PANELS * PARTS];
-    UNROLLED for (int t = 0; t < tokens; t++)
-        UNROLLED for (int v = 0; v < panels * PARTS; v++) made[t][v] = (vector){0};
-    for (int64_t b = 0; b < blocks; b++) {
-        integers sum[AT_ONCE][MOST_PANELS * PARTS] = {0}, of[MOST_PANELS * PARTS];
-        if (tokens > 1)
-            UNROLLED for (int p = 0; p < panels; p++)
-                UNROLLED for (int at = 0; at < OF_BLOCK; at += 64)
-                    __builtin_prefetch(w[p] + (b + 2) * OF_BLOCK + at);
-        for (int i = 0; i < BLOCK; i += 2) {
-            UNROLLED for (int v = 0; v < panels * PARTS; v++)
-                of[v] = widened_pairs(w[v / PARTS] + b * OF_BLOCK + PANEL * (sizeof(bf16) + i) + v % PARTS * 2 * LANES);
-            UNROLLED for (int t = 0; t < tokens; t++) {
-                int32_t pair;
-                memcpy(&pair, x + (t * blocks + b) * BLOCK + i, sizeof pair);
-                UNROLLED for (int v = 0; v < panels * PARTS; v++)
-                    sum[t][v] = dot(sum[t][v], of[v], pair - (integers){0});
-            }
-        }
-        UNROLLED for (int v = 0; v < panels * PARTS; v++) {
-            const vector scale = widened((const bf16 *)(w[v / PARTS] + b * OF_BLOCK) + v % PARTS * LANES, LANES);
-            UNROLLED for (int t = 0; t < tokens; t++)
-                made[t][v] = multiply_add(scale, __builtin_convertvector(sum[t][v], vector), made[t][v]);
-        }
-    }
-    UNROLLED for (int t = 0; t < tokens; t++)
-        UNROLLED for (int v = 0; v < panels * PARTS; v++) {
-            made[t][v] *= all(scales[t]);
-            memcpy(y[t] + v / PARTS * PANEL + v % PARTS * LANES, &made[t][v], sizeof(vector));
-        }
-}
-
-static void int8_tiles(int tokens, int panels, int64_t blocks, const int16_t *x, const float *scales,
-                       const uint8_t *const *w, float y[][GROUP]) {
-    if (tokens > AT_ONCE) {                                        /* where tiles of bfloat16 are larger */
-        const int half = tokens / 2;
-        int8_tiles(half, panels, blocks, x, scales, w, y);
-        int8_tiles(tokens - half, panels, blocks, x + half * blocks * BLOCK, scales + half, w, y + half);
-        return;
-    }
-    const int some = at_once(tokens, panels);
-#define CASE(t, n) case t + 8 * n: \
-    int8_tile(t, n, blocks, x, scales, w + p, (float (*)[GROUP])(y[0] + p * PANEL)); break;
-    for (int p = 0; p < panels; p += some)
-        switch (tokens + 8 * some) { SHAPES(CASE) }
-#undef CASE
-}
-
-/* Each token's largest input becomes 32767. What is no number makes its token's scale, and so its products, none. */
-static struct inputs in_int16(int64_t tokens, int64_t in, const bf16 *x) {
-    const int64_t row = (in + BLOCK - 1) / BLOCK * BLOCK;
-    int16_t *made = scratch(tokens * (row * sizeof(int16_t) + sizeof(float)));
-    float *scales = (float *)(made + tokens * row);
-    #pragma omp parallel for if (tokens > MOST_TOKENS)
-    for (int64_t t = 0; t < tokens; t++) {
-        const bf16 *from = x + t * in;
-        bf16 most = 0;
-        for (int64_t i = 0; i < in; i++) most = (from[i] & 0x7fff) > most ? from[i] & 0x7fff : most;
-        const float largest = widened(&most, 1)[0], by = largest > 0 ? 32767 / largest : 0;
-        scales[t] = largest / 32767;
-        for (int64_t i = 0; i < in; i++) {
-            const uint32_t bits = (uint32_t)from[i] << 16;
-            float value;
-            memcpy(&value, &bits, sizeof value);
-            made[t * row + i] = (int32_t)rintf(value * by);
-        }
-        memset(made + t * row + in, 0, (row - in) * sizeof(int16_t));
-    }
-    return (struct inputs){tokens, in, made, scales};
-}
-
-/* y [tokens][panels * 16] of a few of the tokens and as many panels, which lie at w */
-static void multiplied(const struct inputs *x, int64_t from, int64_t to, int panels, const void *const *w,
-                       float y[][GROUP]) {
-    const int64_t blocks = (x->in + BLOCK - 1) / BLOCK;
-    if (x->scales)
-        int8_tiles(to - from, panels, blocks, (const int16_t *)x->x + from * blocks * BLOCK, x->scales + from,
-                   (const uint8_t *const *)w, y);
-    else tiles(to - from, panels, x->in, (const operand *)x->x + from * row_of(x->in), (const bf16 *const *)w, y);
-}

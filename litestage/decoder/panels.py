@@ -4,7 +4,8 @@
 AVX512 or AVX2. Prompts and decode steps run over the same panels.
 
 In 8 bits, 32 inputs of an output share a scale, as in the Q8_0 of a GGUF file: the error of a weight is at most half of
-the block's largest over 127. The scale is rounded up to bfloat16; inputs are multiplied in 16 bits.
+the block's largest over 127. The scale is rounded up to bfloat16. AMX multiplies inputs as they are; elsewhere they
+have 16 bits, in whole numbers.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def library() -> Any | None:
     functions.project.argtypes = [PLACE, LONG, *[PLACE] * 4]
     functions.feed_forward.argtypes = [PLACE, LONG, *[PLACE] * 3]
     functions.mhsa.argtypes = [PLACE] * 7
+    functions.int8_run.restype = LONG
     for function in (functions.product, functions.project, functions.feed_forward, functions.mhsa):
         function.restype = None
     return functions
@@ -54,6 +56,11 @@ def runs(weight: Tensor) -> bool:
     """Whether this weight [out, in] is best multiplied here."""
     fits = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and weight.shape[1] % 2 == 0
     return fits and library() is not None
+
+
+def run() -> int:
+    """How many inputs of an output lie side by side in 8 bits: one for AMX's tiles, else two."""
+    return int(library().int8_run())  # type: ignore[union-attr]
 
 
 class Part(ctypes.Structure):
@@ -67,7 +74,7 @@ class Panels:
 
     Attributes:
         panels: as they lie in memory, inputs padded to whole blocks: [groups of outputs * 4, in / 2, 16, 2] bfloat16;
-            or in 8 bits, as bytes, [groups of outputs * 4, in / 32, 16 scales and (16, 16, 2) weights].
+            or in 8 bits, as bytes, [groups of outputs * 4, in / 32, 16 scales and (32 / run, 16, run) weights].
         part: where they are, for C.
     """
 
@@ -113,14 +120,14 @@ def _in_blocks(weight: Tensor) -> Tensor:
     blocks = weight.float().view(-1, PANEL, weight.shape[1] // BLOCK, BLOCK).transpose(1, 2)
     scales = _rounded_up(blocks.abs().amax(dim=3) / 127)
     whole = (blocks / scales.float().clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round().to(torch.int8)
-    pairs = whole.view(*whole.shape[:2], PANEL, BLOCK // 2, 2).transpose(2, 3).flatten(2)
-    return torch.cat([scales.view(torch.uint8), pairs.view(torch.uint8)], dim=2)
+    runs = whole.view(*whole.shape[:2], PANEL, -1, run()).transpose(2, 3).flatten(2)
+    return torch.cat([scales.view(torch.uint8), runs.view(torch.uint8)], dim=2)
 
 
 def _of_blocks(held: Tensor) -> Tensor:
     """The weight [out, in] that :func:`_in_blocks` put so."""
-    scales, pairs = held[..., : 2 * PANEL].contiguous().view(torch.bfloat16), held[..., 2 * PANEL :].view(torch.int8)
-    whole = pairs.reshape(*pairs.shape[:2], BLOCK // 2, PANEL, 2).transpose(2, 3).flatten(3)
+    scales, runs = held[..., : 2 * PANEL].contiguous().view(torch.bfloat16), held[..., 2 * PANEL :].view(torch.int8)
+    whole = runs.reshape(*runs.shape[:2], -1, PANEL, run()).transpose(2, 3).flatten(3)
     return (whole * scales.float()[..., None]).bfloat16().transpose(1, 2).flatten(2).flatten(0, 1)
 
 
