@@ -1,5 +1,6 @@
 """The bench's arithmetic on seconds known beforehand, and one small run of each part."""
 
+import copy
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from litestage.bench import BenchOptions, chain, gpu, llama, llama_worker, real, rivals, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
-from litestage.bench.reference import reference_rows
+from litestage.bench.reference import question_rows, reference_rows
 from litestage.bench.row import Row, compared, take_turns
 from litestage.cli.commands import app
 from litestage.config import load_config
@@ -138,6 +139,21 @@ def test_lm_evals_own_hf_writes_the_same_texts_after_the_same_prompts():
 
 
 @pytest.mark.slow
+def test_a_whole_question_stands_in_the_table_under_each_plan_with_its_bar():
+    work = Workbench.open(load_config(FEW))
+    alone = {"full": 4.0, "full+prefix+lookup": None}
+    rows = question_rows("m", work, copy.deepcopy(work.session.loaded.model), 2, 1, alone, 3.0)
+    assert [(row.what, row.bar) for row in rows] == [
+        ("whole question", 4.0),
+        ("whole question, full+prefix+lookup", None),
+        ("a question of many", 3.0),
+        ("a question of many", None),
+    ]
+    assert [row.note for row in rows[:2]] == ["the same texts in 2 of 2 questions"] * 2  # float32: drafts change none
+    assert all(row.ratio > 1 for row in rows[:2])
+
+
+@pytest.mark.slow
 def test_the_reference_models_texts_are_generates_own():
     whole, many, harness, mask = reference_rows(questions=2, repeats=2)
     assert whole.note == "the same texts in 2 of 2 questions"
@@ -204,6 +220,10 @@ def test_float32_judges_a_text_token_by_token(small):
     assert rounding.differing(other, own) == 0.1
 
 
+FEW = ["engine=cpu", "search.calibration=8", "search.confirm=0"]
+"""Few questions, to take what drafts are looked up in from."""
+
+
 class Asked:
     """In llama.cpp's place: keeps what it was asked."""
 
@@ -218,14 +238,20 @@ class Asked:
 
 
 def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(monkeypatch):
-    work, fakes = Workbench.open(load_config(["engine=cpu"])), {kind: Asked() for kind in real.FORMATS}
+    work, fakes = Workbench.open(load_config(FEW)), {kind: Asked() for kind in real.FORMATS}
     monkeypatch.setattr(real, "missing", lambda: None)
     monkeypatch.setattr(real, "_in_formats", lambda folder, failed: fakes)
     rows = real.llama_rows({"reference": work, "in 8 bits": work}, 2)
     expected = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_0": 1.0, "Q4_K_M": 1.0}
-    assert [(row.model, row.against, row.bar) for row in rows] == [
-        (name, f"llama.cpp, {kind}, options as parallel sequences", bars.get(kind))
-        for name, bars in (("reference", expected), ("in 8 bits", {}))
+    drafted = "whole question, full+prefix+lookup"
+    assert [(row.model, row.what, row.against, row.bar) for row in rows] == [
+        (name, what, f"llama.cpp, {kind}, options as parallel sequences", bars.get(kind))
+        for name, what, bars in (
+            ("reference", "whole question", expected),
+            ("reference", drafted, {}),
+            ("in 8 bits", "whole question", {}),
+            ("in 8 bits", drafted, {}),
+        )
         for kind in expected
     ]
     assert all(row.ratio < 0.1 for row in rows)  # what only keeps what it is asked takes no time
@@ -243,7 +269,7 @@ class Fails(Asked):
 
 
 def test_a_format_at_which_llama_cpp_falls_stays_in_the_table_beside_the_others(monkeypatch):
-    work = Workbench.open(load_config(["engine=cpu"]))
+    work = Workbench.open(load_config(FEW))
     monkeypatch.setattr(real, "missing", lambda: None)
 
     def in_formats(folder, failed):
@@ -251,7 +277,7 @@ def test_a_format_at_which_llama_cpp_falls_stays_in_the_table_beside_the_others(
         return {"bfloat16": Asked(), "Q8_0": Fails(), "Q4_K_M": Asked()}
 
     monkeypatch.setattr(real, "_in_formats", in_formats)
-    whole, eight, four, four_mixed = real.llama_rows({"reference": work}, 1)
+    whole, eight, four, four_mixed, *_ = real.llama_rows({"reference": work}, 1)
     assert whole.ratio is not None
     assert four_mixed.ratio is not None
     assert (eight.ratio, eight.note, eight.bar) == (None, "not measured: llama.cpp: it fell", 1.5)

@@ -13,20 +13,22 @@ from typing import Any
 import torch
 
 from litestage.bench.llama import Llama, missing, write_gguf, write_quantised
-from litestage.bench.reference import question_rows
+from litestage.bench.reference import question_rows, whole_question
 from litestage.bench.row import Row, compared
 from litestage.config import load_config
 from litestage.decoder.load import read_model
 from litestage.decoder.packed import why_not_int8
 from litestage.errors import LiteStageError
-from litestage.plan import Plan
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
 from litestage.trace import Trace
 
 MODEL = "smollm2-135m-staged"
-BARS = (3.5, 3.0)
-"""Of a whole question and of one of many, in bfloat16."""
+DRAFTED = "full+prefix+lookup"
+"""What computes full depth's text another way."""
+ALONE: dict[str, float | None] = {"full": 3.5, DRAFTED: 7.0}
+TOGETHER = 3.0
+"""Bars in bfloat16, of whole questions under these plans and of one of many."""
 FORMATS = {"bfloat16": 1.5, "Q8_0": 1.5, "Q4_0": 1.0, "Q4_K_M": 1.0}
 """What llama.cpp reads weights from, each with its bar for a whole question in bfloat16."""
 
@@ -36,16 +38,21 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
     dtype = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
     rows: list[Row] = []
     works: dict[str, Workbench] = {}
+    options = [f"model={MODEL}", "task=obqa", "engine.device=cpu", "engine.dtype=bfloat16"]
+    options += ["search.calibration=64", "search.confirm=0"]  # what drafts are looked up in
     try:
-        for weights, bars in (("auto", BARS), ("int8", (None, None))):
+        for weights, kind in (("auto", "bfloat16"), ("int8", "int8")):
             if weights == "int8" and why_not_int8():
                 continue
-            options = [f"model={MODEL}", "task=obqa", "engine.device=cpu", "engine.dtype=bfloat16"]
-            work = Workbench.open(load_config([*options, f"engine.weights={weights}"]))
+            work = works[f"{MODEL}, {kind}"] = Workbench.open(load_config([*options, f"engine.weights={weights}"]))
             rival = read_model(MODEL, dtype=dtype).model.requires_grad_(False)
-            name = f"{MODEL}, {'int8' if weights == 'int8' else 'bfloat16'}"
-            rows += question_rows(f"{name}; generate in {str(dtype)[6:]}", work, rival, questions, repeats, bars)
-            works[name] = work
+            barred = weights == "auto"
+            rows += question_rows(
+                f"{MODEL}, {kind}; generate in {str(dtype)[6:]}",
+                *(work, rival, questions, repeats),
+                ALONE if barred else dict.fromkeys(ALONE),
+                TOGETHER if barred else None,
+            )
         rows += llama_rows(works, questions)
     except LiteStageError as error:
         rows.append(Row(MODEL, "whole question", "generate chain, options batched", note=f"not measured: {error}"))
@@ -53,33 +60,36 @@ def real_rows(questions: int, repeats: int) -> list[Row]:
 
 
 def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
-    """Whole questions beside llama.cpp: it is given the prompts that ours met, and as many steps as ours took.
+    """Whole questions beside llama.cpp: it is given the prompts that ours met at full depth, and as many steps as ours
+    took there.
 
     Args:
-        works: ours by name. The first is in bfloat16: its prompts are given, and its rows have bars.
+        works: ours by name. The first is in bfloat16: its prompts are given, and its rows at full depth have bars.
     """
-    what, against = "whole question", "llama.cpp, {}, options as parallel sequences"
+    against = "llama.cpp, {}, options as parallel sequences"
     why_not = missing()
     if why_not is not None:
-        return [Row(MODEL, what, against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
+        return [Row(MODEL, "whole question", against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
     first = next(iter(works.values()))
     ours = {
-        name: work.session.contestant(work.pipeline, Plan.full(work.pipeline.stage_names))
+        (name, spec): work.session.contestant(work.pipeline, work.plan(spec))
         for name, work in works.items()
+        for spec in ALONE
     }
-    taken: dict[str, list[float]] = {name: [] for name in (*works, *FORMATS)}
+    taken: dict[Any, list[float]] = {name: [] for name in (*ours, *FORMATS)}
     failed: dict[str, str] = {}
     with ExitStack() as until_done:
         loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())), failed)
         for llama in loaded.values():
             until_done.callback(llama.close)
         for index, question in enumerate(first.task.questions("test")[: questions + 1]):
-            seconds, traces = {}, {}
-            for name, contestant in ours.items():
+            seconds: dict[Any, float] = {}
+            traces: list[Trace] = []
+            for mine, contestant in ours.items():
                 began = perf_counter()
-                (traces[name],) = contestant.answer([question], timed=True)
-                seconds[name] = perf_counter() - began
-            stages = _asked(first, question, next(iter(traces.values())))
+                traces += contestant.answer([question], timed=True)
+                seconds[mine] = perf_counter() - began
+            stages = _asked(first, question, traces[0])
             for kind in [kind for kind in loaded if kind not in failed]:
                 began = perf_counter()
                 try:
@@ -89,15 +99,18 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
                     failed[kind] = str(error)
                 seconds[kind] = perf_counter() - began
             if index:  # the first warms up
-                for name, one in seconds.items():
-                    taken[name].append(one)
-    return [
-        Row(name, what, against.format(kind), bar=None if index else bar, note=f"not measured: {failed[kind]}")
-        if kind in failed
-        else compared(name, what, against.format(kind), taken[name], taken[kind], None if index else bar)
-        for index, name in enumerate(works)
-        for kind, bar in FORMATS.items()
-    ]
+                for who, one in seconds.items():
+                    taken[who].append(one)
+    rows = []
+    for index, (name, spec) in enumerate(ours):
+        for kind, bar in FORMATS.items():
+            about = name, whole_question(spec), against.format(kind)
+            bar_here = None if index else bar
+            if kind in failed:
+                rows.append(Row(*about, bar=bar_here, note=f"not measured: {failed[kind]}"))
+            else:
+                rows.append(compared(*about, taken[name, spec], taken[kind], bar_here))
+    return rows
 
 
 def _in_formats(folder: Path, failed: dict[str, str]) -> dict[str, Llama]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -25,49 +25,67 @@ BATCH_SIZES = (16, 64, 256)
 def reference_rows(questions: int, repeats: int) -> list[Row]:
     """Against a ``generate`` chain in float32, the same texts; ``questions`` alone and four times as many together."""
     work = Workbench.open(load_config(["engine=cpu"]))
-    rows = question_rows("reference", work, copy.deepcopy(work.session.loaded.model), questions, repeats, (2.5, 2.0))
+    rival = copy.deepcopy(work.session.loaded.model)
+    rows = question_rows("reference", work, rival, questions, repeats, {"full": 4.0}, 3.0)
     return [*rows, _new_mask(work.session)]
 
 
 def question_rows(
-    name: str, work: Workbench, model: Any, questions: int, repeats: int, bars: tuple[float | None, float | None]
+    name: str,
+    work: Workbench,
+    model: Any,
+    questions: int,
+    repeats: int,
+    alone: Mapping[str, float | None],
+    together: float | None,
 ) -> list[Row]:
     """Test questions, alone and four times as many together, beside a ``generate`` chain of ``model``.
 
     Args:
-        bars: of the two rows.
+        alone: the plans, as shorthands, that whole questions are answered under, each with its bar.
+        together: the bar of questions together, at full depth.
     """
     session, pipeline, tokenizer = work.session, work.pipeline, work.session.loaded.tokenizer
     asked = work.task.questions("test")[: 4 * questions]
-    full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
+    contestants = {spec: session.contestant(pipeline, work.plan(spec)) for spec in alone}
 
     by_question = by_generate(model, tokenizer, session.encode)
-    ours: list[float] = []
+    ours: dict[str, list[float]] = {spec: [] for spec in alone}
     theirs: list[float] = []
-    same = 0
+    same = dict.fromkeys(alone, 0)
     for index, question in enumerate(asked[: questions + 1]):
         began = perf_counter()
         outputs = answer(by_question, pipeline, [question])[0]
-        between = perf_counter()
-        (trace,) = full.answer([question], timed=True)
-        ended = perf_counter()
-        if index:  # the first warms up
-            theirs.append(between - began)
-            ours.append(ended - between)
+        theirs.append(perf_counter() - began)
+        for spec, contestant in contestants.items():
+            began = perf_counter()
+            (trace,) = contestant.answer([question], timed=True)
+            ours[spec].append(perf_counter() - began)
             texts = {stage.name: list(stage.texts) for stage in trace.stages}
-            same += all(texts[name] == ([said] if isinstance(said, str) else said) for name, said in outputs.items())
-    note = f"the same texts in {same} of {questions} questions"
-    rows = [compared(name, "whole question", "generate chain, options batched", ours, theirs, bars[0], note)]
+            equal = all(texts[name] == ([said] if isinstance(said, str) else said) for name, said in outputs.items())
+            same[spec] += equal and index > 0
+    rows = [
+        compared(
+            name,
+            whole_question(spec),
+            "generate chain, options batched",
+            *(ours[spec][1:], theirs[1:]),  # the first warms up
+            bar,
+            f"the same texts in {same[spec]} of {questions} questions",
+        )
+        for spec, bar in alone.items()
+    ]
 
-    def together() -> None:
+    def all_together() -> None:
         fresh = ReusingEngine(session.engine, session.loaded.fingerprint, ResultStore())
+        full = session.contestant(pipeline, Plan.full(pipeline.stage_names))
         replace(full, engine=fresh, neighbours=()).answer(asked)
 
     writers = {size: by_generate(model, tokenizer, session.encode, size) for size in BATCH_SIZES}
     tried = take_turns({str(size): partial(answer, write, pipeline, asked) for size, write in writers.items()}, 1)
     best = min(BATCH_SIZES, key=lambda size: tried[str(size)])
     runs: dict[str, Callable[[], Any]] = {
-        "ours": together,
+        "ours": all_together,
         "generate": partial(answer, writers[best], pipeline, asked),
         "lm-eval's hf": partial(answer, by_harness(model, tokenizer, best), pipeline, asked),
     }
@@ -75,9 +93,14 @@ def question_rows(
     note = "what two stages' prompts have in common is prefilled once; not so in a whole question, by the clock"
     rows += [
         compared(name, "a question of many", f"{who}, {best} rows a batch", seconds["ours"], seconds[who], bar, note)
-        for who, bar in (("generate", bars[1]), ("lm-eval's hf", None))
+        for who, bar in (("generate", together), ("lm-eval's hf", None))
     ]
     return rows
+
+
+def whole_question(spec: str) -> str:
+    """What a whole question under a plan is called in the table."""
+    return "whole question" if spec == "full" else f"whole question, {spec}"
 
 
 def _new_mask(session: Session) -> Row:
