@@ -45,6 +45,49 @@ def test_one_that_takes_them_is_followed_to_the_letter(tokenizer):
     assert chat_text(tokenizer, SYSTEM) == "<system>Be brief.<user>Why?"
 
 
+EVERY = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "role"),
+    [
+        (
+            EVERY.replace("<{{", "{% if m.role != 'system' %}<{{").replace("{% endfor %}", "{% endif %}{% endfor %}"),
+            "system",
+        ),
+        ("<user>{{ messages[-1].content }}", "system"),
+        ("<system>{{ messages[0].content }}", "user"),
+        ("Hello!", "user"),
+    ],
+)
+def test_a_chat_template_that_leaves_a_turn_out_is_one_sentence(one_sentence, tokenizer, template, role):
+    tokenizer.chat_template = template
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Be brief. Why?"}]
+    one_sentence(lambda: chat_text(tokenizer, turns), "leaves out", f"turn of {role}", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "text"),
+    [
+        ("{% for m in messages %}{{ m.content | trim }}|{% endfor %}", [("user", " Why? \n")], "Why?|"),
+        ("{{ messages[1].content }} {{ messages[0].content }}", [("system", "b"), ("user", "a b")], "a b b"),
+        (
+            "{% for m in messages %}{{ m.content.split('</think>')[-1] }}|{% endfor %}",
+            [("user", "Why?"), ("assistant", "<think>Hm.</think>So.")],
+            "Why?|So.|",
+        ),
+        (
+            "{{ messages[0].content.replace('/no_think', '') }}|{{ messages[1].content }}",
+            [("system", "Be brief. /no_think"), ("user", "")],
+            "Be brief. |",
+        ),
+    ],
+)
+def test_one_that_trims_moves_or_obeys_a_turn_is_followed(tokenizer, template, turns, text):
+    tokenizer.chat_template = template
+    assert chat_text(tokenizer, [{"role": role, "content": content} for role, content in turns]) == text
+
+
 def test_the_commands_say_so_too(litestage, folder, tmp_path):
     from pathlib import Path
     from shutil import copytree
