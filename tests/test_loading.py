@@ -17,7 +17,7 @@ from tiny_model import save_tiny_model
 from litestage.decoder import load_model
 from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
-from litestage.plan import StagePlan
+from litestage.plan import ExitRule, StagePlan
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 ROOT = Path(__file__).parent.parent
@@ -174,6 +174,23 @@ def test_a_special_token_beyond_the_embedding_loads_and_is_refused_where_a_promp
     assert engine.generate([plain], StagePlan(), Decoding()).generations
     with pytest.raises(LiteStageError, match=r"'<image>' \(id \d+\), for which the model has no embedding"):
         engine.generate([plain, image], StagePlan(), Decoding())
+
+
+def test_so_it_is_in_what_is_scored_chosen_or_run_on_trial(folder):
+    edit_added(folder, "<image>", 5000, special=True)
+    loaded = load_model(str(folder))
+    engine = Engine(loaded.model, loaded.tokenizer)
+    river, image = (loaded.tokenizer(text)["input_ids"] for text in ("a river", "<image>"))
+    probe = StagePlan(exit=ExitRule("answer_probe", words="a river <image>"))
+    for act in (
+        lambda: engine.loglikelihood([(river, river), (image, river)], StagePlan()),
+        lambda: engine.loglikelihood([(river, image)], StagePlan()),
+        lambda: engine.choose([[*river, 5], [*river, *image]], StagePlan()),
+        lambda: engine.choose([[*image, 5], [*image, 6]], StagePlan()),
+        lambda: engine.generate([Request(tuple(river), 2)], probe, Decoding()),
+    ):
+        with pytest.raises(LiteStageError, match=r"'<image>' \(id \d+\), for which the model has no embedding"):
+            act()
 
 
 def test_an_empty_folder_is_refused(tmp_path):

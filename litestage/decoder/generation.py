@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from logging import getLogger
 from typing import Any
 
@@ -40,6 +41,13 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
 }
 """Fields of ``generation_config`` that change what greedy ``generate`` writes, and the values (beside None) at which
 they do not. Sampling's own, lengths that a stage sets, lossless drafts and what only beams read are no part of it."""
+
+
+def settings_of(model: Any) -> dict[str, Any]:
+    """What the model's generation configuration sets, as plain data."""
+    given = model.generation_config.to_diff_dict()
+    kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
+    return json.loads(json.dumps(kept, sort_keys=True, default=str))  # type: ignore[no-any-return]
 
 
 def left_out(generation_config: Any) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Decoder
+from litestage.decoder.generation import settings_of
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine import scheduler, sequences
 from litestage.engine.graph.compiled import COMPILING
@@ -75,7 +75,7 @@ class Engine:
         self._compiling = compiling
         fastest = "static" if self.decoder.device.type == "cuda" else "host"
         self.path = fastest if path == "fast" else path
-        self.generation_settings = _settings(model)
+        self.generation_settings = settings_of(model)
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.most_rows = sys.maxsize
@@ -101,15 +101,10 @@ class Engine:
             LiteStageError: an empty prompt, a token that has no embedding, or a row that memory does not hold alone.
         """
         started = self.clock()
-        for request in requests:
-            if (last := max(request.prompt, default=0)) >= self.decoder.embeddings:
-                raise LiteStageError(
-                    f"A prompt has the token {self.tokenizer.decode([last])!r} (id {last}), for which the model has no "
-                    "embedding; leave it out of the text."
-                )
         detokenise = Detokenise(self.tokenizer, decoding.stop, self._alone)
         words = plan.exit.on_trial if plan.exit else ""
         trial = tuple(self.tokenizer(words, add_special_tokens=False)["input_ids"]) if words else ()
+        self._refuse_unknown([trial, *(request.prompt for request in requests)])
         rows = [Row(request, plan.exit, self.eos, detokenise, confidences, trial) for request in requests]
         room = self.decoder.context_length
         for row in rows:
@@ -126,7 +121,12 @@ class Engine:
 
     @torch.inference_mode()
     def loglikelihood(self, pairs: Sequence[Pair], plan: StagePlan) -> list[tuple[float, bool]]:
-        """Scores continuations; see :func:`litestage.engine.sequences.loglikelihood`."""
+        """Scores continuations; see :func:`litestage.engine.sequences.loglikelihood`.
+
+        Raises:
+            LiteStageError: a token that has no embedding, or a pair that memory does not hold alone.
+        """
+        self._refuse_unknown(tokens for pair in pairs for tokens in pair)
         scores: list[tuple[float, bool]] = []
         while len(scores) < len(pairs):
             part = pairs[len(scores) :][: self.most_rows]
@@ -145,7 +145,11 @@ class Engine:
 
         Where they part by one token each, that is a comparison of next-token logits after one prefill. None where a
         score is no number.
+
+        Raises:
+            LiteStageError: a token that has no embedding.
         """
+        self._refuse_unknown(candidates)
         context = common_prefix(candidates)
         endings = [sequence[len(context) :] for sequence in candidates]
         if all(len(ending) == 1 for ending in endings):
@@ -193,6 +197,15 @@ class Engine:
         """Why the host writes out this plan's decode steps, or None where they are static (CUDA graphs on CUDA)."""
         return self.runner.why_not_static(plan)
 
+    def _refuse_unknown(self, texts: Iterable[Sequence[int]]) -> None:
+        """Raises LiteStageError for the first text with a token that the model has no embedding for."""
+        for text in texts:
+            if (last := max(text, default=0)) >= self.decoder.embeddings:
+                raise LiteStageError(
+                    f"A text has the token {self.tokenizer.decode([last])!r} (id {last}), for which the model has no "
+                    "embedding; leave it out."
+                )
+
     def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, prefixes: PrefixCache | None) -> float:
         """Decodes rows to their ends; returns the seconds until they had their first tokens.
 
@@ -237,13 +250,6 @@ class Engine:
         if self.decoder.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.device)
         return perf_counter()
-
-
-def _settings(model: Any) -> dict[str, Any]:
-    """What the model's generation configuration sets, as plain data."""
-    given = model.generation_config.to_diff_dict()
-    kept = {key: value for key, value in given.items() if not key.startswith("_") and key != "transformers_version"}
-    return json.loads(json.dumps(kept, sort_keys=True, default=str))  # type: ignore[no-any-return]
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
