@@ -65,6 +65,8 @@ def read_text(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         wide = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
         row = 1 if wide else raw.count(b"\n", 0, error.start) + 1
+        if b"\0" in raw and not wide:  # parquet, an archive, a picture
+            raise LiteStageError(f"{path} holds no text but binary data; write it out as UTF-8 text.") from None
         encoding = "UTF-16" if wide else "another encoding"
         raise LiteStageError(
             f"{path}, row {row} is not UTF-8 but {encoding}; save the file as UTF-8 (iconv -t UTF-8 -f "
@@ -90,11 +92,11 @@ def parse_json(text: str) -> Any:
     """JSON as its standard has it.
 
     Raises:
-        ValueError: text that is not JSON, and what Python takes for it: NaN, infinities, half a surrogate pair, and
-            nesting beyond Python's own.
+        ValueError: text that is not JSON, and what Python takes for it: NaN, infinities, half a surrogate pair, a key
+            that stands twice, and nesting beyond Python's own.
     """
     try:
-        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_once)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -102,6 +104,13 @@ def parse_json(text: str) -> Any:
     except UnicodeEncodeError:
         raise ValueError("it holds half a surrogate pair, which is no character") from None
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
 
 
 def _refused(name: str) -> float:

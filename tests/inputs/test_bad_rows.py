@@ -61,6 +61,7 @@ def test_windows_line_ends_blank_lines_and_a_byte_order_mark_are_no_trouble(rows
         '{"question": "Why?", "options": ["a"], "answer": "A", "x": NaN}',
         '{"question": "Why?", "options": ["a"], "answer": "A", "x": -Infinity}',
         '{"question": "Why?", "options": ["a"], "answer": "A", "x": 1e999}',
+        '{"question": "Why?", "options": ["a", "b"], "answer": "A", "answer": "B"}',
         '{"question": "\\ud800", "options": ["a"], "answer": "A"}',
         *(
             json.dumps({**ROW, **wrong})
@@ -106,6 +107,7 @@ def test_encodings_name_file_and_row_and_what_to_do(one_sentence, rows):
     one_sentence(lambda: rows(json.dumps(ROW).encode() + b"\n" + latin), "rows.jsonl", "row 2", "iconv")
     one_sentence(lambda: rows(json.dumps(ROW).encode("utf-16")), "rows.jsonl", "UTF-16", "iconv")
     one_sentence(lambda: rows(json.dumps(ROW).encode("utf-16-le")), "rows.jsonl")
+    one_sentence(lambda: rows(b"PAR1\x95\0\0\0\0PAR1"), "rows.jsonl", "binary data")
 
 
 def test_absent_empty_and_a_folder_are_one_sentence(one_sentence, rows, tmp_path):
