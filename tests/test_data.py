@@ -203,6 +203,14 @@ def test_a_split_with_no_question_left_is_refused(own_task, tmp_path):
         load_task(path).questions("test")
 
 
+def test_a_split_that_draws_more_rows_than_there_are_is_told_once(own_task, caplog):
+    path = own_task([GOOD, {**GOOD, "id": "2"}])
+    path.write_text("rows: {all: rows.jsonl}\nsplits: {calibration: {of: all, draw: 2}, test: {of: all, draw: 500}}\n")
+    assert len(load_task(path).questions("test")) == len(load_task(path).questions("test")) == 2
+    (warning,) = caplog.messages
+    assert "draws 500 rows of 'all', which has 2" in warning
+
+
 def test_test_questions_among_the_calibration_questions_are_told_once(tmp_path, caplog):
     write_rows(tmp_path / "known.jsonl", [GOOD, {**GOOD, "question": "Is ice hot?"}])
     write_rows(tmp_path / "new.jsonl", [{**GOOD, "id": "other"}])

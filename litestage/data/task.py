@@ -113,6 +113,11 @@ class Task:
             taken = {question.id for question in self._questions(self.splits[split.without])}
             rows = [question for question in rows if question.id not in taken]
         if split.draw:
+            if split.draw > len(rows):
+                _say(
+                    f"A split of the task {self.name!r} draws {split.draw} rows of {split.of!r}, which has "
+                    f"{len(rows)}: it takes all; give more rows, or draw fewer."
+                )
             by_id = sorted(rows, key=lambda question: question.id)  # the same draw whatever order the rows come in
             drawn = {question.id for question in random.Random(SEED).sample(by_id, min(split.draw, len(by_id)))}
             rows = [question for question in rows if question.id in drawn]
