@@ -258,6 +258,7 @@ def test_the_confidence_rule_is_the_plan_that_it_was():
         ({"rule": "answer_probe", "words": ""}, ["words", "''"]),
         ({"rule": "answer_probe", "threshold": 1.5}, ["threshold", "1.5"]),
         ({"threshold": float("nan")}, ["threshold", "nan"]),
+        ({"rule": "by_stage", "stages": {"recall": {1: 2}}}, ["'confidence'", "'1'"]),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_told_in_one_sentence(given, named):

@@ -28,7 +28,8 @@ class ByStage(ExitRule):
         ):
             raise LiteStageError(f"exit stages is {given!r:.80}; it maps stages to rules, {{analyze: {{rule: ...}}}}.")
         if isinstance(given, Mapping):
-            made = tuple((str(name), ExitRule(**rule)) for name, rule in given.items())
+            rules = [(str(name), {str(key): value for key, value in rule.items()}) for name, rule in given.items()]
+            made = tuple((name, ExitRule(**rule)) for name, rule in rules)
             object.__setattr__(self, "stages", made)
 
     def of(self, stage: str) -> ExitRule | None:
