@@ -4,7 +4,7 @@ import pytest
 
 from litestage.errors import LiteStageError
 from litestage.stages import Pipeline, Question, Stage, load_pipeline
-from litestage.stages.pipeline import as_sentence
+from litestage.stages.template import as_sentence
 
 QUESTION = Question("q", "Where does a turtle live?", ("river", "canopy", "swamp"), "C")
 HEAD = "Where does a turtle live?\n(A) river (B) canopy (C) swamp\nRecall:"
@@ -254,6 +254,10 @@ def test_a_template_cannot_include_files():
         ({"answer": "D"}, ["'D'", "A, B, C"]),
         ({"answer": "a"}, ["'a'"]),
         ({"answer": ""}, ["''"]),
+        ({"text": None}, ["None", "text"]),
+        ({"id": 5}, ["5", "text"]),
+        ({"options": "xyz"}, ["'xyz'", "list"]),
+        ({"options": ("x", 2.5)}, ["2.5", "text"]),
     ],
 )
 def test_a_malformed_question_is_refused(fields, named):

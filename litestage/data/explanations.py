@@ -15,7 +15,7 @@ from hashlib import sha256
 from litestage.data.facts import FactBook, stems, within
 from litestage.data.rows import Row
 from litestage.stages import Question
-from litestage.stages.pipeline import as_sentence
+from litestage.stages.template import as_sentence
 
 
 class NotExplained(Exception):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from litestage.engine import Decoding, Generation, PrefixCache, Request, common_prefix
+from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.stages import Pipeline, Question, Stage
 from litestage.store import ReusingEngine
@@ -45,6 +46,19 @@ class Contestant:
         if timed:
             return [self._answer_by_the_clock(question) for question in questions]
         return self._answer(questions)
+
+    def why_not_answered(self, trace: Trace) -> str:
+        """A sentence where a prompt did not fit the context or logits were no numbers, else nothing."""
+        decoder = self.engine.engine.decoder
+        if trace.too_long:
+            stage = next(stage for stage in trace.stages if "too_long" in stage.stops)
+            return (
+                f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context "
+                f"holds {decoder.context_length}; shorten the question or its options."
+            )
+        if trace.non_finite:
+            return f"The model's logits are not finite ({decoder.dtype}), so there is no answer; use dtype=float32."
+        return ""
 
     def prompts(self, question: Question, trace: Trace) -> dict[str, list[list[int]]]:
         """Token ids of every stage's prompts, as they were when the trace was made."""
@@ -138,10 +152,15 @@ class Contestant:
     def _requests(
         self, stage: Stage, index: int, question: Question, outputs: dict[str, str | list[str]]
     ) -> list[Request]:
-        limit = stage.limit(question)
+        limit, prompts = stage.limit(question), [tuple(self.encode(each)) for each in stage.prompts(question, outputs)]
+        if () in prompts:
+            raise LiteStageError(
+                f"The prompt of stage {stage.name!r} is empty for question {question.id!r}, so there is no token to go "
+                "on from; begin it with some text of its own."
+            )
         return [
-            Request(tuple(self.encode(prompt)), limit, group=index, stream=f"{question.id}/{stage.name}/{row}")
-            for row, prompt in enumerate(stage.prompts(question, outputs))
+            Request(prompt, limit, group=index, stream=f"{question.id}/{stage.name}/{row}")
+            for row, prompt in enumerate(prompts)
         ]
 
     def _decoding(self, stage: Stage) -> Decoding:
@@ -152,15 +171,15 @@ class Contestant:
     ) -> tuple[str | None, bool]:
         """The answer's letter, and whether it was chosen by likelihood because the last stage's text had none.
 
-        There is none where any stage's prompt did not fit, or a text broke off.
+        There is none where any stage's prompt did not fit, or a text broke off. A letter that no option has is none.
         """
         if {"too_long", "non_finite"} & set(stops):
             return None, False
         answer = self.pipeline.parse_answer(outputs)
-        if self.pipeline.choose == "likelihood" and answer not in question.labels:
-            chosen = self._by_likelihood(question, outputs)
-            return chosen or answer, chosen is not None
-        return answer, False
+        if answer in question.labels:
+            return answer, False
+        chosen = self._by_likelihood(question, outputs) if self.pipeline.choose == "likelihood" else None
+        return chosen, chosen is not None
 
     def _by_likelihood(self, question: Question, outputs: dict[str, str | list[str]]) -> str | None:
         """The option's letter that goes on best from the last stage's text.

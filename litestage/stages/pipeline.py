@@ -19,14 +19,13 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
-import jinja2.runtime
-import jinja2.sandbox
 import regex
 
 from litestage.errors import LiteStageError, did_you_mean, known_stages, one_of
 from litestage.stages.example import Example
 from litestage.stages.prompt import Prompt, Turn
 from litestage.stages.question import Option, Question
+from litestage.stages.template import JINJA, Written, as_sentence
 
 CHOICES = ("none", "likelihood")
 FAN_OUT_MODES = ("per_option", "per_option_sequential", "joint")
@@ -36,24 +35,6 @@ PATIENCE_S = 10
 
 Outputs = Mapping[str, "str | list[str]"]
 """What earlier stages wrote: one text, or one per option for a stage that fanned out."""
-
-
-def as_sentence(text: str) -> str:
-    """``text`` closed with a full stop unless it ends in one or in a quotation mark (TinyThinker ``trainer.py``)."""
-    text = text.strip()
-    return text if text.endswith((".", '"', "'")) else text + "."
-
-
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """What templates read most is plainly safe: to look into it takes half of a prompt's time."""
-        if isinstance(obj, (Option, jinja2.runtime.LoopContext)):
-            return not attr.startswith("_")
-        return super().is_safe_attribute(obj, attr, value)
-
-
-_JINJA = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False)
-_JINJA.filters["sentence"] = as_sentence
 
 
 @dataclass(frozen=True)
@@ -95,14 +76,14 @@ class Stage:
 
     @cached_property
     def _templates(self) -> tuple[jinja2.Template, jinja2.Template]:
-        return _JINJA.from_string(self.prompt), _JINJA.from_string(self.reply)
+        return JINJA.from_string(self.prompt), JINJA.from_string(self.reply)
 
     def variables(self) -> set[str]:
         """Names the prompt and the reply read. Raises LiteStageError when a template does not parse."""
         names: set[str] = set()
         for part in ("prompt", "reply"):
             try:
-                names |= jinja2.meta.find_undeclared_variables(_JINJA.parse(getattr(self, part)))
+                names |= jinja2.meta.find_undeclared_variables(JINJA.parse(getattr(self, part)))
             except jinja2.TemplateSyntaxError as error:
                 raise LiteStageError(
                     f"The {part} of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
@@ -130,7 +111,8 @@ class Stage:
         self, question: Question, outputs: Mapping[str, Any], over: Sequence[Option | None]
     ) -> list[tuple[str, str]]:
         """By option, or once, the prompt and how the reply begins."""
-        context = {"question": question.text, "options": question.lettered, **outputs}
+        written = {name: Written(text) if isinstance(text, str) else text for name, text in outputs.items()}
+        context = {"question": question.text, "options": question.lettered, **written}
         prompt, reply = self._templates
         try:
             return [(prompt.render(context, option=option), reply.render(context, option=option)) for option in over]

@@ -4,9 +4,11 @@ import json
 import time
 
 import pytest
+from tiny import contestant
 
 from litestage.data import load_task
-from litestage.stages import Question, load_pipeline
+from litestage.runner import run
+from litestage.stages import Pipeline, Question, Stage, load_pipeline
 
 QUESTION = Question("q", "Why?", ("so", "no"), "A")
 GOOD = "stages: [{name: one, prompt: '{{ question }}'}]\n"
@@ -120,11 +122,39 @@ def test_a_pipeline_that_cannot_be_is_one_sentence(one_sentence, pipeline, text)
         "{{ range(10 ** 9) | list }}",
         "{{ question + 1 }}",
         "{{ question.x.y }}",
+        "{{ options }}",
+        "{{ options[0] }}",
+        "{{ option }}",
+        "{% for o in options %}{{ o }}{% endfor %}",
+        "{{ options | map(attribute='text') | list }}",
     ],
 )
 def test_a_prompt_that_cannot_be_made_is_one_sentence(one_sentence, pipeline, prompt):
     made = pipeline(f"stages: [{{name: one, prompt: {json.dumps(prompt)}}}]")
     one_sentence(lambda: made.stages[0].prompts(QUESTION, {}), "'one'", "'q'")
+
+
+@pytest.mark.parametrize(
+    "read", ["{{ one[0] }}", "{{ one | join(' ') }}", "{% for text in one %}{{ text }}{% endfor %}"]
+)
+def test_one_text_that_is_read_as_a_list_is_one_sentence(one_sentence, pipeline, read):
+    """As a stage's texts are where it fans out, and its one text where it is joint."""
+    stages = [{"name": "one", "prompt": "x", "fan_out": "options"}, {"name": "two", "prompt": read}]
+    made = pipeline(json.dumps({"stages": stages}))
+    assert made.stages[1].prompts(QUESTION, {"one": ["yes", "no"]})
+    one_sentence(lambda: made.stages[1].prompts(QUESTION, {"one": "yes and no"}), "'two'", "'q'")
+
+
+def test_one_text_is_read_whole_or_in_part(pipeline):
+    prompt = "{{ one if one is string }} {{ one[:3] }} {{ one | sentence }} {{ one.split() | last }} {{ 'no' in one }}"
+    made = pipeline(json.dumps({"stages": [{"name": "one", "prompt": "x"}, {"name": "two", "prompt": prompt}]}))
+    assert made.stages[1].prompts(QUESTION, {"one": "yes and no"}) == ["yes and no yes yes and no. no True"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_an_empty_prompt_names_stage_and_question(one_sentence, timed):
+    empty = contestant(pipeline=Pipeline("empty", (Stage("one", "{{ question }}", 2), Stage("two", "{{ one[:0] }}"))))
+    one_sentence(lambda: run([QUESTION], {"full": empty}, timed=timed), "'two' is empty", "'q'")
 
 
 def test_encodings_folders_and_absence_are_one_sentence(one_sentence, pipeline, tmp_path, not_text):
