@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from litestage.config import pipeline_of_model
 from litestage.data import load_task
@@ -45,36 +46,29 @@ class Answerer:
         """Answers a question alone, by the clock.
 
         Raises:
-            LiteStageError: an empty question, no options, or a prompt longer than the model's context.
+            LiteStageError: an empty question, no list of options, or a prompt longer than the model's context.
         """
-        asked = Question("asked", question, tuple(options))
-        trace = self.session.contestant(self.pipeline, self.plan).answer([asked], timed=True)[0]
-        if trace.too_long:
-            stage = next(stage for stage in trace.stages if "too_long" in stage.stops)
-            raise LiteStageError(
-                f"The prompt of stage {stage.name!r} has {max(stage.prompt_tokens)} tokens, and the model's context "
-                f"holds {self.session.engine.decoder.context_length}; shorten the question or its options."
-            )
-        if trace.non_finite:
-            raise LiteStageError(
-                f"The model's logits are not finite ({self.session.engine.decoder.dtype}), so there is no answer; "
-                "load it with dtype='float32'."
-            )
-        option = asked.options[asked.labels.index(trace.answer)] if trace.answer in asked.labels else None
+        several = isinstance(options, Sequence) and not isinstance(options, str)
+        asked = Question("asked", question, tuple(options) if several else options)
+        contestant = self.session.contestant(self.pipeline, self.plan)
+        trace = contestant.answer([asked], timed=True)[0]
+        if why := contestant.why_not_answered(trace):
+            raise LiteStageError(why)
+        option = asked.options[asked.labels.index(trace.answer)] if trace.answer else None
         return Answer(" ".join(trace.stages[-1].texts), trace.answer, option, trace)
 
 
 def load(
-    model: str = "reference",
-    plan: str | Plan = "full",
+    model: str | Path = "reference",
+    plan: str | Path | Plan = "full",
     *,
-    task: str | None = None,
-    pipeline: str | None = None,
-    device: str = "auto",
+    task: str | Path | None = None,
+    pipeline: str | Path | None = None,
+    device: Any = "auto",
     dtype: str = "auto",
     weights: str = "auto",
     revision: str | None = None,
-    adapter: str | None = None,
+    adapter: str | Path | None = None,
     generation_config: str = "ignore",
     chat_template: bool = False,
     store: str | Path | None = None,
@@ -86,6 +80,7 @@ def load(
         plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
         task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
         pipeline: another pipeline than the model's own or the task's.
+        device: a name or torch's.
         weights: ``int8``: in 8 bits, on a CPU.
         revision: hub branch, tag or commit.
         adapter: folder or hub name of a PEFT adapter, merged at loading.
@@ -97,8 +92,9 @@ def load(
     Raises:
         LiteStageError: whatever cannot be loaded, or a plan that does not fit.
     """
+    model, device = str(model), str(device)
     chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
-    pipeline = pipeline or pipeline_of_model(model)
+    pipeline = str(pipeline) if pipeline else pipeline_of_model(model)
     if chosen:
         through = chosen.through(pipeline, chat=chat_template)
     else:
@@ -106,7 +102,7 @@ def load(
     session = Session.open(
         model,
         revision=revision,
-        adapter=adapter,
+        adapter=None if adapter is None else str(adapter),
         generation_config=generation_config,
         device=device,
         dtype=dtype,
@@ -114,8 +110,8 @@ def load(
         chat_template=chat_template,
         store=store,
     )
-    if isinstance(plan, str):
-        plan = session.plan(plan, chosen, through)
+    if not isinstance(plan, Plan):
+        plan = session.plan(str(plan), chosen, through)
     else:
         plan.validate(
             layers=session.engine.decoder.layers,

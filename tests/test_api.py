@@ -42,6 +42,22 @@ def test_bad_input_raises_the_sentence():
         litestage.load(plan="cosin:4")
 
 
+@pytest.mark.parametrize("options", ["ABCD", {"A": "river"}, 5, None, [1, 2], ["river", None]], ids=str)
+def test_options_that_are_no_list_of_texts_are_one_clear_error(answerer, options):
+    with pytest.raises(LiteStageError, match=r"list of texts|where a text is due"):
+        answerer("Where does a turtle live?", options)
+
+
+def test_paths_and_devices_may_be_objects(tmp_path):
+    import torch
+
+    (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {ffn: [3]}}}\n")
+    loaded = litestage.load(plan=tmp_path / "plan.yaml", device=torch.device("cpu"), store=tmp_path / "store.sqlite")
+    assert loaded.plan["recall"].skip.ffn == (3,)
+    with pytest.raises(LiteStageError, match="absent"):
+        litestage.load(tmp_path / "absent")
+
+
 def test_a_plan_object_is_checked_against_the_model():
     plan = litestage.Plan.full(["recall"])
     assert litestage.load(plan=plan).plan is plan

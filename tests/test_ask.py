@@ -107,6 +107,28 @@ def test_a_plan_that_is_mistaken_is_told_before_anything_is_answered(asked):
     assert not printed.out
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--plan", "absent.yaml"], "absent.yaml"),
+        (["--question", "Where?", "--option", "a", "--option", " "], "empty option"),
+        (["--question", " ", "--option", "a"], "is empty"),
+    ],
+)
+def test_so_is_a_plan_file_or_a_question_before_a_model_is_loaded(asked, monkeypatch, words, named):
+    monkeypatch.setattr("litestage.session.workbench.Workbench.open", lambda config: pytest.fail("it was loaded"))
+    code, printed = asked(*words)
+    assert code == 2
+    assert named in printed.err
+
+
+def test_a_question_that_does_not_fit_is_said_to_have_no_answer_and_why(asked, tmp_path):
+    words = ["--question", "Where does a turtle live? " * 500, "--option", "river", "--option", "swamp"]
+    code, printed = asked(f"store={tmp_path / 'store.sqlite'}", *words)
+    assert code in (0, None)
+    assert "no answer: The prompt of stage 'recall' has" in printed.out
+
+
 def test_options_without_a_question_are_refused(asked):
     code, printed = asked("--option", "river")
     assert code == 2

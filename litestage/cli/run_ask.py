@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from litestage.cli.output import print_json, print_table
 from litestage.config import SearchConfig, load_config
 from litestage.errors import LiteStageError
-from litestage.methods.shorthand import parse_shorthand, parted, wants_drafts
+from litestage.methods.shorthand import check_spec, wants_drafts
 from litestage.plan.words import NO_DRAFTS
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ def ask(
     config = load_config(overrides if given else [*SOON, *overrides])
     if (question is None) != (not options):
         raise LiteStageError("A question needs its options, and options a question: --question '...' --option a ...")
-    for spec in plans:
-        if not parted(spec)[0].endswith((".yaml", ".yml")):
-            parse_shorthand(spec)  # a mistake is told before anything is loaded or answered
     from litestage.session.workbench import Workbench
     from litestage.stages import Question
 
+    for spec in plans:
+        check_spec(spec)  # a mistake is told before anything is loaded or answered
+    own = None if question is None else Question("asked", question, tuple(options))
     bench = Workbench.open(config)
-    asked = bench.task.questions("test")[0] if question is None else Question("asked", question, tuple(options))
+    asked = own or bench.task.questions("test")[0]
     print(asked.text, *(f"({each.label}) {each.text}" for each in asked.lettered), sep="\n")
     answers: dict[str, Trace] = {}
     for spec in dict.fromkeys(["full", *plans]):
@@ -48,6 +48,8 @@ def ask(
         contestant.answer([asked], timed=True)  # the first run allocates and compiles
         answers[spec] = contestant.answer([asked], timed=True)[0]
         _print_texts(spec, answers[spec])
+        if why := contestant.why_not_answered(answers[spec]):
+            print(f"  no answer: {why}")
         if wants_drafts(spec) and not contestant.plan.drafts:
             print(f"  drafts: {NO_DRAFTS}")
     _print_table(answers)

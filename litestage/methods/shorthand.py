@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.methods import METHODS, Measurements, Setting
 from litestage.methods.own import is_file, own_method
-from litestage.plan import Plan
+from litestage.plan import Plan, load_plan
 
 SUFFIXES = ("exit", "prefix", "lookup", "self")
 """What may be added to any method, in the order in which it is: the exit rule; the prefix cache between stages; drafts
@@ -86,6 +86,19 @@ def parse_shorthand(spec: str) -> Shorthand:
         )
     budget, seed = (*values, 0, 0)[:2]
     return Shorthand(method, budget, seed)
+
+
+def check_spec(spec: str) -> None:
+    """Reads a shorthand or a plan file once before a model is loaded for it, which can take minutes.
+
+    Raises:
+        LiteStageError: what does not read.
+    """
+    body, _ = parted(spec)
+    if body.endswith((".yaml", ".yml")):
+        load_plan(body)
+    else:
+        parse_shorthand(spec)
 
 
 def seeded(spec: str, seed: int) -> str:

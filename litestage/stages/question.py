@@ -29,8 +29,8 @@ class Question:
         answer: the letter of the right option, or None when it is not known.
 
     Raises:
-        LiteStageError: an empty question, no options, an empty option, more than 26 of them, a text that no file can
-            hold, or an answer that is not among the letters.
+        LiteStageError: what is no text, an empty question, no options, an empty option, more than 26 of them, a text
+            that no file can hold, or an answer that is not among the letters.
     """
 
     id: str
@@ -39,6 +39,11 @@ class Question:
     answer: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.options, tuple):
+            raise LiteStageError(f"Question {self.id!r} has the options {self.options!r:.80}; give a list of texts.")
+        for text in (self.id, self.text, *self.options):
+            if not isinstance(text, str):
+                raise LiteStageError(f"Question {self.id!r} has {text!r:.80} where a text is due; write it as one.")
         if not all(map(_is_text, (self.id, self.text, *self.options))):
             raise LiteStageError(f"Question {self.id!r} holds half a surrogate pair, which is no character; mend it.")
         if not self.text.strip():
