@@ -45,7 +45,7 @@ def configure(
     """
     base = OmegaConf.structured(schema)
     chosen, dotted = _split(schema, overrides, groups)
-    given = [_read(layer, schema) if isinstance(layer, Path) else layer for layer in layers]
+    given = [at_home(_read(layer, schema)) if isinstance(layer, Path) else layer for layer in layers]
     at = ""
     try:
         merged = base
@@ -55,7 +55,7 @@ def configure(
             for at, mapping in _mappings(schema, layer):
                 OmegaConf.update(merged, at, mapping, merge=False)
         for at, value in dotted:
-            OmegaConf.update(merged, at, value, merge=not _is_mapping(_expected(schema, at)))
+            OmegaConf.update(merged, at, at_home(value), merge=not _is_mapping(_expected(schema, at)))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = _as_written(str(error.full_key or error.key), [key for key, _ in dotted])
@@ -67,6 +67,15 @@ def configure(
         key = str(error.full_key or "")
         named = key if key.startswith(at.partition(".")[0]) else f"{at}.{key}"
         raise LiteStageError(f"The option {named!r} does not fit: {reason}; correct it.") from None
+
+
+def at_home(value: Any) -> Any:
+    """The value with every path in it that begins with ``~/`` in the user's home, as no shell reads it behind ``=``."""
+    if isinstance(value, Mapping):
+        return {key: at_home(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [at_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _read(path: Path, schema: type) -> Mapping[str, Any]:

@@ -74,6 +74,16 @@ def test_model_info_names_plan_engine_hardware_and_how_latency_was_measured(mode
     json.dumps(info)
 
 
+def test_two_tasks_of_one_name_through_two_pipelines_both_stand_in_the_model_info(model, tmp_path):
+    text = "task: {0}\nclass: !function litestage.harness.task.StagedTask\ngeneration_kwargs: {{litestage: {1}}}\n"
+    for name, request in (("one", "{task: menagerie}"), ("two", "{task: menagerie, pipeline: single}")):
+        (tmp_path / f"{name}.yaml").write_text(text.format(name, request))
+    timed = model()
+    evaluate(timed, "one", "two", include=tmp_path, limit=1)
+    plans = timed.get_model_info()["plans"]
+    assert [plan["pipeline"] for plan in plans.values()] == ["recall_analyze_summarize", "single"]
+
+
 def test_a_batched_run_reports_no_seconds_and_lists_none(model):
     results = evaluate(model(batch_size=4), "menagerie_multistage", limit=3)
     figures = reported(results, "menagerie_multistage")

@@ -1,7 +1,9 @@
 """Ordinary tasks inside lm-eval give the numbers of its own model; under a plan they give others."""
 
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lm_eval_runs import evaluate, lite_stage, reported
@@ -91,7 +93,7 @@ def test_a_plan_changes_ordinary_tasks_and_needs_a_default_stage(plain_tasks, tm
 
     assert first("full") != first("uniform:4")
     (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {mhsa: [1], ffn: []}}}\n")
-    with pytest.raises(LiteStageError, match=r"no stage 'default'|names the stage 'recall'"):
+    with pytest.raises(LiteStageError, match=r"no stage 'default' \(it names recall\)"):
         first(tmp_path / "plan.yaml")
     with pytest.raises(LiteStageError, match="calibration split"):
         first("cosine:2")
@@ -116,3 +118,60 @@ def test_generation_keywords_that_are_not_applied_are_refused(plain_tasks, tmp_p
         with pytest.raises(LiteStageError, match=complaint):
             texts(**keywords)
     assert texts(num_beams=1, repetition_penalty=1.0) == texts()
+
+
+@pytest.fixture
+def said(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)
+    return caplog
+
+
+def scored(context, continuation):
+    return SimpleNamespace(args=(context, continuation), task_name="t", doc_id=0)
+
+
+def test_a_continuation_without_a_token_has_no_likelihood(tmp_path):
+    """It would be a certain one, and the best of all."""
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "model"))
+    for context in ("Why?", ""):
+        with pytest.raises(LiteStageError, match="has no token of its own, so it has no likelihood"):
+            model.loglikelihood([scored("Why?", " so"), scored(context, "")])
+    with pytest.raises(LiteStageError, match="continuation ' so' of 'Why\\?'"):
+        model._loglikelihood_tokens([(("Why?", " so"), [5, 6], [])])
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_context_of_blanks_alone_is_scored_as_an_empty_one(tmp_path, bos: bool):
+    """lm-eval takes the blanks for the continuation's."""
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "model", bos=bos), batch_size=3)
+    blank, empty, _ = model.loglikelihood([scored(" ", "a"), scored("", " a"), scored("Where does", " a")])
+    assert blank == pytest.approx(empty, abs=1e-4)
+
+
+def test_prompts_that_lose_their_beginning_are_counted(tmp_path, said):
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "model", context=64))
+    asked = SimpleNamespace(args=("a " * 60, {"max_gen_toks": 8}), task_name="t", doc_id=0)
+    model.loglikelihood([scored("Why?", " so"), scored("a " * 100, " so"), scored("b " * 100, " so")])
+    assert "2 prompts do not fit the model's context of 64 tokens" in said.text
+    said.clear()
+    model.generate_until([asked])
+    assert "1 prompts do not fit" in said.text
+    said.clear()
+    model.loglikelihood_rolling([scored("a " * 300, "")])
+    assert not said.messages
+
+
+def test_a_chat_template_for_stages_alone_is_said_where_there_are_none(tmp_path, said):
+    folder = Path(save_tiny_model(tmp_path / "model"))
+    settings = folder / "tokenizer_config.json"
+    template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": template}))
+    model = lite_stage(pretrained=str(folder), chat_template=True)
+    for _ in range(2):
+        model.loglikelihood([scored("Why?", " so")])
+    assert said.text.count("--apply_chat_template") == 1
+    said.clear()
+    model = lite_stage(pretrained=str(folder), chat_template=True)
+    model.apply_chat_template([{"role": "user", "content": "Why?"}])
+    model.loglikelihood([scored("<Why?>", " so")])
+    assert not said.messages

@@ -11,13 +11,13 @@ from typing import Any
 
 from litestage.config import TrainerConfig, pipeline_of_model
 from litestage.errors import LiteStageError, did_you_mean, one_of
-from litestage.methods.shorthand import parse_shorthand, parted
-from litestage.plan import load_plan
+from litestage.methods.shorthand import check_spec
+from litestage.overrides import at_home
 from litestage.reading import whole
 from litestage.stages import load_pipeline
 from litestage.stages.pipeline import FAN_OUT_MODES
 
-_THROUGHPUT = 64  # questions at a time with batch_size=auto
+_THROUGHPUT = 64  # questions at a time with batch_size=auto, unless --max_batch_size says how many
 _DEFAULT_DEVICE = "cuda:0"  # lm-eval's, when no device was asked for, for many devices and on machines without CUDA too
 
 
@@ -71,25 +71,26 @@ class ModelArguments:
             LiteStageError: an unknown argument, ``trust_remote_code``, a batch size that is no positive number, an
                 unknown mode, a text that arrives as something else, or a plan or pipeline that does not read.
         """
-        values = {key: value for key, value in given.items() if value is not None and key != "max_batch_size"}
+        values = {key: value for key, value in given.items() if value is not None}
         if values.pop("trust_remote_code", False):
             raise LiteStageError("trust_remote_code is refused: litestage runs no code from the hub; leave it out.")
+        most = whole(values.pop("max_batch_size", _THROUGHPUT), "max_batch_size", least=1)
         known = {entry.name: entry.type for entry in fields(cls)}
         for key, value in values.items():
             if key not in known:
                 raise LiteStageError(f"The model argument {key!r} is not known; {did_you_mean(key, known)}")
             if key in _TEXTS:
-                values[key] = _text(key, value)
+                values[key] = at_home(_text(key, value))
         if not isinstance(values.get("chat_template", False), bool):
             raise LiteStageError(f"chat_template is {values['chat_template']!r}; it is true or false.")
         one_of("analyze", values.get("analyze", FAN_OUT_MODES[0]), FAN_OUT_MODES)
-        values["batch_size"] = _batch_size(values.get("batch_size", 1))
+        values["batch_size"] = _batch_size(values.get("batch_size", 1), most)
         for name in ("devices", "num_nodes"):
             values[name] = whole(values.get(name, 1), name, least=1)
         values["device"] = _device(values.get("device", "auto"), one=values["devices"] == 1)
         values.setdefault("pipeline", pipeline_of_model(values.get("pretrained", cls.pretrained)))
         arguments = cls(**values)
-        _check_plan(arguments.plan)
+        check_spec(arguments.plan)
         if arguments.pipeline is not None:
             load_pipeline(arguments.pipeline)
         return arguments
@@ -171,18 +172,10 @@ def _text(name: str, value: Any) -> str:
     )
 
 
-def _check_plan(spec: str) -> None:
-    """Reads the plan once before a model is loaded for it, which can take minutes."""
-    path, _ = parted(spec)
-    if path.endswith((".yaml", ".yml")):
-        load_plan(path)
-    else:
-        parse_shorthand(spec)
-
-
-def _batch_size(value: Any) -> int:
+def _batch_size(value: Any, most: int) -> int:
+    """As given; ``most``, which lm-eval's ``--max_batch_size`` is, where it is auto."""
     if str(value).partition(":")[0] == "auto":
-        return _THROUGHPUT
+        return most
     if not str(value).isdecimal() or int(value) < 1:
         raise LiteStageError(f"batch_size is {value!r}; give 1 (timed) or more (together, untimed), or auto.")
     return int(value)

@@ -33,6 +33,9 @@ from litestage.session import Session
 from litestage.store import default_store_path
 
 _logger = getLogger("lm_eval.litestage")
+_NOTHING = (
+    "The continuation {!r} of {!r} has no token of its own, so it has no likelihood; mend the task's YAML or rows."
+)
 one_sentence_under_lm_eval()
 
 
@@ -68,6 +71,7 @@ class LiteStageLM(TemplateLM):
         self._device = self.engine.decoder.device
         self._staged = StagedRequests(self.session, self.arguments)
         self._plain = PlainRequests(self.session, self.arguments)
+        self._in_chat = False
         self._warned: set[str] = set()
 
     @classmethod
@@ -89,18 +93,28 @@ class LiteStageLM(TemplateLM):
         self._warn_if_unknown(requests)
         staged = [request for request in requests if KEY in request.args[1]]
         plain = [request for request in requests if KEY not in request.args[1]]
+        self._warn_without_chat(plain)
         answers = iter(self._staged.answer(staged))
         continuations = iter(self._plain.continuations(plain, self.tok_encode, disable_tqdm))
         return [next(answers if KEY in request.args[1] else continuations) for request in requests]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation after its context, and whether greedy decoding would write it."""
+        """Log-probability of each continuation after its context, and whether greedy decoding would write it.
+
+        Raises:
+            LiteStageError: a continuation without a token, which has no likelihood.
+        """
         self._warn_if_unknown(requests)
+        self._warn_without_chat(requests)
+        for request in requests:
+            if not request.args[1]:
+                raise LiteStageError(_NOTHING.format(request.args[1], request.args[0][-40:]))
         return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability of each whole text, in windows of the model's context as ``hf`` cuts them."""
         self._warn_if_unknown(requests)
+        self._warn_without_chat(requests)
         totals = []
         for request in requests:
             windows = get_rolling_token_windows(
@@ -116,7 +130,11 @@ class LiteStageLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        return self._plain.scores([(context, ending) for _, context, ending in requests], disable_tqdm)
+        for texts, _, ending in requests:
+            if not ending:
+                raise LiteStageError(_NOTHING.format(texts[1], texts[0][-40:]))
+        pairs = [(context or [self.prefix_token_id], ending) for _, context, ending in requests]
+        return self._plain.scores(pairs, disable_tqdm)
 
     # ---- tokenisation, as lm-eval's hf model does it
 
@@ -148,6 +166,7 @@ class LiteStageLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The chat as one text, for tasks without stages; a stage's prompt is wrapped when it is made."""
+        self._in_chat = True
         if not getattr(self.tokenizer, "chat_template", None):
             name = self.arguments.pretrained
             raise LiteStageError(f"The tokenizer of {name!r} has no chat template; drop --apply_chat_template.")
@@ -195,6 +214,15 @@ class LiteStageLM(TemplateLM):
             "memory": peak_memory(),
             "environment": environment(self.engine),  # by itself: lm-eval writes the device it asked for
         }
+
+    def _warn_without_chat(self, plain: list[Any]) -> None:
+        """Says once that lm-eval, and no argument of the model, wraps the prompts of tasks without stages."""
+        if plain and self.arguments.chat_template and not self._in_chat and "chat" not in self._warned:
+            self._warned.add("chat")
+            _logger.warning(
+                "chat_template=true is for stages' prompts, so %r is asked without; give --apply_chat_template.",
+                plain[0].task_name,
+            )
 
     def _warn_if_unknown(self, requests: list[Any]) -> None:
         if self.arguments.pretrained not in REFERENCE_MODELS:

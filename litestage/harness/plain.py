@@ -21,6 +21,7 @@ from litestage.ranks import here, share, union
 from litestage.reading import whole
 from litestage.session import Session
 
+_logger = getLogger("lm_eval.litestage")
 _MAX_GEN_TOKS = 256  # lm-eval's own default
 _LIMITS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # lm-eval takes the first given
 
@@ -50,6 +51,7 @@ class PlainRequests:
         longest = max((len(ending) for _, ending in pairs), default=0)
         if longest >= room:
             raise LiteStageError(f"A continuation has {longest} tokens, but the model's context is {self._context}.")
+        self._warn_of_cut(sum(len(context) + len(ending) > room for context, ending in pairs))
         fitting = [(context[-(room - len(ending)) :], ending) for context, ending in pairs]
         scores: dict[int, tuple[float, bool]] = {}
         for chunk in self._batches([len(context) + len(ending) for context, ending in fitting], quiet):
@@ -87,14 +89,11 @@ class PlainRequests:
             raise LiteStageError(f"until is {given['until']!r:.80}; give a text or a list of texts.")
         stop = tuple(text for text in until if text)
         decoding = replace(decoding_of(given), stop=stop)
+        prompts, room = [encode(request.args[0]) for request in asked.values()], self._context - limit
+        self._warn_of_cut(sum(len(prompt) > room for prompt in prompts))
         rows = [
-            Request(
-                tuple(encode(request.args[0])[-(self._context - limit) :]),
-                limit,
-                group=at,
-                stream=f"{request.doc_id}/{index}",
-            )
-            for at, (index, request) in enumerate(asked.items())
+            Request(tuple(prompt[-room:]), limit, group=at, stream=f"{request.doc_id}/{index}")
+            for at, (prompt, (index, request)) in enumerate(zip(prompts, asked.items(), strict=True))
         ]
         indices = list(asked)
         texts: dict[int, str | None] = {}
@@ -105,6 +104,15 @@ class PlainRequests:
                 for at, generation in zip(chunk, generations, strict=True)
             }
         return texts
+
+    def _warn_of_cut(self, count: int) -> None:
+        if count:
+            _logger.warning(
+                "%d prompts do not fit the model's context of %d tokens with what is to follow: they lost their "
+                "beginning; give fewer examples, or ask for less.",
+                count,
+                self._context,
+            )
 
     @property
     def _context(self) -> int:
@@ -120,6 +128,6 @@ class PlainRequests:
 
 def _warn_of_broken(what: str, count: int) -> None:
     if count:
-        getLogger("lm_eval.litestage").warning(
+        _logger.warning(
             "%d %s met logits that are no finite numbers; they are no answers. Use dtype=float32.", count, what
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
@@ -22,12 +21,13 @@ from litestage.harness.task import KEY, Answered, answered, asked_of, question_o
 from litestage.plan import Plan
 from litestage.reading import whole
 from litestage.session import Session
-from litestage.stages import Pipeline
+from litestage.stages import Pipeline, Question
 from litestage.store.journal import until_written
 
 CHOOSING = ("do_sample", "temperature", "top_k", "top_p", "seed")
 """The generation keywords that :func:`decoding_of` reads."""
 
+_COLDEST = 1e-30  # logits divided by less are no numbers
 _YES_OR_NO = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -44,13 +44,15 @@ def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
     Without a ``seed`` among them it is torch's, which lm-eval sets to what ``--seed`` gives.
 
     Raises:
-        LiteStageError: sampling without a temperature above 0, or a value that is no number or out of range.
+        LiteStageError: sampling at a temperature of 0, or next to it, or a value that is no number or out of range.
     """
     if not _samples(keywords):
         return Decoding()
     temperature = _number(keywords, "temperature", 1.0)
-    if temperature <= 0:
-        raise LiteStageError(f"do_sample is true but temperature is {temperature}; give one above 0.")
+    if temperature < _COLDEST:
+        raise LiteStageError(
+            f"temperature is {temperature}, at which nothing is drawn; give one above {_COLDEST}, or do_sample=false."
+        )
     return Decoding(
         temperature=temperature,
         top_k=whole(keywords.get("top_k", 0), "top_k"),
@@ -59,28 +61,35 @@ def decoding_of(keywords: Mapping[str, Any]) -> Decoding:
     )
 
 
-def _repeats(docs: Sequence[Mapping[str, Any]]) -> list[int]:
-    """How often each document stood in the list before: lm-eval's ``repeats`` are the same document again."""
-    before: Counter[str] = Counter()
+def _repeats(questions: Sequence[Question]) -> list[int]:
+    """How often each question stood in the list before: lm-eval's ``repeats`` are the same document again.
+
+    Raises:
+        LiteStageError: two different ones have one id, as what lm-eval's ``process_docs`` made of one may.
+    """
+    before: dict[str, list[Question]] = {}
     numbers = []
-    for doc in docs:
-        numbers.append(before[doc["id"]])
-        before[doc["id"]] += 1
+    for question in questions:
+        same = before.setdefault(question.id, [])
+        if same and same[0] != question:
+            raise LiteStageError(f"Two different questions have the id {question.id!r}; give each its own.")
+        numbers.append(len(same))
+        same.append(question)
     return numbers
 
 
 def _samples(keywords: Mapping[str, Any]) -> bool:
     asked = keywords.get("do_sample")
-    if asked is None:
-        return _number(keywords, "temperature", 0.0) > 0
-    sample = _YES_OR_NO.get(str(asked).lower())
+    sample = _number(keywords, "temperature", 0.0) > 0 if asked is None else _YES_OR_NO.get(str(asked).lower())
     if sample is None:
         raise LiteStageError(f"do_sample is {asked!r:.80}; it is true or false.")
-    if not sample and keywords.get("temperature"):
+    said = [key for key in ("temperature", "top_k", "top_p") if keywords.get(key)]
+    unused = [f"{key} is {keywords[key]}" for key in said if key == "temperature" or keywords[key] != 1]
+    if unused and not sample:
         getLogger("lm_eval.litestage").warning(
-            "temperature is %s, but do_sample is %s: decoding is greedy; give do_sample=true to sample.",
-            keywords["temperature"],
-            asked,
+            "%s, but do_sample is %s: decoding is greedy; give do_sample=true to sample.",
+            ", ".join(unused),
+            "not given" if asked is None else asked,
         )
     return sample
 
@@ -125,17 +134,20 @@ class StagedRequests:
                 f"until is {keywords['until']!r:.80}, but a stage's texts end where its pipeline says (stop); leave it "
                 "out."
             )
+        decoding, questions = decoding_of(keywords), [question_of(doc) for doc in docs]
+        repeats = _repeats(questions)
+        if decoding.temperature == 0:
+            repeats = [0] * len(docs)
         task = load_task(request["task"])
         session = replace(self.session, chat_template=self._chat_template(request))
         asked = self.arguments.pipeline or request["pipeline"]
         pipeline = task.through(asked, self.arguments.analyze, session.chat_template)
         plan = session.plan(self.arguments.plan, task, pipeline)
-        self.plans[task.name] = (pipeline, plan)
-        decoding = decoding_of(keywords)
-        repeats = _repeats(docs) if decoding.temperature > 0 else [0] * len(docs)
+        through_another = self.plans.get(task.name, (pipeline, plan))[0] != pipeline
+        self.plans[f"{task.name} through {pipeline.name}" if through_another else task.name] = (pipeline, plan)
         answers: dict[tuple[str, int], Answered] = {}
         for repeat in sorted(set(repeats)):
-            asked = [question_of(doc) for doc, of in zip(docs, repeats, strict=True) if of == repeat]
+            asked = [question for question, of in zip(questions, repeats, strict=True) if of == repeat]
             traces = session.run(
                 list({question.id: question for question in asked}.values()),
                 {"plan": plan},
@@ -147,7 +159,7 @@ class StagedRequests:
                 progress="questions",
             )["plan"]
             answers |= {(trace.question_id, repeat): answered(trace) for trace in traces}
-        return [answers[doc["id"], repeat] for doc, repeat in zip(docs, repeats, strict=True)]
+        return [answers[question.id, repeat] for question, repeat in zip(questions, repeats, strict=True)]
 
     def _chat_template(self, request: Mapping[str, Any]) -> bool:
         wanted = self.arguments.chat_template or bool(request.get("chat_template"))

@@ -21,8 +21,9 @@ from lm_eval.api.registry import get_aggregation
 
 from litestage.conf import beside
 from litestage.data import Task, load_task
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, known_keys
 from litestage.harness.metrics import metric_list, metric_names, metrics
+from litestage.reading import whole
 from litestage.stages import Question
 from litestage.trace import Trace
 
@@ -46,6 +47,8 @@ _STAGED: dict[str, Any] = {
     "num_fewshot": 0,
 }
 """What lm-eval wants to be told of a staged task; its prompt is for the samples' file only."""
+_READ = ("task", "task_alias", "class", "metadata", "generation_kwargs", "repeats", "process_docs", "doc_to_text")
+"""The keys of a staged task's YAML that change something; others may stand at what they are anyway."""
 
 _SCORED: dict[str, Any] = {
     "output_type": "multiple_choice",
@@ -77,7 +80,12 @@ def answered(trace: Trace) -> Answered:
 
 
 def question_of(doc: dict[str, Any]) -> Question:
-    """The question in a document of a staged task."""
+    """The question in a document of a staged task. Raises LiteStageError where a task's ``process_docs`` left none."""
+    for key in ("id", "question", "options", "answer"):
+        if key not in doc:
+            raise LiteStageError(
+                f"A document of a staged task has no {key!r} (it has {', '.join(doc)}); keep it there."
+            )
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
@@ -126,20 +134,38 @@ class LikelihoodTask(_OwnQuestions, _Chosen):
                 f"The lm-eval task {config.get('task')!r} names no questions; add to its YAML "
                 "metadata: {questions: mine.yaml}."
             )
-        self.source = load_task(beside(_folder_of(config), str(config["metadata"]["questions"])))
+        self.source = load_task(_found(config, str(config["metadata"]["questions"])))
         super().__init__(config=config)
 
 
-def _folder_of(config: dict[str, Any]) -> Path:
-    """Where lm-eval 0.4.13 read a task's YAML: the paths in it are relative to that."""
-    return Path(str(config["metadata"].get("config_source", ""))).parent
+def _found(config: dict[str, Any], name: str) -> str:
+    """A YAML file that a task's YAML names, relative to where lm-eval 0.4.13 read that, or a shipped one's name.
+
+    Raises:
+        LiteStageError: it is not there, and lm-eval has not said where it read the task's.
+    """
+    source = str(config["metadata"].get("config_source", ""))
+    found = beside(Path(source).parent, name)
+    if source == "inline" and found.endswith((".yaml", ".yml")) and not Path(found).exists():
+        raise LiteStageError(
+            f"The lm-eval task {config.get('task')!r} names {name!r}, and lm-eval does not say beside which file: give "
+            f"that one's folder as --include_path, and --tasks {config.get('task')}."
+        )
+    return found
 
 
 class StagedTask(_OwnQuestions, _Generated):
     """A multiple-choice task that a model answers in stages."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        for key in config.keys() - {*_READ}:
+            if config[key] != _STAGED.get(key):
+                raise LiteStageError(
+                    f"The lm-eval task {config.get('task')!r} has {key}: {config[key]!r:.80}, which nothing reads in "
+                    f"stages: prompts are a pipeline's, questions a litestage task's, figures of traces; leave it out."
+                )
         config = deepcopy({**_STAGED, **{key: value for key, value in config.items() if key != "class"}})
+        config["repeats"] = whole(config.get("repeats", 1), f"repeats of {config.get('task')!r}", least=1)
         config["metadata"] = {"version": 1.0, **(config.get("metadata") or {})}
         config["generation_kwargs"] = {"until": [], "do_sample": False, **(config.get("generation_kwargs") or {})}
         request = config["generation_kwargs"].get(KEY) or {}
@@ -152,9 +178,9 @@ class StagedTask(_OwnQuestions, _Generated):
             raise LiteStageError(
                 f"The lm-eval task {config.get('task')!r} has litestage: {request!r:.80}; write {{task: mine.yaml}}."
             )
-        here = _folder_of(config)
+        known_keys(f"litestage of the lm-eval task {config.get('task')!r}", request, ("task", "pipeline"))
         request |= {
-            key: beside(here, request[key]) for key in ("task", "pipeline") if isinstance(request.get(key), str)
+            key: _found(config, request[key]) for key in ("task", "pipeline") if isinstance(request.get(key), str)
         }
         self.source = load_task(request["task"])
         overridden = (config.get("metadata") or {}).get("pipeline")  # lm-eval puts --model_args there
@@ -163,6 +189,14 @@ class StagedTask(_OwnQuestions, _Generated):
         config["process_results"] = metrics  # named so that lm-eval looks up no metric functions; see process_results
         super().__init__(config=config)
         self.config.metadata = {**(self.config.metadata or {}), "data": dict(self.source.source.origin)}
+
+    def test_docs(self) -> Any:
+        """The documents that ``process_docs`` left. Raises LiteStageError where they are none, or no questions."""
+        documents = super().test_docs()
+        if not len(documents):
+            raise LiteStageError(f"The process_docs of the lm-eval task {self.config.task!r} leaves no document.")
+        question_of(documents[0])
+        return documents
 
     def build_all_requests(self, *args: Any, **keywords: Any) -> None:
         """As lm-eval does, but only for our model, and never from its request cache (it ignores the pipeline)."""

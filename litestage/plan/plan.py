@@ -163,11 +163,11 @@ def _check_exits(stages: Mapping[str, StagePlan]) -> None:
 
 
 def _check_stages(stages: Mapping[str, StagePlan], known: tuple[str, ...]) -> None:
-    for name in stages:
-        if name not in (*known, "default"):
-            raise LiteStageError(f"The plan names the stage {name!r}; {did_you_mean(name, known)}")
     if known == ("default",) and "default" not in stages:
         raise LiteStageError(
             f"The plan has no stage 'default' (it names {', '.join(stages) or 'none'}), which a task "
             "without stages runs under; add one or use a shorthand such as uniform:4."
         )
+    for name in stages:
+        if name not in (*known, "default"):
+            raise LiteStageError(f"The plan names the stage {name!r}; {did_you_mean(name, known)}")

@@ -3,6 +3,7 @@
 import pytest
 
 from litestage.config import load_config
+from litestage.harness.arguments import ModelArguments
 
 BAD = {
     "a list": "- a\n- b",
@@ -101,6 +102,17 @@ def test_files_that_a_config_names_are_looked_for_beside_it_and_output_is_not(tm
     assert config.model.pretrained == str(there / "tuned")
     assert config.methods == ["full", f"{there}/late.py:4+exit", f"{there}/plan.yaml+exit", "absent.yaml"]
     assert (config.output, config.store) == ("tuned", "mine.yaml")
+
+
+def test_a_path_in_the_users_home_is_there_and_no_folder_of_that_name_here(tmp_path, monkeypatch):
+    """No shell but bash reads the sign behind an equals sign, and none does in a file or in --model_args."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("output: ~/runs\nmodel: {pretrained: ~/tuned}\nmethods: [full, ~/plan.yaml]\n")
+    config = load_config(["store=~/s.sqlite", "exit.rule=answer_probe", "exit.words=~ so"], tmp_path / "c.yaml")
+    assert (config.output, config.model.pretrained) == (f"{tmp_path}/runs", f"{tmp_path}/tuned")
+    assert (config.store, config.methods) == (f"{tmp_path}/s.sqlite", ["full", f"{tmp_path}/plan.yaml"])
+    assert config.exit["words"] == "~ so"
+    assert ModelArguments.parse({"store": "~/s.sqlite"}).store == f"{tmp_path}/s.sqlite"
 
 
 def test_an_anchor_that_is_used_is_no_trouble(tmp_path):

@@ -46,6 +46,14 @@ def test_a_plan_file_with_an_unknown_exit_rule_is_refused_before_a_model_is_load
     one_sentence(lambda: ModelArguments.parse({"plan": str(tmp_path / "p.yaml")}), "confidance")
 
 
+def test_the_most_questions_at_a_time_are_lm_evals_own_option(one_sentence):
+    given = {"batch_size": "auto", "max_batch_size": 5}
+    assert ModelArguments.parse(given).batch_size == 5
+    assert ModelArguments.parse({**given, "batch_size": "2"}).batch_size == 2
+    assert ModelArguments.parse({"batch_size": "auto"}).batch_size == 64
+    one_sentence(lambda: ModelArguments.parse({"max_batch_size": 0}), "max_batch_size is 0")
+
+
 TYPED = ["12e4567", "0012345", "010", "1e3", "1_000", "true", "nan", ".5", "on", "main", "-1", "0x1f"]
 
 
@@ -120,6 +128,7 @@ def test_a_model_is_made_with_the_device_in_its_arguments(way, monkeypatch):
         {"temperature": -1},
         {"temperature": float("nan")},
         {"do_sample": True, "temperature": 0},
+        {"temperature": 1e-45},
         {"do_sample": True, "top_k": -1},
         {"do_sample": True, "top_k": "x"},
         {"do_sample": True, "top_p": 2},
@@ -131,6 +140,19 @@ def test_a_model_is_made_with_the_device_in_its_arguments(way, monkeypatch):
 )
 def test_a_generation_keyword_that_cannot_be_is_one_sentence(one_sentence, keywords):
     one_sentence(lambda: decoding_of(keywords))
+
+
+@pytest.mark.parametrize("unused", [{"top_p": 0.5}, {"top_k": 7}, {"temperature": 1, "do_sample": False}], ids=str)
+def test_how_to_sample_without_sampling_is_said(caplog, monkeypatch, unused):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("lm_eval"), "propagate", True)
+    assert decoding_of(unused) == decoding_of({})
+    assert f"{next(iter(unused))} is " in caplog.text
+    caplog.clear()
+    decoding_of({"top_p": 1.0, "top_k": 0, "temperature": 0.0, "do_sample": False})
+    decoding_of({"top_p": 0.5, "do_sample": True})
+    assert not caplog.messages
 
 
 TASK = """task: mine_multistage
@@ -164,6 +186,19 @@ def test_a_task_file_finds_what_lies_beside_it_from_any_folder(task_folder, incl
     assert any("two" in entry["metric"] for entry in task.config.metric_list)
 
 
+@pytest.mark.parametrize("kind", ["StagedTask", "LikelihoodTask"])
+def test_a_task_file_given_by_its_path_is_told_how_else(one_sentence, task_folder, kind):
+    """lm-eval hands on what is in it, and not where it lies."""
+    from lm_eval.tasks import TaskManager
+
+    from litestage.harness import task
+
+    named = {"generation_kwargs": {"litestage": {"task": "mine.yaml"}}, "metadata": {"questions": "mine.yaml"}}
+    config = {"task": "mine", "class": getattr(task, kind), **named}
+    manager = TaskManager(include_defaults=False)
+    one_sentence(lambda: manager.load([config]), "'mine.yaml'", "--include_path", "--tasks mine")
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -175,6 +210,8 @@ def test_a_task_file_finds_what_lies_beside_it_from_any_folder(task_folder, incl
         "{}",
         "{task: null}",
         "{task: menagerie, pipeline: absent.yaml}",
+        "{task: menagerie, pipline: cot}",
+        "{task: menagerie, plan: full}",
     ],
 )
 def test_a_task_file_that_names_nothing_is_one_sentence(one_sentence, task_folder, request_):
@@ -183,6 +220,55 @@ def test_a_task_file_that_names_nothing_is_one_sentence(one_sentence, task_folde
     (task_folder / "t.yaml").write_text(TASK % request_)
     manager = TaskManager(include_path=str(task_folder), include_defaults=False)
     one_sentence(lambda: manager.load(["mine_multistage"]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "metric_list: [{metric: exact_match}]",
+        "num_fewshot: 4",
+        "description: Answer.",
+        "filter_list: [{name: last, filter: [{function: take_first}]}]",
+        "test_split: calibration",
+        "output_type: multiple_choice",
+        "metrics: [acc]",
+        "repeats: 0",
+    ],
+)
+def test_a_key_of_a_staged_tasks_file_that_nothing_reads_is_one_sentence(one_sentence, task_folder, line):
+    from lm_eval.tasks import TaskManager
+
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml}" + line)
+    manager = TaskManager(include_path=str(task_folder), include_defaults=False)
+    one_sentence(lambda: manager.load(["mine_multistage"]), "'mine_multistage'", line.partition(":")[0])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["num_fewshot: 0", "test_split: test", "task_alias: mine", "repeats: 2", "tag: mine", "metadata: {version: 2}"],
+)
+def test_a_key_that_something_reads_or_that_changes_nothing_may_stand(task_folder, line):
+    from lm_eval.tasks import TaskManager
+
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml}" + line)
+    manager = TaskManager(include_path=str(task_folder), include_defaults=False)
+    assert manager.load(["mine_multistage"])["tasks"]
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("documents.remove_columns(['options'])", "no 'options'"),
+        ("documents.filter(lambda document: False)", "no document"),
+        ("datasets.concatenate_datasets([documents, documents.map(lambda d: {'options': ['b', 'a']})])", "'rows-1'"),
+    ],
+)
+def test_documents_that_are_no_questions_or_two_under_one_id_are_one_sentence(one_sentence, task_folder, made, named):
+    from lm_eval_runs import evaluate, lite_stage
+
+    (task_folder / "mine.py").write_text(f"import datasets\ndef made(documents):\n    return {made}\n")
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml}" + "process_docs: !function mine.made\n")
+    one_sentence(lambda: evaluate(lite_stage(batch_size=2), "mine_multistage", include=task_folder), named)
 
 
 @pytest.mark.slow
