@@ -49,7 +49,7 @@ class Answerer:
             LiteStageError: an empty question, no list of options, or a prompt longer than the model's context.
         """
         several = isinstance(options, Sequence) and not isinstance(options, str)
-        asked = Question("asked", question, tuple(options) if several else options)
+        asked = Question("asked", question, tuple(options) if several else options)  # type: ignore[arg-type]
         contestant = self.session.contestant(self.pipeline, self.plan)
         trace = contestant.answer([asked], timed=True)[0]
         if why := contestant.why_not_answered(trace):
@@ -63,7 +63,7 @@ def load(
     plan: str | Path | Plan = "full",
     *,
     task: str | Path | None = None,
-    pipeline: str | Path | None = None,
+    pipeline: str | Path | Pipeline | None = None,
     device: Any = "auto",
     dtype: str = "auto",
     weights: str = "auto",
@@ -79,7 +79,7 @@ def load(
         model: ``reference``, ``smollm2-135m``, a folder, a GGUF file, or a hub name.
         plan: a plan, a plan file, or a shorthand such as ``uniform:8+exit``.
         task: whose pipeline, limits and calibration split are used; menagerie for the reference model.
-        pipeline: another pipeline than the model's own or the task's.
+        pipeline: another pipeline than the model's own or the task's, by name, file or as it is.
         device: a name or torch's.
         weights: ``int8``: in 8 bits, on a CPU.
         revision: hub branch, tag or commit.
@@ -94,11 +94,13 @@ def load(
     """
     model, device = str(model), str(device)
     chosen = load_task(task or "menagerie") if task or model.startswith("reference") else None
-    pipeline = str(pipeline) if pipeline else pipeline_of_model(model)
-    if chosen:
-        through = chosen.through(pipeline, chat=chat_template)
+    named = str(pipeline) if pipeline else pipeline_of_model(model)
+    if isinstance(pipeline, Pipeline):
+        through = pipeline
+    elif chosen:
+        through = chosen.through(named, chat=chat_template)
     else:
-        through = load_pipeline(pipeline or (IN_CHAT[FEWSHOT] if chat_template else FEWSHOT))
+        through = load_pipeline(named or (IN_CHAT[FEWSHOT] if chat_template else FEWSHOT))
     session = Session.open(
         model,
         revision=revision,

@@ -48,12 +48,13 @@ def test_options_that_are_no_list_of_texts_are_one_clear_error(answerer, options
         answerer("Where does a turtle live?", options)
 
 
-def test_paths_and_devices_may_be_objects(tmp_path):
+def test_paths_devices_and_pipelines_may_be_objects(tmp_path):
     import torch
 
     (tmp_path / "plan.yaml").write_text("schema: litestage.plan/1\nstages: {recall: {skip: {ffn: [3]}}}\n")
     loaded = litestage.load(plan=tmp_path / "plan.yaml", device=torch.device("cpu"), store=tmp_path / "store.sqlite")
     assert loaded.plan["recall"].skip.ffn == (3,)
+    assert litestage.load(pipeline=loaded.pipeline).pipeline is loaded.pipeline
     with pytest.raises(LiteStageError, match="absent"):
         litestage.load(tmp_path / "absent")
 

@@ -258,6 +258,8 @@ def test_the_confidence_rule_is_the_plan_that_it_was():
         ({"rule": "answer_probe", "words": ""}, ["words", "''"]),
         ({"rule": "answer_probe", "threshold": 1.5}, ["threshold", "1.5"]),
         ({"threshold": float("nan")}, ["threshold", "nan"]),
+        ({"rule": "entropy", "threshold": float("inf")}, ["threshold", "inf"]),
+        ({"rule": "deepconf", "threshold": float("inf")}, ["threshold", "inf"]),
         ({"rule": "by_stage", "stages": {"recall": {1: 2}}}, ["'confidence'", "'1'"]),
     ],
 )

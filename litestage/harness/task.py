@@ -158,10 +158,10 @@ class StagedTask(_OwnQuestions, _Generated):
     """A multiple-choice task that a model answers in stages."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        for key in config.keys() - {*_READ}:
-            if config[key] != _STAGED.get(key):
+        for key, value in config.items():
+            if key not in _READ and value != _STAGED.get(key):
                 raise LiteStageError(
-                    f"The lm-eval task {config.get('task')!r} has {key}: {config[key]!r:.80}, which nothing reads in "
+                    f"The lm-eval task {config.get('task')!r} has {key}: {value!r:.80}, which nothing reads in "
                     f"stages: prompts are a pipeline's, questions a litestage task's, figures of traces; leave it out."
                 )
         config = deepcopy({**_STAGED, **{key: value for key, value in config.items() if key != "class"}})

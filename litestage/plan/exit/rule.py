@@ -147,7 +147,7 @@ def exit_step(rule: ExitRule, steps: Steps) -> int | None:
 def check_number(name: str, value: Any, low: float, high: float, what: str) -> None:
     """Raises LiteStageError, ending in ``what`` to give, unless ``value`` is a number within these limits."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high:
+    if not number or not low <= value <= high or value == float("inf"):  # which no JSON holds
         limits = f"outside {low:g} to {high:g}" if high < float("inf") else f"no number from {low:g} up"
         raise LiteStageError(f"exit {name} {value!r} is {limits}; give {what}.")
 
