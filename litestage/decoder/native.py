@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litestage.decoder.layers import gelu_tanh
+from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
     from litestage.decoder.decoder import Step
@@ -107,7 +108,12 @@ class SubLayer(ctypes.Structure):
 def compiled(source: Path, *flags: str) -> Any | None:
     """A C file's functions, compiled for this processor, with a ``digest`` of what the compiler made of them; or None
     where they cannot be had."""
-    compiler = shlex.split(os.environ.get("CC", "")) or list(filter(which, COMPILERS))[:1]
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or list(filter(which, COMPILERS))[:1]
+    except ValueError as error:
+        raise LiteStageError(
+            f"CC is {os.environ['CC']!r}, which is no command ({error}); correct or unset it."
+        ) from None
     if not compiler:
         return None
     with TemporaryDirectory() as folder:

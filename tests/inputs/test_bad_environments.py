@@ -1,5 +1,7 @@
 """Environment variables that point nowhere or at the wrong thing."""
 
+from pathlib import Path
+
 import pytest
 
 from litestage.data import load_task
@@ -38,6 +40,13 @@ def test_a_published_row_that_is_none_is_one_sentence(one_sentence, tmp_path, mo
     (tmp_path / "openbookqa").mkdir()
     (tmp_path / "openbookqa" / "test.jsonl").write_text(row)
     one_sentence(lambda: load_task("obqa").questions("test"), "test.jsonl", "row 1")
+
+
+def test_a_compiler_that_is_no_command_is_one_sentence(one_sentence, monkeypatch):
+    from litestage.decoder.native import compiled
+
+    monkeypatch.setenv("CC", 'gcc "-O2')
+    one_sentence(lambda: compiled(Path("native.c")), "CC is 'gcc")
 
 
 @pytest.mark.parametrize(
