@@ -156,6 +156,14 @@ def test_a_window_that_hides_nothing_is_not_refused():
         family_of(config)
 
 
+@pytest.mark.parametrize("eos", [-1, [2, -5], 999_999, "2", True, [2, None]], ids=str)
+def test_an_end_of_text_that_is_no_token_of_the_models_is_one_sentence(eos):
+    model = copy.deepcopy(tiny_model("llama"))
+    model.generation_config.eos_token_id = eos
+    with pytest.raises(LiteStageError, match="eos_token_id is"):
+        Engine(model, Characters())
+
+
 def test_a_model_without_an_end_of_sequence_is_refused():
     model = copy.deepcopy(tiny_model("llama"))
     model.generation_config.eos_token_id = None

@@ -175,3 +175,19 @@ def test_a_chat_template_for_stages_alone_is_said_where_there_are_none(tmp_path,
     model.apply_chat_template([{"role": "user", "content": "Why?"}])
     model.loglikelihood([scored("<Why?>", " so")])
     assert not said.messages
+
+
+def test_the_chat_template_that_lm_eval_names_is_the_one_that_is_used(tmp_path):
+    """It writes the one named into its results, and lets the tokenizer take its default."""
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "model"))
+    each = "{% for m in messages %}SIGN{{ m.content }}{% endfor %}"
+    model.tokenizer.chat_template = {
+        name: each.replace("SIGN", sign) for name, sign in (("default", "?"), ("tool", "!"))
+    }
+    turns = [{"role": "user", "content": "Why"}]
+    assert model.apply_chat_template(turns) == "?Why"
+    with pytest.raises(LiteStageError, match="'tol'; did you mean 'tool'"):
+        model.chat_template("tol")
+    assert model.chat_template("tool") == each.replace("SIGN", "!")
+    assert model.apply_chat_template(turns) == "!Why"
+    assert model.session.loaded.tokenizer is model.tokenizer  # so the stages' prompts, too

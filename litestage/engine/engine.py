@@ -79,7 +79,7 @@ class Engine:
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.most_rows = sys.maxsize
-        self.eos = _eos_ids(model, tokenizer)
+        self.eos = _eos_ids(model, tokenizer, self.decoder.embeddings)
 
     @torch.inference_mode()
     def generate(
@@ -252,12 +252,14 @@ class Engine:
         return perf_counter()
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def _eos_ids(model: Any, tokenizer: Any, embeddings: int) -> tuple[int, ...]:
     """Token ids that end a generation, as ``generate`` would use them; the first one stands for an exit."""
     for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id, model.config.eos_token_id):
         ids = tuple(source) if isinstance(source, (list, tuple)) else (source,) if source is not None else ()
-        if not all(type(token) is int for token in ids):
-            raise LiteStageError(f"eos_token_id is {source!r}; give a token id, or a list of them.")
+        if not all(type(token) is int and token >= 0 for token in ids) or min(ids, default=0) >= embeddings:
+            raise LiteStageError(
+                f"eos_token_id is {source!r}; give the id of one of the model's {embeddings} tokens, or a list."
+            )
         if ids:
             return ids
     raise LiteStageError(

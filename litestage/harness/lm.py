@@ -22,7 +22,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from litestage.decoder.chat import chat_text
 from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment, peak_memory
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, one_of
 from litestage.harness.arguments import ModelArguments, as_typed, joined, quoted
 from litestage.harness.mistakes import one_sentence_under_lm_eval
 from litestage.harness.plain import PlainRequests
@@ -130,10 +130,11 @@ class LiteStageLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        for texts, _, ending in requests:
+        pairs = []
+        for texts, context, ending in requests:
             if not ending:
                 raise LiteStageError(_NOTHING.format(texts[1], texts[0][-40:]))
-        pairs = [(context or [self.prefix_token_id], ending) for _, context, ending in requests]
+            pairs.append((context or [self.prefix_token_id], ending))
         return self._plain.scores(pairs, disable_tqdm)
 
     # ---- tokenisation, as lm-eval's hf model does it
@@ -176,6 +177,19 @@ class LiteStageLM(TemplateLM):
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template for lm-eval's results; the one that ``--apply_chat_template`` names is taken from then on.
+
+        Raises:
+            LiteStageError: the tokenizer has none of that name.
+        """
+        templates = getattr(self.tokenizer, "chat_template", None)
+        if isinstance(chat_template, str) and isinstance(templates, dict):
+            one_of("--apply_chat_template", chat_template, templates)
+            self.tokenizer.chat_template = templates[chat_template]
+        chosen: str | None = super().chat_template(chat_template)
+        return chosen
 
     # ---- what lm-eval is told
 
