@@ -55,6 +55,8 @@ def configure(
             for at, mapping in _mappings(schema, layer):
                 OmegaConf.update(merged, at, mapping, merge=False)
         for at, value in dotted:
+            if _is_mapping(_expected(schema, at)) and not isinstance(value, Mapping | None):
+                raise LiteStageError(f"The option {at!r} is {value!r}, and has keys of its own; give {at}.KEY={value}.")
             OmegaConf.update(merged, at, at_home(value), merge=not _is_mapping(_expected(schema, at)))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (ConfigKeyError, ConfigAttributeError) as error:

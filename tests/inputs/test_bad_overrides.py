@@ -31,6 +31,12 @@ def test_what_is_no_option_is_one_sentence_in_every_command(refused, command, ov
     refused(*command, override)
 
 
+@pytest.mark.parametrize("override", ["exit=entropy", "max_new_tokens=5", "variants=[a]"])
+def test_one_value_for_an_option_with_keys_of_its_own_is_told_what_to_write(one_sentence, override):
+    key, _, value = override.partition("=")
+    one_sentence(lambda: load_config([override]), f"{key}.KEY={value}" if value[0] != "[" else f"{key}.KEY=")
+
+
 @pytest.mark.parametrize("command", COMMANDS[:6], ids=" ".join)
 @pytest.mark.parametrize(
     "override",
