@@ -107,7 +107,7 @@ class StagedRequests:
     """Runs staged requests in one session and remembers under which plans.
 
     Attributes:
-        plans: per task answered so far, the pipeline and the plan.
+        plans: per task that was answered last, the pipeline and the plan.
     """
 
     session: Session
@@ -120,6 +120,7 @@ class StagedRequests:
         for index, request in enumerate(requests):
             groups.setdefault(json.dumps(request.arguments[1], sort_keys=True), []).append(index)
         responses: dict[int, Answered] = {}
+        self.plans = {}
         with until_written(self.session.reusing.store):
             for keywords, indices in groups.items():
                 texts = self._answer_group(json.loads(keywords), [requests[index].doc for index in indices])
