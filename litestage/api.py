@@ -54,7 +54,7 @@ class Answerer:
         trace = contestant.answer([asked], timed=True)[0]
         if why := contestant.why_not_answered(trace):
             raise LiteStageError(why)
-        option = asked.options[asked.labels.index(trace.answer)] if trace.answer else None
+        option = asked.options[asked.labels.index(trace.answer)] if trace.answer in asked.labels else None
         return Answer(" ".join(trace.stages[-1].texts), trace.answer, option, trace)
 
 

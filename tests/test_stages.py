@@ -1,5 +1,7 @@
 """Stages are pure text: TinyThinker's prompts to the letter, three analyze modes, and what a pipeline refuses."""
 
+from dataclasses import replace
+
 import pytest
 
 from litestage.errors import LiteStageError
@@ -107,6 +109,12 @@ def test_as_sentence(text, sentence):
 )
 def test_the_answer_is_the_first_letter_the_pattern_finds(three, text, answer):
     assert three.parse_answer({"recall": "the answer is option D.", "summarize": text}) == answer
+
+
+@pytest.mark.parametrize("pattern", ["([a-z])", "([A-Z]?)", "(option B)", "option( [A-Z])", "(B|x)?$"])
+def test_what_a_pattern_finds_that_is_no_letter_is_no_answer(three, pattern):
+    """It would be a wrong one, and no parse failure."""
+    assert replace(three, answer=pattern).parse_answer({"summarize": "the answer is option B."}) is None
 
 
 def test_the_answer_of_a_last_stage_that_fans_out_is_found_in_any_of_its_texts():

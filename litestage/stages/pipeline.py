@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from logging import getLogger
+from string import ascii_uppercase
 from typing import Any
 
 import jinja2
@@ -68,6 +69,8 @@ class Stage:
         if self.fan_out not in (None, "options"):
             raise LiteStageError(f"Stage {self.name!r} has fan_out={self.fan_out!r}; only 'options' can be fanned out.")
         one_of(f"The mode of stage {self.name!r}", self.mode, FAN_OUT_MODES)
+        if self.fan_out is None and self.mode != FAN_OUT_MODES[0]:
+            raise LiteStageError(f"Stage {self.name!r} has mode={self.mode!r} and no fan_out; add fan_out: options.")
 
     @property
     def per_option(self) -> bool:
@@ -178,6 +181,7 @@ class Pipeline:
             known.add(stage.name)
             for example in stage.examples:
                 example.check(stage.name, stage.fan_out is not None)
+                known_stages(f"The example {example.question.text!r:.80}", example.texts, self.stage_names)
         one_of(f"choose of pipeline {self.name!r}", self.choose, CHOICES)
         if self.choose != "none" and self.stages[-1].per_option:
             raise LiteStageError(
@@ -208,7 +212,7 @@ class Pipeline:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def parse_answer(self, outputs: Outputs) -> str | None:
-        """The letter the last stage settled on, or None when it named none.
+        """The letter, A to Z, that the last stage settled on, or None when it named none.
 
         Raises:
             LiteStageError: the pattern takes more than `PATIENCE_S` on the text.
@@ -222,7 +226,8 @@ class Pipeline:
                 f"Pipeline {self.name!r}: answer pattern {self.answer!r} takes more than {PATIENCE_S} s on a text of "
                 f"{len(text)} characters; write it without nested repetition."
             ) from None
-        return match.group(1) if match else None
+        found = match.group(1) if match else None
+        return found if found in [*ascii_uppercase] else None
 
     def answered_by(self, question: Question, outputs: Outputs) -> list[Prompt]:
         """By option, the last stage's prompt and text, the cue and the option's letter: to be told apart by likelihood.
