@@ -8,6 +8,7 @@ import torch
 from test_parity import PROMPTS, ragged, run
 from tiny import FAMILIES, LAYERS, Characters, random_prompts, tiny_engine, tiny_model
 from transformers import (
+    Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GraniteConfig,
@@ -145,6 +146,29 @@ def test_rotary_scaling_that_moves_earlier_positions_is_refused():
 )
 def test_what_a_supported_familys_relatives_have_of_their_own_is_refused(config, said):
     with pytest.raises(LiteStageError, match=said):
+        Decoder(type("Model", (), {"config": config}))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LlamaConfig(num_key_value_heads=3), "32 query heads to 3 key-value heads"),
+        (LlamaConfig(num_attention_heads=8, num_key_value_heads=16), "8 query heads to 16 key-value heads"),
+        (Olmo2Config(num_key_value_heads=0), "32 query heads to 0 key-value heads"),
+        (LlamaConfig(num_hidden_layers=0), "no layers"),
+        (MistralConfig(sliding_window=1), "layers with sliding_window=1"),
+        (MistralConfig(sliding_window=-3), "layers with sliding_window=-3"),
+        (MistralConfig(layer_types=["full_attention", "sliding_attention"] * 16), "layer_types of 2 kinds"),
+        (Gemma3TextConfig(sliding_window=None), "layers with sliding_window=None"),
+        (Qwen2Config(layer_types=["sliding_attention"] * 32), "layers with sliding_window=None"),
+        (Gemma2Config(attn_logit_softcapping=0.0), "attn_logit_softcapping=0"),
+        (Gemma2Config(final_logit_softcapping=0.0), "final_logit_softcapping=0"),
+        (GraniteConfig(logits_scaling=0.0), "logits_scaling=0"),
+    ],
+)
+def test_what_a_configuration_says_that_cannot_be_computed_is_refused_before_it_ends_the_process(config, said):
+    """Heads that do not divide each other read beside their keys or ended the process; transformers fails too."""
+    with pytest.raises(LiteStageError, match=f"{said}.*config.json"):
         Decoder(type("Model", (), {"config": config}))
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
+from litestage.decoder.contradictions import contradictions, forgetting, layer_types
 from litestage.decoder.layers import Architecture, Attention, FeedForward, Heads, Layer, Norm, Rope, gelu_tanh
 from litestage.errors import LiteStageError
 
@@ -100,7 +101,7 @@ def family_of(config: Any) -> Family:
         raise LiteStageError(
             f"Model family {kind!r} is not supported{what}; supported are {', '.join(sorted(FAMILIES))}."
         )
-    strange = {kind: layer for layer, kind in enumerate(_layer_types(config)) if kind not in _LAYER_TYPES}
+    strange = {kind: layer for layer, kind in enumerate(layer_types(config)) if kind not in _LAYER_TYPES}
     if strange:
         raise LiteStageError(
             f"This {kind!r} model has layers of the kinds {', '.join(sorted(strange))}; only attention over the text "
@@ -110,9 +111,16 @@ def family_of(config: Any) -> Family:
         raise LiteStageError(
             f"This {kind!r} model attends to what follows (use_bidirectional_attention, is_causal: false): no decoder."
         )
-    if forgetting := _forgetting(config, family):
+    if impossible := contradictions(
+        config, family.window, (family.score_softcap, family.logits_softcap, family.logits_divisor)
+    ):
         raise LiteStageError(
-            f"This {kind!r} model has {' and '.join(forgetting)} in its configuration, by which transformers drops "
+            f"This {kind!r} model has {' and '.join(impossible)}, with which it cannot be computed; correct its "
+            "config.json."
+        )
+    if forgets := forgetting(config, family.window):
+        raise LiteStageError(
+            f"This {kind!r} model has {' and '.join(forgets)} in its configuration, by which transformers drops "
             "keys from its cache and not from its attention; remove it there."
         )
     ropes = rope_types(config)
@@ -190,7 +198,7 @@ def architecture(model: Any) -> Architecture:
             ),
             query_norm=norm(module.q_norm) if family.query_key_norms else None,
             key_norm=norm(module.k_norm) if family.query_key_norms else None,
-            rope=(_layer_types(config)[index] if family.rope_by_layer_type else "all layers") if turned else None,
+            rope=(layer_types(config)[index] if family.rope_by_layer_type else "all layers") if turned else None,
             gated=family.output_gate,
             multiplier=multiplier(family.residual_multiplier),
         )
@@ -237,27 +245,8 @@ def _rope(body: Any, layer_type: str | None) -> Rope:
     return Rope(cosines.shape[-1], layer_type)
 
 
-def _layer_types(config: Any) -> list[str]:
-    return list(getattr(config, "layer_types", None) or [])
-
-
-def _forgetting(config: Any, family: Family) -> list[str]:
-    """Fields by which transformers' cache lets go of keys that the family's attention still looks at."""
-    kinds = _layer_types(config)
-    if kinds and "sliding_attention" not in kinds:
-        return []
-    names = ("sliding_window", "attention_chunk_size") if family.window == "none" else ("attention_chunk_size",)
-    values = {name: getattr(config, name, None) for name in names}
-    reach = config.max_position_embeddings
-    return [
-        f"{name}={value!r}"
-        for name, value in values.items()
-        if value is not None and not (isinstance(value, int) and value >= reach)
-    ]
-
-
 def _window(config: Any, family: Family, layer: int) -> int | None:
     if family.window == "none" or config.sliding_window is None:
         return None
-    slides = family.window == "all" or _layer_types(config)[layer] == "sliding_attention"
+    slides = family.window == "all" or layer_types(config)[layer] == "sliding_attention"
     return int(config.sliding_window) if slides else None
