@@ -105,6 +105,39 @@ def test_its_own_tokenizer_comes_first(base, adapter):
     assert load_model(str(adapter)).tokenizer.chat_template == "{{ messages }}"
 
 
+def test_one_of_the_embedding_leaves_the_head_that_is_tied_to_it_alone(base, adapter, tmp_path):
+    """As PEFT runs it: its matrices stand beside the embedding, and the head is the base's."""
+    tied = Path(shutil.copytree(base, tmp_path / "tied"))
+    tensors = load_file(tied / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    del tensors["lm_head.weight"]
+    save_file(tensors, tied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    edit(adapter, target_modules=["embed_tokens"], layers_to_transform=None)
+    narrow, wide = torch.randn(4, len(embedding)), torch.randn(64, 4)
+    part = "base_model.model.model.embed_tokens.lora_embedding_"
+    beside = {"base_model.model.model.embed_tokens.base_layer.weight": embedding.clone()}  # as PEFT saves it
+    save_file({f"{part}A": narrow, f"{part}B": wide, **beside}, adapter / "adapter_model.safetensors")
+    model = load_model(str(tied), adapter=str(adapter)).model
+    assert torch.allclose(model.model.embed_tokens.weight, embedding + 2.0 * (wide @ narrow).T, atol=1e-4)
+    assert torch.equal(model.lm_head.weight, embedding)
+
+
+def test_one_that_runs_layers_twice_adds_to_each_its_own(base, adapter):
+    """Layers 0 to 3 as 0, 1, 0, 1: PEFT's copies share the weights that the adapter's parts are added to."""
+    edit(adapter, layer_replication=[[0, 2], [0, 2]], layers_to_transform=None)
+    names = [PART.replace("layers.1", f"layers.{layer}") for layer in range(4)]
+    parts = {f"{name}.lora_A.weight": torch.randn(4, 64) for name in names}
+    parts |= {f"{name}.lora_B.weight": torch.randn(64, 4) for name in names}
+    save_file(parts, adapter / "adapter_model.safetensors")
+    model, own = load_model(base, adapter=str(adapter)).model, load_file(Path(base) / "model.safetensors")
+    for layer, name in enumerate(names):
+        added = 2.0 * parts[f"{name}.lora_B.weight"] @ parts[f"{name}.lora_A.weight"]
+        before = own[f"model.layers.{layer % 2}.self_attn.q_proj.weight"]
+        assert torch.allclose(queries(model, layer), before + added, atol=1e-4)
+
+
 def edit(adapter: Path, **fields) -> None:
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -126,6 +159,14 @@ def as_pickle(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
 
 
+PROMPT = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 2, "token_dim": 64}
+
+
+def as_kind(adapter: Path, settings: dict) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "num_layers": 4, "num_attention_heads": 4}))
+    save_file({"prompt_embeddings": torch.zeros(2, 64)}, adapter / "adapter_model.safetensors")
+
+
 WRONG = {
     "a part missing": (lambda a: edit_tensors(a, lambda t: t.pop(f"{PART}.lora_B.weight")), "lacks .*lora_B"),
     "a layer that is not there": (elsewhere, "no place for: .*layers.9"),
@@ -145,6 +186,11 @@ WRONG = {
     ),
     "a configuration that is not JSON": (lambda a: (a / "adapter_config.json").write_text("{"), "not a JSON object"),
     "of a kind nobody knows": (lambda a: edit(a, peft_type="MAGIC"), "does not fit"),
+    "a setting that changes what it does, and this PEFT is too old for": (
+        lambda a: edit(a, use_magic=True),
+        "settings use_magic are none that this PEFT knows",
+    ),
+    "a kind that is no change of weights": (lambda a: as_kind(a, PROMPT), "kind PROMPT_TUNING, .* cannot be merged"),
     "modules to import": (lambda a: edit(a, megatron_config={"x": 1}, megatron_core="evil"), "imported"),
     "not a number": (
         lambda a: edit_tensors(a, lambda t: t[f"{PART}.lora_A.weight"].fill_(float("nan"))),

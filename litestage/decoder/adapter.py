@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from litestage.decoder.files import check_weights, first_line, json_object, listed
 from litestage.errors import LiteStageError
@@ -92,13 +95,36 @@ def merged(model: Any, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters is looked at here
-            adapted = PeftModel.from_pretrained(model, str(folder), config=PeftConfig.from_pretrained(str(folder)))
+            settings = PeftConfig.from_pretrained(str(folder))
+            if unread := {key for key, value in config.items() if value and key not in settings.to_dict()}:
+                raise ValueError(f"its settings {listed(unread)} are none that this PEFT knows")
+            adapted = PeftModel.from_pretrained(model, str(folder), config=settings)
             wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-            for what, names in (("lacks", wanted - given), ("holds what it has no place for:", given - wanted - whole)):
+            left = {name for name in given - wanted if name.replace(".base_layer.", ".") not in whole}
+            for what, names in (("lacks", wanted - given), ("holds what it has no place for:", left)):
                 if names:
-                    raise LiteStageError(f"it {what} {listed(names)}")
+                    raise ValueError(f"it {what} {listed(names)}")
+            if not hasattr(adapted.base_model, "merge_and_unload"):
+                raise LiteStageError(
+                    f"The adapter {str(folder)!r} is of the kind {settings.peft_type.value}, which changes no weights "
+                    "and cannot be merged; give one that does, as LoRA."
+                )
+            _untie(adapted)
             return adapted.merge_and_unload(safe_merge=True)
+    except LiteStageError:
+        raise
     except Exception as error:  # PEFT and the classes it wraps raise anything
         raise LiteStageError(
             f"The adapter {str(folder)!r} does not fit the model ({first_line(error)}); give the base it was made for."
         ) from error
+
+
+def _untie(model: Any) -> None:
+    """Gives every module that is adapted weights of its own: what is merged into an embedding, or into a layer that is
+    there twice, would change the head or the layer that shares its weight, and the adapter does not."""
+    weights = [weight for module in model.modules() if (weight := module._parameters.get("weight")) is not None]
+    shared = {number for number, modules in Counter(map(id, weights)).items() if modules > 1}
+    for module in model.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, nn.Module) and id(base._parameters.get("weight")) in shared:
+            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
