@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from litestage.errors import LiteStageError
 
@@ -33,6 +34,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, in one move; raises as :func:`replacing` does."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made, and found to be writable before any work; raises as :func:`replacing` does."""
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"writable")
+    return folder
 
 
 @contextmanager

@@ -147,6 +147,7 @@ def test_a_rotary_factor_without_a_type_is_named(tiny, cache, tmp_path, key):
         ("gemma2", "attn_logit_softcapping", 20.0, 50.0),
         ("gemma2", "final_logit_softcapping", 20.0, 30.0),
         ("gemma3", "final_logit_softcapping", 20.0, 0.0),
+        ("gemma2", "attention.key_length", 128, 256),
     ],
 )
 def test_metadata_that_transformers_passes_over_is_named(cache, tmp_path, kind, key, other, same):

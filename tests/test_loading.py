@@ -67,6 +67,16 @@ def edit_added(folder: Path, word: str, index: int, *, special: bool) -> None:
     path.write_text(json.dumps(whole))
 
 
+def ending_every_text(folder: Path) -> None:
+    """A tokenizer saved with ``add_eos_token``, as many fine-tuned ones are."""
+    path = folder / "tokenizer.json"
+    end, text = {"SpecialToken": {"id": "<eos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    tokens = {"<eos>": {"id": "<eos>", "ids": [0], "tokens": ["<eos>"]}}
+    pair = [text, {"Sequence": {"id": "B", "type_id": 1}}]
+    kind = {"type": "TemplateProcessing", "single": [text, end], "pair": pair, "special_tokens": tokens}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": kind}))
+
+
 def cut(file, keep):
     return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:keep])
 
@@ -148,6 +158,7 @@ WRONG = {
         lambda folder: edit_added(folder, "turtle", 5000, special=False),
         r"added token 'turtle' with id \d+ and the model embeddings for 320",
     ),
+    "a tokenizer that ends every text": (ending_every_text, "puts '<eos>' behind every text"),
     "generation settings that are not JSON": (
         with_text("generation_config.json", "{"),
         "generation_config.json is not a JSON object",

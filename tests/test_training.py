@@ -27,7 +27,7 @@ from litestage.menagerie import load_split
 from litestage.stages import load_pipeline
 from litestage.stages.gold import StagedRow, read_staged, write_staged
 from litestage.training.batches import QuestionSteps, StageSteps
-from litestage.training.config import KNOWN, TokenWeight, load_config
+from litestage.training.config import TokenWeight, load_config
 from litestage.training.examples import Example, ExampleTokens, row_examples, stage_examples
 from litestage.training.module import rate, summed_loss
 from litestage.training.run import train
@@ -177,6 +177,15 @@ def test_a_completion_starts_with_one_space_where_the_tokenizer_adds_one_itself(
     assert sequence == ([2, 0, 3], [0.0, 1.0, 1.0])
 
 
+def test_what_is_taught_as_the_end_of_a_text_is_what_ends_a_generation() -> None:
+    """A tokenizer may name another end than generation_config.json, which is the one that is obeyed."""
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
+    own, example = tokenizer.eos_token_id, Example("Recall:", " So")
+    for ends, taught in (((), own), ((own + 3, own), own), ((own + 3, own + 4), own + 3)):
+        (sequence,) = ExampleTokens(tokenizer, ends=ends).of_stage([example])
+        assert sequence[0][-1] == taught
+
+
 def test_each_context_is_the_inference_prompt_and_the_loss_covers_the_completion_with_its_weights() -> None:
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE / "full", trust_remote_code=False)
     rows = load_split("menagerie", "test")[:1]
@@ -318,69 +327,3 @@ def test_every_example_is_used_once_before_any_is_used_again() -> None:
     steps = StageSteps(examples, ExampleTokens(tokenizer), {"recall": 4}).trees()
     seen = [tokenizer.decode(tree.ids) for _ in range(3) for tree in next(steps)]
     assert len(set(seen)) == 12
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("learning_rat=1", "'learning_rat'; did you mean 'learning_rate'"),
-        ("data.menageri=[x]", "'data.menageri'; did you mean 'data.menagerie'"),
-        ("steps=many", "'steps'"),
-        ("steps", "'steps' is not key=value"),
-        ("steps=0", "steps=0"),
-        ("data.files=[]", "data is empty"),
-        ("data.menagerie=[menageri]", "'menageri'; did you mean 'menagerie'"),
-        ("model.pretrained=/nowhere", "one of model.pretrained"),
-        ("model.architecture.model_type=lama", "model.architecture does not describe a model"),
-        ("rows.recal=3", "'recal'; did you mean 'recall'"),
-        ("save_dtype=int8", "save_dtype='int8'"),
-        ("schedule=cosin", "schedule='cosin'"),
-        ("precision=bf16", "precision='bf16'"),
-        ("tokens=-1", "tokens=-1"),
-        ("accelerator=tpuu", "accelerator='tpuu' is unknown"),
-        ("accelerator=tpu", "accelerator='tpu' cannot be used"),
-        ("learning_rate=0", "learning_rate=0.0 trains nothing"),
-        ("learning_rate=1e30 steps=2", "no finite numbers after the training"),
-        ("completion_weight=0 token_weights=[] earlier_weight=0", "completion_weight=0 trains nothing"),
-        ("token_weights=[{pattern: a, weight: nan}]", "token_weights.0.weight=nan"),
-        ("questions=4", "one of questions .* and rows"),
-        ("rows={} questions=4 stage_share.recal=1", "'recal'; did you mean 'recall'"),
-        (
-            "rows={} questions=4 stage_share={recall: 0, analyze: 0, summarize: 0}",
-            "stage_share is 0 for recall, analyze",
-        ),
-        ("rows={} questions=4 seen=2", "seen=2.0 is not a share"),
-        ("rows={} questions=4 sublayer_dropout.recal=0.1", "'recal'; did you mean 'recall'"),
-        ("rows={} questions=4 sublayer_dropout.recall=1.5", "sublayer_dropout.recall=1.5 is not a share"),
-        ("sublayer_dropout.recall=0.5", "sublayer_dropout goes by the stages"),
-        ("check.every=1 check.held_out=64", "check.held_out=64 leaves none of 64"),
-        ("lora={rank: 2, targets: [q_prj]}", r"lora.targets=\['q_prj'\] does not fit"),
-    ],
-)
-def test_a_mistake_is_one_clear_sentence(override: str, named: str, rows: Path, tmp_path: Path) -> None:
-    small = ["data.menagerie=[]", f"data.files=[{rows}]"]
-    with pytest.raises(LiteStageError, match=named) as caught:
-        train(load_config("menagerie", [*TINY, *small, f"output={tmp_path}", *re.split(r" (?=\w+[.=])", override)]))
-    assert len(str(caught.value).splitlines()) <= 3
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-@pytest.mark.parametrize(
-    "name", ["gradient_clip", "weight_decay", "learning_rate", "completion_weight", "earlier_weight", "decay"]
-)
-def test_a_number_that_is_none_is_refused(name: str, value: str) -> None:
-    with pytest.raises(LiteStageError, match=f"{name}={value}"):
-        load_config("menagerie", [f"{name}={value}"])
-
-
-def test_the_accelerators_are_lightnings_own() -> None:
-    from lightning.pytorch.accelerators import AcceleratorRegistry
-
-    assert {"auto", "gpu", *AcceleratorRegistry.available_accelerators()} == set(KNOWN["accelerator"])
-
-
-def test_the_command_exits_with_code_2_and_no_traceback() -> None:
-    command = [sys.executable, "-m", "litestage.training", "menagerie", "stepz=5"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 2
-    assert ran.stderr.strip() == "litestage: There is no option 'stepz'; did you mean 'steps'?"

@@ -83,7 +83,7 @@ def write_metadata(file: Path, kind: str, fields: Mapping[str, int | float]) -> 
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_key_length(16)
+    writer.add_key_length(256 if kind.startswith("gemma") else 16)  # of all whose scores are divided by 16
     writer.add_vocab_size(320)
     for key, value in fields.items():
         (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{kind}.{key}", value)

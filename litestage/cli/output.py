@@ -6,14 +6,13 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from litestage.atomic import told
+from litestage.atomic import writable
 from litestage.config import RunConfig
 from litestage.ranks import own_folder
 
@@ -47,12 +46,7 @@ def command_line(*words: str) -> str:
 def output_folder(config: RunConfig, command: str) -> Path:
     """Where a command will write, found to be writable before any work; what is in it stays until then."""
     default = f"runs/{command}-{Path(config.task).stem}-{Path(config.model.name).name}"
-    folder = own_folder(Path(config.output or default))
-    with told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder) as file:
-            file.write(b"writable")
-    return folder
+    return writable(own_folder(Path(config.output or default)))
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from litestage.atomic import writable
 from litestage.cli.output import print_json, print_table
 from litestage.errors import LiteStageError
 from litestage.overrides import configure
@@ -44,8 +45,8 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
     output = Path(config.output or f"runs/data/{task.name}.jsonl")
     if output.suffix != ".jsonl":
         raise LiteStageError(f"output is {config.output!r}; give a file that ends in .jsonl.")
+    writable(output.parent)
     built = build(task, config.questions)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_staged(built.rows, output)
     rows = {
         stage: sum(len(row.gold[stage]) if isinstance(row.gold[stage], list) else 1 for row in built.rows)

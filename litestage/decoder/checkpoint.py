@@ -95,6 +95,12 @@ def read_tokenizer(place: str, name: str, model: Any, revision: str | None = Non
 
     with _explained(name, Path(place).is_dir(), "tokenizer"), quietly():
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **_of(revision))
+        bare, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    if whole[-1:] != bare[-1:]:
+        raise LiteStageError(
+            f"The tokenizer of {name!r} puts {tokenizer.decode(whole[-1:])!r} behind every text, and a model would go "
+            "on from there; have it put nothing there (add_eos_token in tokenizer_config.json, or its post_processor)."
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise LiteStageError(

@@ -20,7 +20,7 @@ def contradictions(config: Any, window: str, divisors: Iterable[str | None]) -> 
     """
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     found = [f"{queries} query heads to {keys} key-value heads"] if keys < 1 or queries % keys else []
-    if config.num_hidden_layers < 1:
+    if config.num_hidden_layers == 0:
         found.append("no layers")
     wide = getattr(config, "sliding_window", None)
     by_type = window == "by layer type" and "sliding_attention" in layer_types(config)

@@ -1,4 +1,4 @@
-"""Generation settings that come with a model and that ``generate`` would apply to greedy decoding, but we do not."""
+"""Generation settings that come with a model: what ends a text, and what ``generate`` would apply but we do not."""
 
 from __future__ import annotations
 
@@ -82,3 +82,24 @@ def say_left_out(fields: dict[str, Any], name: str, choice: str) -> None:
 def _brief(value: Any) -> str:
     said = str(value)
     return said if len(said) <= 40 else f"{said[:40]}..."
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end a generation, as ``generate`` would use them; the first one stands for an exit.
+
+    Raises:
+        LiteStageError: none is named, or what is named is no token of the model's.
+    """
+    embeddings = len(model.get_input_embeddings().weight)
+    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id, model.config.eos_token_id):
+        ids = tuple(source) if isinstance(source, (list, tuple)) else (source,) if source is not None else ()
+        if not all(type(token) is int and token >= 0 for token in ids) or min(ids, default=0) >= embeddings:
+            raise LiteStageError(
+                f"eos_token_id is {source!r}; give the id of one of the model's {embeddings} tokens, or a list."
+            )
+        if ids:
+            return ids
+    raise LiteStageError(
+        "Neither the model nor its tokenizer names an end-of-sequence token; "
+        "set eos_token_id in generation_config.json."
+    )

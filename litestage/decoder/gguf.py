@@ -182,6 +182,7 @@ def _computed_with(config: Any) -> dict[str, Any]:
     turned = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1.0)
     return {
         "rope.dimension_count": int(width * turned),
+        "attention.key_length": getattr(config, "query_pre_attn_scalar", width),  # scores are divided by its root
         "attention.sliding_window": getattr(config, "sliding_window", None),
         "attn_logit_softcapping": getattr(config, "attn_logit_softcapping", None),
         "final_logit_softcapping": getattr(config, "final_logit_softcapping", None),

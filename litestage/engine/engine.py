@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from litestage.decoder.decoder import Decoder
-from litestage.decoder.generation import settings_of
+from litestage.decoder.generation import eos_ids, settings_of
 from litestage.decoder.lean import LeanDecoder
 from litestage.engine import scheduler, sequences
 from litestage.engine.graph.compiled import COMPILING
@@ -79,7 +79,7 @@ class Engine:
         self.tokenizer = tokenizer
         self._alone: dict[int, str] = {}  # texts of single tokens
         self.most_rows = sys.maxsize
-        self.eos = _eos_ids(model, tokenizer, self.decoder.embeddings)
+        self.eos = eos_ids(model, tokenizer)
 
     @torch.inference_mode()
     def generate(
@@ -250,19 +250,3 @@ class Engine:
         if self.decoder.device.type == "cuda":
             torch.cuda.synchronize(self.decoder.device)
         return perf_counter()
-
-
-def _eos_ids(model: Any, tokenizer: Any, embeddings: int) -> tuple[int, ...]:
-    """Token ids that end a generation, as ``generate`` would use them; the first one stands for an exit."""
-    for source in (model.generation_config.eos_token_id, tokenizer.eos_token_id, model.config.eos_token_id):
-        ids = tuple(source) if isinstance(source, (list, tuple)) else (source,) if source is not None else ()
-        if not all(type(token) is int and token >= 0 for token in ids) or min(ids, default=0) >= embeddings:
-            raise LiteStageError(
-                f"eos_token_id is {source!r}; give the id of one of the model's {embeddings} tokens, or a list."
-            )
-        if ids:
-            return ids
-    raise LiteStageError(
-        "Neither the model nor its tokenizer names an end-of-sequence token; "
-        "set eos_token_id in generation_config.json."
-    )

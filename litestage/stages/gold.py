@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from litestage.atomic import replacing
 from litestage.errors import LiteStageError, did_you_mean
 from litestage.reading import parse_json, read_lines
 from litestage.stages.question import Question
@@ -33,7 +34,7 @@ class StagedRow:
 
 def write_staged(rows: Iterable[StagedRow], path: str | Path) -> None:
     """One JSON object a line: ``id, question, options, answer``, one key per stage and, if there is any, ``seen``."""
-    with Path(path).open("w", encoding="utf-8") as file:
+    with replacing(Path(path)) as beside, beside.open("w", encoding="utf-8") as file:
         for row in rows:
             asked = row.question
             head = {"id": asked.id, "question": asked.text, "options": list(asked.options), "answer": asked.answer}

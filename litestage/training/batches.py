@@ -48,7 +48,7 @@ class StageSteps(Steps):
         rows: by stage, how many examples a step takes.
 
     Raises:
-        LiteStageError: rows for a stage that is not there.
+        LiteStageError: rows for a stage that is not there, or for none.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class StageSteps(Steps):
     ) -> None:
         super().__init__(tokens, seed)
         known_stages("rows", rows, examples)
+        _some("rows", rows)
         self.examples, self.encode, self.rows = examples, encode, rows
 
     def trees(self) -> Iterator[list[TokenTree]]:
@@ -108,8 +109,7 @@ class QuestionSteps(Steps):
         self.questions, self.seen = questions, seen
         known_stages("stage_share", share or {}, pipeline.stage_names)
         self.share = {stage: (share or {}).get(stage, 1.0) for stage in pipeline.stage_names}
-        if not any(self.share.values()):
-            raise LiteStageError(f"stage_share is 0 for {', '.join(self.share)}; give one of them more.")
+        _some("stage_share", self.share)
         for row in rows:
             row_examples(row, pipeline)
 
@@ -129,6 +129,11 @@ class QuestionSteps(Steps):
         if self.apart:
             return [tree_of(each, stage) for stage, each in sequences.items()]
         return [tree_of(sequence for each in sequences.values() for sequence in each)]
+
+
+def _some(option: str, of_stages: Mapping[str, float]) -> None:
+    if not any(of_stages.values()):
+        raise LiteStageError(f"{option} is 0 for {', '.join(of_stages)}; give one of them more.")
 
 
 def _shuffled_forever(items: Sequence[Drawn], draw: random.Random) -> Iterator[Drawn]:

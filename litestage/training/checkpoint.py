@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,14 @@ class Checkpoints(Checkpoint):  # type: ignore[misc]
     """Has Lightning save what is trained (weights, optimiser, schedule, step) every ``save_every`` steps, in one file.
 
     The file is replaced in one move, so that a kill at any moment leaves a whole one.
+
+    Args:
+        made_of: digests of what no option has: the rows themselves, and the model that is trained.
     """
 
-    def __init__(self, config: TrainingConfig, steps: Steps) -> None:
+    def __init__(self, config: TrainingConfig, steps: Steps, made_of: Mapping[str, str]) -> None:
         self.config, self.steps = config, steps
+        self._options = {**asdict(config), **made_of}
         self.file = Path(config.output) / "checkpoint.ckpt"
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -34,14 +39,14 @@ class Checkpoints(Checkpoint):  # type: ignore[misc]
                 trainer.save_checkpoint(beside)
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_OPTIONS] = asdict(self.config)
+        checkpoint[_OPTIONS] = self._options
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Passes over the rows that were trained on. Raises LiteStageError when the options were other ones."""
-        options = asdict(self.config)
-        other = [name for name, value in checkpoint[_OPTIONS].items() if options.get(name) != value]
+        """Passes over the rows that were trained on. Raises LiteStageError when options, rows or model were others."""
+        before = checkpoint[_OPTIONS]
+        other = [name for name, value in self._options.items() if before.get(name) != value]
         if other:
-            was = ", ".join(f"{name}={checkpoint[_OPTIONS][name]}" for name in other)
+            was = ", ".join(f"{name}={before.get(name)}" for name in other)
             raise LiteStageError(
                 f"{self.file} is from a run with other options ({was}); give those again, or remove the file."
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
+from operator import attrgetter
 from typing import Any
 
 from litestage.conf import named
@@ -141,6 +143,23 @@ KNOWN = {
     "accelerator": ("auto", "cpu", "cuda", "gpu", "mps", "tpu"),
 }
 
+BYTES = 258
+"""Tokens that every vocabulary has: the 256 bytes, the end of a text and padding."""
+
+GOES_BY = {
+    "questions": (
+        "goes by the stages of whole questions; give questions instead of rows",
+        ("stage_share", "seen", "sublayer_dropout"),
+    ),
+    "lora.rank": (
+        "is an adapter's, and lora.rank=0 trains all weights; give a rank",
+        ("lora.alpha", "lora.dropout", "lora.targets", "model.base"),
+    ),
+    "model.architecture": ("is of a model from scratch; give model.architecture", ("model.vocab_size",)),
+    "model.pretrained": ("adapts a model that is there; give model.pretrained", ("lora.rank",)),
+}
+"""By option, what would do nothing without it."""
+
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> TrainingConfig:
     """The configuration in ``source`` (a name in ``conf/train`` or a path to YAML), with ``key=value`` overrides.
@@ -163,13 +182,28 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
     for name, number in _numbers("", asdict(config)):
         if number < 0 or not isfinite(number):
             raise LiteStageError(f"{name}={number} is no finite number from 0; give 0 or more.")
-    if config.sublayer_dropout and not config.questions:
-        raise LiteStageError("sublayer_dropout goes by the stages of whole questions; give questions instead of rows.")
+    for needed, (why, names) in GOES_BY.items():
+        for name in names:
+            if attrgetter(name)(config) != attrgetter(name)(TrainingConfig()) and not attrgetter(needed)(config):
+                raise LiteStageError(f"{name} {why}, or leave {name} out.")
     shares = {"stage_share": config.stage_share, "sublayer_dropout": config.sublayer_dropout}
     named = [(f"{name}.{stage}", each) for name, stages in shares.items() for stage, each in stages.items()]
     for name, share in (("seen", config.seen), ("decay", config.decay), ("lora.dropout", config.lora.dropout), *named):
         if not 0 <= share <= 1:
             raise LiteStageError(f"{name}={share} is not a share; give a number from 0 to 1.")
+    if config.check.tasks and not config.check.questions:
+        raise LiteStageError("check.questions=0 asks none of check.tasks; give at least 1, or no tasks.")
+    if config.check.every and not (config.check.held_out or config.check.tasks):
+        raise LiteStageError("check.every looks at nothing; give check.held_out rows, or check.tasks.")
+    if config.model.architecture and config.model.vocab_size < BYTES:
+        raise LiteStageError(
+            f"model.vocab_size={config.model.vocab_size} has no room for the bytes and two special tokens; give at "
+            f"least {BYTES}."
+        )
+    if config.threads > (cores := os.cpu_count() or config.threads):
+        raise LiteStageError(f"threads={config.threads} are more than the {cores} cores of this machine; give fewer.")
+    if config.seed >= 2**32:
+        raise LiteStageError(f"seed={config.seed} is none that NumPy takes; give one below 2**32.")
     if not config.learning_rate:
         raise LiteStageError(f"learning_rate={config.learning_rate} trains nothing; give a number above 0.")
     if not any((config.completion_weight, config.earlier_weight, *(each.weight for each in config.token_weights))):

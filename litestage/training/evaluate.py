@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument
 
 from litestage.cli import run_alone
+from litestage.errors import LiteStageError
 from litestage.menagerie import VARIANTS, load_split
 from litestage.overrides import configure
 from litestage.stages import Pipeline, load_pipeline
@@ -104,6 +105,8 @@ def main(
 ) -> None:
     """Prints one JSON line per variant or file."""
     options = configure(EvaluationOptions, [], [word for word in words or () if "=" in word])
+    if options.limit < 1:
+        raise LiteStageError(f"limit is {options.limit}; give at least 1.")
     sources = [word for word in words or () if "=" not in word] or VARIANTS
     data = {source: _rows(source, options.split)[: options.limit] for source in sources}
     pipeline = load_pipeline(options.pipeline)

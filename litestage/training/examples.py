@@ -91,9 +91,10 @@ class ExampleTokens:
     Args:
         completion_weight: of completion tokens that no pattern names.
         earlier_weight: of what earlier stages wrote, where a prompt repeats it.
+        ends: the ids that end a generation of the model; of one that the tokenizer has too, that one is taught.
 
     Raises:
-        LiteStageError: a tokenizer without an end of text.
+        LiteStageError: neither has an end of text.
     """
 
     def __init__(
@@ -102,8 +103,11 @@ class ExampleTokens:
         token_weights: Sequence[TokenWeight] = (),
         completion_weight: float = 1.0,
         earlier_weight: float = 0.0,
+        ends: Sequence[int] = (),
     ) -> None:
-        if tokenizer.eos_token_id is None:
+        own = tokenizer.eos_token_id
+        self.end = ends[0] if ends and own not in ends else own
+        if self.end is None:
             raise LiteStageError("The tokenizer has no end-of-text token; set eos_token in its tokenizer_config.json.")
         self.tokenizer, self.completion_weight, self.earlier_weight = tokenizer, completion_weight, earlier_weight
         self.token_weights = [(re.compile(each.pattern), each) for each in token_weights]
@@ -134,7 +138,7 @@ class ExampleTokens:
                     for index, (start, end) in enumerate(completion["offset_mapping"]):
                         if start < match.end() and end > match.start():
                             weights[index] = each.weight / share.get(match.group(), 1)
-            ids = [*prompt["input_ids"], *completion["input_ids"], self.tokenizer.eos_token_id]
+            ids = [*prompt["input_ids"], *completion["input_ids"], self.end]
             sequences.append((ids, [*context, *weights, self.completion_weight]))
         return sequences
 

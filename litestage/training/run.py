@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +16,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
+from litestage.atomic import writable
 from litestage.data import load_task
-from litestage.decoder.load import read_model
+from litestage.decoder.adapter import CONFIG
+from litestage.decoder.families import family_of
+from litestage.decoder.files import first_line
+from litestage.decoder.generation import eos_ids
+from litestage.decoder.load import fingerprint, read_model
 from litestage.decoder.source import source_of
-from litestage.errors import LiteStageError, known_stages
+from litestage.errors import LiteStageError, known_keys, known_stages
 from litestage.menagerie import load_split
 from litestage.runner.termination import PlainTermination
 from litestage.stages import Pipeline, load_pipeline
@@ -36,6 +44,9 @@ if TYPE_CHECKING:
 
     from litestage.training.config import ModelConfig, TrainingConfig
 
+_ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+"""What transformers takes for a part of rope_parameters."""
+
 
 def train(config: TrainingConfig) -> Path:
     """Trains, saves model (or adapter), tokenizer and configuration in ``config.output``, and returns that folder.
@@ -48,12 +59,17 @@ def train(config: TrainingConfig) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
+    output = _output(config)
     pipeline, rows = load_pipeline(config.pipeline), _rows(config)
     held_out, rows = _parted(rows, config.check.held_out if config.check.every else 0)
     precision = _precision(config.precision)
-    model, tokenizer = _model_and_tokenizer(config.model, stage_examples(rows, pipeline), _dtype(config, precision))
-    encode = ExampleTokens(tokenizer, config.token_weights, config.completion_weight, config.earlier_weight)
+    examples = stage_examples(rows, pipeline)
+    model, tokenizer = _model_and_tokenizer(config.model, examples, _dtype(config, precision))
+    weights = config.token_weights, config.completion_weight, config.earlier_weight
+    encode = ExampleTokens(tokenizer, *weights, eos_ids(model, tokenizer))
+    _check(examples, encode, model.config.get_text_config().max_position_embeddings)
     steps = _steps(config, rows, pipeline, encode)
+    made_of = {"digest of the rows": _digest(rows, pipeline), "digest of the model": fingerprint(model)}
     if config.lora.rank:
         if config.model.pretrained and source_of(config.model.pretrained).adapter:
             raise LiteStageError(
@@ -64,7 +80,7 @@ def train(config: TrainingConfig) -> Path:
     if config.compile:
         for layer in model.get_decoder().layers:  # layers are alike, so one is compiled and all use it
             layer.compile(dynamic=True)
-    checkpoints = Checkpoints(config, steps)
+    checkpoints = Checkpoints(config, steps, made_of)
     callbacks = [TQDMProgressBar(refresh_rate=10), Cost(config, steps), checkpoints, PlainTermination()]
     if config.check.every:
         trees = QuestionSteps(held_out, pipeline, encode, len(held_out), tokens=config.tokens)
@@ -87,7 +103,6 @@ def train(config: TrainingConfig) -> Path:
     loader = torch.utils.data.DataLoader(steps, batch_size=None)
     last = checkpoints.file if checkpoints.file.is_file() else None
     trainer.fit(StagedTraining(model, config), loader, ckpt_path=last, weights_only=True)
-    output = Path(config.output)
     save(model, tokenizer, config, output)
     checkpoints.file.unlink(missing_ok=True)
     return output
@@ -135,6 +150,37 @@ def _dtype(config: TrainingConfig, precision: str) -> torch.dtype:
     return torch.bfloat16 if config.lora.rank and precision.startswith("bf16") else torch.float32
 
 
+def _output(config: TrainingConfig) -> Path:
+    """The folder that receives the model, found before any work to be writable and without what would be in its way."""
+    folder = writable(Path(config.output))
+    adapter, model = (folder / CONFIG).is_file(), any(folder.glob("model*.safetensors"))
+    if model if config.lora.rank else adapter:
+        there, new = ("a whole model", "an adapter") if model else ("an adapter", "a whole model")
+        raise LiteStageError(
+            f"{config.output!r} holds {there}, beside which {new} could not be loaded; give another output."
+        )
+    return folder
+
+
+def _check(examples: dict[str, list[Example]], encode: ExampleTokens, context: int) -> None:
+    """Raises LiteStageError for an example that the model has no positions for: no engine would ask it."""
+    for stage, of_stage in examples.items():
+        for example in of_stage:
+            if len(f"{example.prompt}{example.completion}".encode()) + 2 <= context:  # no more tokens than that
+                continue
+            ((ids, _),) = encode.of_stage([example])
+            if len(ids) > context:
+                raise LiteStageError(
+                    f"A prompt of {stage!r} and its text take {len(ids)} tokens, and the model has room for {context}; "
+                    f"leave the row out ({example.prompt[:60]!r}...), or train a model with more."
+                )
+
+
+def _digest(rows: Sequence[StagedRow], pipeline: Pipeline) -> str:
+    """16 hex digits that change with what is trained on."""
+    return hashlib.sha256(f"{pipeline.hash} {rows!r}".encode()).hexdigest()[:16]
+
+
 def _rows(config: TrainingConfig) -> list[StagedRow]:
     rows = [row for variant in config.data.menagerie for row in load_split(variant, "train")]
     return rows + [row for file in config.data.files for row in read_staged(file)]
@@ -142,11 +188,12 @@ def _rows(config: TrainingConfig) -> list[StagedRow]:
 
 def _parted(rows: list[StagedRow], held_out: int) -> tuple[list[StagedRow], list[StagedRow]]:
     """Rows at even distances that are not trained on, and those of all other questions (a file may be named twice)."""
-    if held_out >= len(rows):
-        raise LiteStageError(f"check.held_out={held_out} leaves none of {len(rows)} rows to train on; hold out fewer.")
     places = {index * len(rows) // held_out for index in range(held_out)}
     asked = {rows[place].question for place in places}
-    return [rows[place] for place in sorted(places)], [row for row in rows if row.question not in asked]
+    left = [row for row in rows if row.question not in asked]
+    if not left:
+        raise LiteStageError(f"check.held_out={held_out} leaves none of {len(rows)} rows to train on; hold out fewer.")
+    return [rows[place] for place in sorted(places)], left
 
 
 def _questions(config: TrainingConfig) -> dict[str, list[StagedRow]]:
@@ -175,9 +222,25 @@ def _model_and_tokenizer(
     texts = (text for each in examples.values() for example in each for text in (example.prompt, example.completion))
     tokenizer = train_tokenizer(texts, config.vocab_size, architecture.get("max_position_embeddings", 2048))
     tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    try:
+    if taken := {"vocab_size", *tokens} & set(architecture):
+        raise LiteStageError(
+            f"model.architecture.{min(taken)} is the trained tokenizer's; leave it out (model.vocab_size bounds it)."
+        )
+    with _described():
         shape = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **tokens, **architecture)
-    except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise LiteStageError(f"model.architecture does not describe a model ({reason}); correct it.") from None
-    return AutoModelForCausalLM.from_config(shape).train(), tokenizer
+        known_keys("model.architecture", architecture, [*type(shape)().to_dict(), *_ROPE])
+        family_of(shape)
+        return AutoModelForCausalLM.from_config(shape).train(), tokenizer
+
+
+@contextmanager
+def _described() -> Iterator[None]:
+    """One sentence for whatever transformers raises of a configuration that was made up."""
+    try:
+        yield
+    except LiteStageError:
+        raise
+    except Exception as error:  # a wrong configuration raises anything
+        raise LiteStageError(
+            f"model.architecture does not describe a model ({first_line(error)}); correct it."
+        ) from None
