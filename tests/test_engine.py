@@ -156,6 +156,8 @@ def test_what_a_supported_familys_relatives_have_of_their_own_is_refused(config,
         (LlamaConfig(num_attention_heads=8, num_key_value_heads=16), "8 query heads to 16 key-value heads"),
         (Olmo2Config(num_key_value_heads=0), "32 query heads to 0 key-value heads"),
         (LlamaConfig(num_hidden_layers=0), "no layers"),
+        (LlamaConfig(max_position_embeddings=0), "max_position_embeddings=0"),
+        (LlamaConfig(rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}), "rope_type='spiral'"),
         (MistralConfig(sliding_window=1), "layers with sliding_window=1"),
         (MistralConfig(sliding_window=-3), "layers with sliding_window=-3"),
         (MistralConfig(layer_types=["full_attention", "sliding_attention"] * 16), "layer_types of 2 kinds"),
@@ -170,6 +172,18 @@ def test_what_a_configuration_says_that_cannot_be_computed_is_refused_before_it_
     """Heads that do not divide each other read beside their keys or ended the process; transformers fails too."""
     with pytest.raises(LiteStageError, match=f"{said}.*config.json"):
         Decoder(type("Model", (), {"config": config}))
+
+
+@pytest.mark.parametrize(("family", "share"), [("llama", 0.5), ("llama", 2.0), ("phi3", 2.0)])
+def test_a_rotation_of_other_channels_than_the_attention_turns_is_refused(family, share):
+    """transformers' attention fails at them, but Phi-3's at fewer, which it turns."""
+    config = copy.deepcopy(tiny_model(family).config)
+    config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4, "factor": 1.0, "partial_rotary_factor": share}
+    model = type(tiny_model(family))(copy.deepcopy(config)) if family == "llama" else copy.deepcopy(tiny_model(family))
+    if family != "llama":
+        model.model.rotary_emb.inv_freq = torch.ones(8)
+    with pytest.raises(LiteStageError, match=r"turns \d+ channels of heads that are 8 wide.*partial_rotary_factor"):
+        Decoder(model)
 
 
 def test_a_window_that_hides_nothing_is_not_refused():

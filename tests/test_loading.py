@@ -118,6 +118,14 @@ WRONG = {
     "half a file": (cut("model.safetensors", 100_000), "model.safetensors is damaged or truncated"),
     "an empty file": (cut("model.safetensors", 0), "model.safetensors is damaged or truncated"),
     "a shard that is missing": (in_shards, "lacks model-00002-of-00002.safetensors"),
+    "an index that is none": (
+        lambda folder: (in_shards(folder), edit(folder / "model.safetensors.index.json", weight_map=["x"])),
+        "does not say by tensor in which file it is",
+    ),
+    "weights in whole numbers": (
+        lambda folder: edit_tensors(folder, lambda t: t.update({k: (v * 50).to(torch.int8) for k, v in t.items()})),
+        r"is quantised: it holds weights in whole numbers \(I8: lm_head.weight",
+    ),
     "weights not fetched": (with_text("model.safetensors", POINTER), "model.safetensors is a git-LFS pointer"),
     "a configuration not fetched": (with_text("config.json", POINTER), "config.json is a git-LFS pointer"),
     "a tokenizer not fetched": (with_text("tokenizer.json", POINTER), "tokenizer.json is a git-LFS pointer"),
@@ -242,9 +250,10 @@ def test_a_revision_of_a_folder_is_refused(folder):
 def test_end_of_text_ids_that_are_no_ids_are_refused(folder):
     from litestage.session import Session
 
-    edit(folder / "generation_config.json", eos_token_id="<eos>")
-    with pytest.raises(LiteStageError, match="'<eos>'"):
-        Session.open(str(folder))
+    for no_id in ("<eos>", -1):
+        edit(folder / "generation_config.json", eos_token_id=no_id)
+        with pytest.raises(LiteStageError, match=f"eos_token_id is {no_id!r}"):
+            Session.open(str(folder))
 
 
 def test_a_tokenizer_without_bos_and_eos_takes_the_models_end_of_text_under_lm_eval(folder, tmp_path):

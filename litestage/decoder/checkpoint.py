@@ -124,7 +124,7 @@ def _refuse_larger_than_its_files(config: Any, folder: Path, name: str) -> None:
     stored = [math.prod(shape) for file in folder.glob("model*.safetensors") for shape in shapes(file).values()]
     if not stored:
         return
-    layers = config.get_text_config().num_hidden_layers
+    layers = config.num_hidden_layers
     if isinstance(layers, int) and layers > len(stored):
         raise LiteStageError(
             f"The checkpoint {name!r} has {layers:,} layers by its config.json and {len(stored)} tensors in its files; "

@@ -11,6 +11,13 @@ def layer_types(config: Any) -> list[str]:
     return list(getattr(config, "layer_types", None) or [])
 
 
+def rope_types(config: Any) -> set[str]:
+    """The kinds of rotary embedding: one, or those of the layer types."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [part for part in parameters.values() if isinstance(part, dict)]
+    return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
+
+
 def contradictions(config: Any, window: str, divisors: Iterable[str | None]) -> list[str]:
     """Fields whose values leave nothing to compute, with their values.
 
@@ -18,10 +25,14 @@ def contradictions(config: Any, window: str, divisors: Iterable[str | None]) -> 
         window: which layers have the configuration's ``sliding_window``: ``none``, ``all`` or ``by layer type``.
         divisors: fields that something is divided by, None for one that the family does not have.
     """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     found = [f"{queries} query heads to {keys} key-value heads"] if keys < 1 or queries % keys else []
     if config.num_hidden_layers == 0:
         found.append("no layers")
+    if config.max_position_embeddings < 1:
+        found.append(f"max_position_embeddings={config.max_position_embeddings}")
     wide = getattr(config, "sliding_window", None)
     by_type = window == "by layer type" and "sliding_attention" in layer_types(config)
     slides = by_type or (window == "all" and wide is not None)
@@ -29,6 +40,7 @@ def contradictions(config: Any, window: str, divisors: Iterable[str | None]) -> 
         found.append(f"layers with sliding_window={wide}")
     if slides and not by_type and len(set(layer_types(config))) > 1:
         found.append(f"layer_types of {len(set(layer_types(config)))} kinds where all layers have one window")
+    found += [f"rope_type={rope!r}" for rope in rope_types(config) if rope not in ("default", *ROPE_INIT_FUNCTIONS)]
     return found + [f"{name}=0" for name in divisors if name and getattr(config, name) == 0]
 
 

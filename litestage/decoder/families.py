@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from litestage.decoder.contradictions import contradictions, forgetting, layer_types
+from litestage.decoder.contradictions import contradictions, forgetting, layer_types, rope_types
 from litestage.decoder.layers import Architecture, Attention, FeedForward, Heads, Layer, Norm, Rope, gelu_tanh
 from litestage.errors import LiteStageError
 
@@ -34,6 +34,7 @@ class Family:
         window: which layers have the configuration's ``sliding_window``, where it has one.
         rope_switch: the attention's own word on whether it is turned; None: always.
         rope_by_layer_type: whether each of the configuration's ``layer_types`` has its rotation.
+        partial_rope: whether the attention may turn the first of a head's channels only.
         reruns: whether ``generate`` runs a text anew when longrope's factors change.
     """
 
@@ -51,6 +52,7 @@ class Family:
     window: Literal["none", "all", "by layer type"] = "none"
     rope_switch: str | None = None
     rope_by_layer_type: bool = False
+    partial_rope: bool = False
     reruns: bool = False
     score_softcap: str | None = None
     logits_softcap: str | None = None
@@ -75,9 +77,16 @@ FAMILIES: dict[str, Family] = {
     "mistral": replace(_LLAMA, window="all"),
     "qwen2": replace(_LLAMA, window="by layer type"),
     "qwen3": replace(_LLAMA, window="by layer type", query_key_norms=True),
-    "qwen3_5_text": Family(epsilon="eps", centred_norms=True, query_key_norms=True, output_gate=True),
+    "qwen3_5_text": Family(
+        epsilon="eps", centred_norms=True, query_key_norms=True, output_gate=True, partial_rope=True
+    ),
     "phi3": Family(
-        projections=("qkv_proj",), gate_up=("gate_up_proj",), activation="activation_fn", window="all", reruns=True
+        projections=("qkv_proj",),
+        gate_up=("gate_up_proj",),
+        activation="activation_fn",
+        window="all",
+        partial_rope=True,
+        reruns=True,
     ),
     "smollm3": replace(_LLAMA, window="by layer type", rope_switch="use_rope"),
     "granite": Family(
@@ -132,13 +141,6 @@ def family_of(config: Any) -> Family:
     if family.rope_by_layer_type and "longrope" in ropes:
         raise LiteStageError(f"rope_type 'longrope' is not supported in {kind!r}, whose layers turn in different ways.")
     return family
-
-
-def rope_types(config: Any) -> set[str]:
-    """The kinds of rotary embedding: one, or those of the layer types."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [part for part in parameters.values() if isinstance(part, dict)]
-    return {str(part.get("rope_type", "default")) for part in nested or [parameters]}
 
 
 def longrope_limit(config: Any) -> int | None:
@@ -215,10 +217,17 @@ def architecture(model: Any) -> Architecture:
         )
 
     layers = tuple(Layer(attention(index, layer), feed_forward(layer)) for index, layer in enumerate(body.layers))
-    ropes = {layer.attention.rope for layer in layers} - {None}
+    names = {layer.attention.rope for layer in layers} - {None}
+    ropes = {name: _rope(body, name if family.rope_by_layer_type else None) for name in sorted(map(str, names))}
+    for channels in {rope.channels for rope in ropes.values()} - {width := layers[0].attention.heads.width}:
+        if channels > width or not family.partial_rope:
+            raise LiteStageError(
+                f"The model turns {channels} channels of heads that are {width} wide; correct partial_rotary_factor in "
+                "its config.json."
+            )
     return Architecture(
         layers=layers,
-        ropes={name: _rope(body, name if family.rope_by_layer_type else None) for name in sorted(map(str, ropes))},
+        ropes=ropes,
         norm=norm(body.norm),
         embedding_multiplier=multiplier(family.embedding_multiplier),
         logits_divisor=multiplier(family.logits_divisor),

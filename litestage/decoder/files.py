@@ -36,7 +36,10 @@ def check_folder(folder: Path, name: str) -> None:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        needed = set(json_object(index).get("weight_map", {}).values())
+        places = json_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+            raise LiteStageError(f"{index} does not say by tensor in which file it is (weight_map); fetch it again.")
+        needed = set(places.values())
         if absent := needed - {path.name for path in weights}:
             raise LiteStageError(f"The folder {name!r} lacks {listed(absent)}, which its index names; fetch it again.")
     for path in weights:
@@ -44,17 +47,24 @@ def check_folder(folder: Path, name: str) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Raises LiteStageError where a safetensors file is a pointer, truncated or none."""
+    """Raises LiteStageError where a safetensors file is a pointer, truncated or none, or its weights are whole numbers,
+    which mean nothing without what they were divided by."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_pointer(path)
     try:
-        with safe_open(path, "pt"):
-            pass
+        with safe_open(path, "pt") as opened:
+            kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LiteStageError(
             f"{path} is damaged or truncated ({first_line(error)}); fetch the file again, or save it again."
         ) from None
+    whole = {name for name, kind in kinds.items() if kind[:1] in "IU" and name.endswith((".weight", ".bias"))}
+    if whole:
+        raise LiteStageError(
+            f"{path} is quantised: it holds weights in whole numbers ({kinds[min(whole)]}: {listed(whole)}); give the "
+            "model it was made from."
+        )
 
 
 def shapes(path: Path) -> dict[str, list[int]]:
