@@ -49,7 +49,7 @@ class HeldOut(Callback):  # type: ignore[misc]
         with eager, torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
             if self.batches:
                 moved = [each.to(module.device) for each in self.batches]
-                weight = sum(float(each.weights.sum()) for each in moved)
+                weight = sum(float(each.weights.sum()) for each in moved) or 1.0  # none that counts: 0 of 1
                 said.append(f"held-out loss {sum(float(summed_loss(module.model, b)) for b in moved) / weight:.3f}")
             for task, rows in self.questions.items():
                 found = evaluate(module.model, self.tokenizer, rows, self.pipeline, batch_size=32)

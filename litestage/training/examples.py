@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 from litestage.errors import LiteStageError
@@ -151,3 +152,32 @@ class ExampleTokens:
 
 def _occurrences(found: Iterable[Sequence[re.Match[str]]]) -> Counter[str]:
     return Counter(match.group() for matches in found for match in matches)
+
+
+def check_lengths(examples: Mapping[str, Sequence[Example]], encode: ExampleTokens, context: int) -> None:
+    """Raises LiteStageError for an example that the model has no positions for: no engine would ask it."""
+    for stage, of_stage in examples.items():
+        for example in of_stage:
+            if len(f"{example.prompt}{example.completion}".encode()) + 2 <= context:  # no more tokens than that
+                continue
+            ((ids, _),) = encode.of_stage([example])
+            if len(ids) > context:
+                raise LiteStageError(
+                    f"A prompt of {stage!r} and its text take {len(ids)} tokens, and the model has room for {context}; "
+                    f"leave the row out ({example.prompt[:60]!r}...), or train a model with more."
+                )
+
+
+def check_weights(
+    examples: Mapping[str, Sequence[Example]], token_weights: Sequence[TokenWeight], completion: float, earlier: float
+) -> None:
+    """Warns of patterns that no completion has. Raises LiteStageError where nothing but theirs would have a weight."""
+    texts = [example.completion for each in examples.values() for example in each]
+    found = {each.pattern: any(re.search(each.pattern, text) for text in texts) for each in token_weights}
+    if not any((completion, earlier, *(each.weight for each in token_weights if found[each.pattern]))):
+        raise LiteStageError(
+            f"No text that is to be written has a match of token_weights ({', '.join(found)}), and nothing else has a "
+            "weight; give completion_weight=1."
+        )
+    for pattern in (pattern for pattern, matches in found.items() if not matches):
+        getLogger(__name__).warning("token_weights: no text that is to be written has a match of %r", pattern)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, did_you_mean
 
 if TYPE_CHECKING:
     from litestage.training.config import LoraOptions
@@ -21,6 +21,13 @@ def with_lora(model: Any, options: LoraOptions, base: str) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    for target in options.targets:
+        if target.rpartition(".")[2] not in names:  # PEFT passes over one as long as it finds another
+            raise LiteStageError(
+                f"lora.targets={list(options.targets)} does not fit the model, which has no {target!r}; "
+                f"{did_you_mean(target, names - {''})}"
+            )
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha or 2 * options.rank,

@@ -38,7 +38,8 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
     def training_step(self, batches: list[TreeBatch], step: int) -> None:
         """One optimiser step on the weighted mean of -log p(token) over all targets of all micro-batches."""
         optimizer: Any = self.optimizers()
-        total = sum(batch.weights.sum() for batch in batches)
+        total = torch.stack([batch.weights.sum() for batch in batches]).sum()
+        total = total.clamp(min=torch.finfo(total.dtype).tiny)  # patterns alone may leave a step without a weight
         loss = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
             with self._dropping(batch, index):

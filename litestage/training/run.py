@@ -33,7 +33,7 @@ from litestage.training.batches import QuestionSteps, StageSteps, Steps
 from litestage.training.check import HeldOut
 from litestage.training.checkpoint import Checkpoints
 from litestage.training.cost import Cost
-from litestage.training.examples import Example, ExampleTokens, stage_examples
+from litestage.training.examples import Example, ExampleTokens, check_lengths, check_weights, stage_examples
 from litestage.training.lora import with_lora
 from litestage.training.module import StagedTraining
 from litestage.training.tokenizer import train_tokenizer
@@ -67,7 +67,8 @@ def train(config: TrainingConfig) -> Path:
     model, tokenizer = _model_and_tokenizer(config.model, examples, _dtype(config, precision))
     weights = config.token_weights, config.completion_weight, config.earlier_weight
     encode = ExampleTokens(tokenizer, *weights, eos_ids(model, tokenizer))
-    _check(examples, encode, model.config.get_text_config().max_position_embeddings)
+    check_lengths(examples, encode, model.config.get_text_config().max_position_embeddings)
+    check_weights(examples, *weights)
     steps = _steps(config, rows, pipeline, encode)
     made_of = {"digest of the rows": _digest(rows, pipeline), "digest of the model": fingerprint(model)}
     if config.lora.rank:
@@ -160,20 +161,6 @@ def _output(config: TrainingConfig) -> Path:
             f"{config.output!r} holds {there}, beside which {new} could not be loaded; give another output."
         )
     return folder
-
-
-def _check(examples: dict[str, list[Example]], encode: ExampleTokens, context: int) -> None:
-    """Raises LiteStageError for an example that the model has no positions for: no engine would ask it."""
-    for stage, of_stage in examples.items():
-        for example in of_stage:
-            if len(f"{example.prompt}{example.completion}".encode()) + 2 <= context:  # no more tokens than that
-                continue
-            ((ids, _),) = encode.of_stage([example])
-            if len(ids) > context:
-                raise LiteStageError(
-                    f"A prompt of {stage!r} and its text take {len(ids)} tokens, and the model has room for {context}; "
-                    f"leave the row out ({example.prompt[:60]!r}...), or train a model with more."
-                )
 
 
 def _digest(rows: Sequence[StagedRow], pipeline: Pipeline) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_model import save_tiny_model
 
 from litestage.errors import LiteStageError
@@ -72,6 +75,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model.architecture={} model.pretrained=reference lora={rank: 2, targets: [q_prj]}",
             r"lora.targets=\['q_prj'\] does not fit",
         ),
+        (
+            "model.architecture={} model.pretrained=reference lora={rank: 2, targets: [q_proj, k_prj]}",
+            "has no 'k_prj'; did you mean 'k_proj'",
+        ),
         ("stage_share.recall=0.5", "stage_share goes by the stages of whole questions; give questions instead of rows"),
         ("seen=0.5", "seen goes by the stages of whole questions"),
         ("lora.alpha=8", "lora.alpha is an adapter's"),
@@ -81,6 +88,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("rows={recall: 0}", "rows is 0 for recall"),
         ("check={every: 1, held_out: 0}", "check.every looks at nothing"),
         ("check={every: 1, tasks: [menagerie], questions: 0}", "check.questions=0 asks none"),
+        (
+            "completion_weight=0 earlier_weight=0 token_weights=[{pattern: zzz, weight: 5}]",
+            r"No text .* has a match of token_weights \(zzz\), and nothing else has a weight",
+        ),
         ("threads=100000", r"threads=100000 are more than the \d+ cores"),  # which would end the process
         ("seed=4294967296", r"seed=4294967296 .* below 2\*\*32"),
         ("model.vocab_size=10", "model.vocab_size=10 has no room for the bytes"),
@@ -125,6 +136,24 @@ def test_rows_that_all_ask_the_held_out_question_leave_none_to_train_on(tmp_path
     options = ["data.menagerie=[]", f"data.files=[{tmp_path}/same.jsonl]", "check.every=1", "check.held_out=1"]
     with pytest.raises(LiteStageError, match="leaves none of 3 rows"):
         train(load_config("menagerie", [*TINY, *options, f"output={tmp_path}/out"]))
+
+
+def test_steps_and_held_out_rows_without_a_weight_change_nothing(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of eight questions one has a word that counts, and nothing else does: most steps are divided by no weight."""
+    lines = rows.read_text().splitlines(keepends=True)[:8]
+    only = json.loads(lines[3])["recall"]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    base = save_tiny_model(tmp_path / "base")
+    weights = f"token_weights=[{{pattern: '{re.escape(only)}', weight: 1.0}}, {{pattern: zzz, weight: 1.0}}]"
+    checked = "check={every: 4, held_out: 1}"  # the first row
+    options = tuning(tmp_path / "rows.jsonl", base, tmp_path / "out", weights, "completion_weight=0", checked)
+    train(load_config("staged", [*options, "questions=1", "steps=8", "save_dtype=float32"]))
+    assert "held-out loss 0.000" in capsys.readouterr().out
+    assert "no text that is to be written has a match of 'zzz'" in caplog.text
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert not torch.equal(weights["lm_head.weight"], load_file(Path(base) / "model.safetensors")["lm_head.weight"])
 
 
 def tuning(rows: Path, base: str, output: Path, *more: str) -> list[str]:
