@@ -168,6 +168,7 @@ def test_p_values_of_change_by_hand():
     halved = slower_by_intervals((2.0, 1.9, 2.1), (1.0, 0.95, 1.05), 0.1)
     assert halved < 1e-20
     assert slower_by_intervals((2.0, 1.9, 2.1), (1.9, 1.8, 2.0), 0.1) > 0.5
+    assert slower_by_intervals((2.0, 2.0, 2.0), (1.0, 1.0, 1.0), 0.1) == 1.0  # one question each tells nothing
     # Newcombe's (1998) example of 56/70 against 48/80
     assert unpaired_drop_interval((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
@@ -197,7 +198,9 @@ def test_another_question_under_the_same_id_is_one_sentence(tmp_path):
         with pytest.raises(LiteStageError, match=f"{count} of 100 questions have another text"):
             judge(kept, after, GateOptions())
     unknown = read_record(run_folder(tmp_path / "old", BASE))  # as files were before
-    assert judge(unknown, flipped, GateOptions()).passed
+    found = judge(unknown, flipped, GateOptions())
+    assert found.passed
+    assert [str(unknown.path) in note and "by id alone" in note for note in found.notes] == [True]
 
 
 def test_samples_have_their_questions_digests(tmp_path):

@@ -117,7 +117,7 @@ def _tokens(
 def _speedup(name: str, before: Record, after: Record, tolerance: float) -> Figure:
     (first, was), (second, now) = _times(name, before), _times(name, after)
     both = [one for one in first if one in second]
-    if len(both) > 1:
+    if both:
         p = slower(_columns(first, both), _columns(second, both), tolerance)
         how = f"within {tolerance:.0%}, paired over {len(both)} questions"
     else:

@@ -59,6 +59,12 @@ def judge(before: Record, after: Record, options: GateOptions) -> Verdict:
     changed = [name for name in common if not _same_plan(name, before, after)]
     if changed:
         notes.append(f"Another plan than the baseline's: {', '.join(changed)}; tokens are compared within a tolerance.")
+    for record in (before, after):
+        if record.samples and not record.questions:
+            notes.append(
+                f"{record.path} is from before questions had digests, so they are paired by id alone: another question "
+                "under the same id is not seen."
+            )
     new = [name for name in after.methods if name not in before.methods]
     if new:
         notes.append(f"New, without a baseline: {', '.join(new)}; --update takes them in.")

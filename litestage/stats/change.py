@@ -61,8 +61,13 @@ def _log_change(sums: np.ndarray) -> np.ndarray:
 def slower_by_intervals(
     before: tuple[float, float, float], after: tuple[float, float, float], tolerance: float
 ) -> float:
-    """The same where only the speed-ups and their 95 % intervals are known: (speed-up, low, high)."""
+    """The same where only the speed-ups and their 95 % intervals are known: (speed-up, low, high).
+
+    1 where an interval has no width, which is that of a single question.
+    """
     widths = [log(high / low) / (2 * norm.ppf(0.975)) for _, low, high in (before, after)]
+    if not all(widths):
+        return 1.0
     return _lower_tail(log(after[0] / before[0]) - log(1 - tolerance), sqrt(sum(width**2 for width in widths)))
 
 
