@@ -94,14 +94,16 @@ def test_an_older_file_is_taken_over_with_its_records(tmp_path):
 
 def test_another_programs_database_is_refused_and_left_as_it_was(tmp_path):
     path = tmp_path / "contacts.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE friends (name TEXT)")
-    connection.close()
-    with pytest.raises(LiteStageError, match="another program's"):
-        ResultStore(path)
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("friends",)]
-    connection.close()
+    for table, version in (("friends", 0), ("friends", 1), ("results", 0), ("results", 1), ("results", 7)):
+        path.unlink(missing_ok=True)
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"CREATE TABLE {table} (name TEXT)")
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(LiteStageError, match="another program's"):
+            ResultStore(path)
+        assert path.read_bytes() == before
 
 
 # --- upkeep ---

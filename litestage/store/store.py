@@ -66,11 +66,19 @@ class ResultStore:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path or ":memory:", timeout=_PATIENCE_S)
             self._connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
+            self._refuse_others()
             _write_ahead(self._connection)
             self._connection.execute("PRAGMA synchronous=NORMAL")
             if self._version() != _SCHEMA_VERSION:
                 self._migrate()
         self._process = os.getpid()
+
+    def _refuse_others(self) -> None:
+        """Raises LiteStageError for another program's database, which is left as it was."""
+        tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        there = {row[1] for row in self._connection.execute("PRAGMA table_info(results)")}
+        if tables and not {"key", "record", "checksum"} <= there:
+            raise LiteStageError(f"{str(self.path)!r} is another program's database; set store=<file>.")
 
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
@@ -86,9 +94,6 @@ class ResultStore:
                 )
             if version == _SCHEMA_VERSION:
                 return
-            tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if tables and "results" not in tables:
-                raise LiteStageError(f"{str(self.path)!r} is another program's database; set store=<file>.")
             self._connection.execute(_TABLE)
             there = {row[1] for row in self._connection.execute("PRAGMA table_info(results)")}
             for column, declared in (("written", "REAL"), ("model", "TEXT"), ("engine", "TEXT")):

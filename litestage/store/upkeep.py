@@ -77,6 +77,11 @@ def prune(store: ResultStore, *, older_than_s: float | None = None, max_bytes: i
 
     Processes that use the store meanwhile go on: what they miss, they compute again.
     """
+    with store.explained("cannot be pruned"):
+        return _pruned(store, older_than_s, max_bytes)
+
+
+def _pruned(store: ResultStore, older_than_s: float | None, max_bytes: int | None) -> Pruned:
     before = _file_bytes(store)
     damaged = _delete(store, _DAMAGED)
     old = 0 if older_than_s is None else _delete(store, "written < ?", time.time() - older_than_s)
@@ -94,7 +99,7 @@ def prune(store: ResultStore, *, older_than_s: float | None = None, max_bytes: i
 
 
 def _delete(store: ResultStore, condition: str, *values: float) -> int:
-    with store.explained("cannot be written"), store.connection as connection:
+    with store.connection as connection:
         return connection.execute(f"DELETE FROM results WHERE {condition}", values).rowcount
 
 
