@@ -248,6 +248,10 @@ def test_on_agreement_answers_that_change_count_whether_they_were_right_or_not()
     quiet = one_budget_search(walked_problem(WrittenDown({3: {60}}), rungs=2, on="agreement"))
     assert (quiet.plan.certificate.lost, quiet.plan.certificate.on) == (1, "agreement")
     assert "answers at most 10 % of questions otherwise than full depth" in str(quiet.plan.certificate)
+    unlucky = one_budget_search(walked_problem(WrittenDown({3: set(range(60, 90))}), rungs=2, on="agreement"))
+    for found, said in ((changed, "% of answers changed"), (unlucky, "answered otherwise of")):
+        assert said in found.candidates[0].verdict
+        assert "lost" not in found.candidates[0].verdict
 
 
 def test_every_certified_plan_of_a_walk_may_be_chosen_so_the_clock_may_choose():
@@ -293,6 +297,10 @@ def test_a_certificate_goes_with_the_plan_and_is_no_part_of_what_it_is(tmp_path)
         (lambda raw: raw["model"].update(fingerprint="f2"), ["model f1", "f2"]),
         (lambda raw: raw["pipeline"].update(hash="p2"), ["pipeline p1", "p2"]),
         (lambda raw: raw["certificate"].update(p=0.4), ["'p'", "0.4", "0.1"]),
+        (lambda raw: raw["certificate"].update(bound=0.01), ["'p'", "0.035", "0.27"]),
+        (lambda raw: raw["certificate"].update(questions=400), ["'p'", "0.035", "at this bound"]),
+        (lambda raw: raw["certificate"].update(lost=0), ["'p'", "0.035", "these counts"]),
+        (lambda raw: raw["certificate"].update(questions=0, lost=0), ["'questions'", "0"]),
         (lambda raw: raw["certificate"].update(lost=-1), ["'lost'", "-1"]),
         (lambda raw: raw["certificate"].update(lost=300), ["'questions'", "256", "300"]),
         (lambda raw: raw["certificate"].update(on="speed"), ["'on'", "speed"]),
@@ -306,6 +314,20 @@ def test_a_certificate_that_is_not_of_this_plan_or_makes_no_sense_is_refused(tmp
         load_plan(written(tmp_path, change))
     for word in ["plan.yaml", *named]:
         assert word in str(error.value)
+
+
+def test_a_certificate_of_other_weights_or_prompts_is_left_out_and_that_is_said(caplog):
+    plan = replace(PLAN, certificate=CERTIFICATE)
+    in_8_bits = replace(PLAN, model={**PLAN.model, "weights": "int8"})
+    as_chat = replace(PLAN, pipeline={**PLAN.pipeline, "chat_template": True})
+    assert plan.certified_under(PLAN).certificate == CERTIFICATE
+    assert not caplog.text
+    for here, said in ((in_8_bits, "without weights in 8 bits"), (as_chat, "without the chat template")):
+        assert plan.certified_under(here).certificate is None
+        assert said in caplog.text
+        made_so = replace(here, certificate=CERTIFICATE)
+        assert made_so.certified_under(here).certificate == CERTIFICATE
+        assert made_so.certified_under(PLAN).certificate is None
 
 
 def test_another_exit_rule_makes_another_plan_without_a_certificate():
@@ -329,6 +351,8 @@ def test_a_certificate_is_one_sentence_with_its_figures_and_what_it_does_not_say
 def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_says_nothing():
     full = {"plan": "a"}
     assert certified({"plan": "b", "certified": True, "certificate": asdict(CERTIFICATE)}, full) == "2 points, 90 %"
+    with_exit = asdict(replace(CERTIFICATE, against="full+exit"))
+    assert certified({"plan": "b", "certificate": with_exit, "certified": True}, full).endswith(", against full+exit")
     assert certified({"plan": "b", "certified": False}, full) == "no"
     assert certified({"plan": "a", "certified": False}, full) == "full depth"
     assert certified({"plan": "a", "certified": False, "model": "half"}, full) == "no"
@@ -348,6 +372,14 @@ def test_search_json_and_its_report_have_the_certificate(tmp_path):
     assert record["walk"]["questions"] == 60
     assert [step["passed"] for step in record["walk"]["steps"]] == [True, True, False]
     assert str(found.plan.certificate) in answer(Run(tmp_path, search=record))
+
+
+def test_the_frontier_of_the_search_before_goes_and_what_is_somebodys_own_stays(tmp_path):
+    folder = tmp_path / "frontier"
+    save_plan(replace(PLAN, certificate=CERTIFICATE), folder / f"{PLAN.hash}.yaml")
+    (folder / "notes.txt").touch()
+    write_search(one_budget_search(walked_problem(WrittenDown({}))), tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 def test_a_comparisons_first_sentences_say_what_the_searched_plan_is_certified_at():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import isclose
 from typing import Any, TypedDict
 
 from litestage.errors import LiteStageError, known_keys
@@ -44,11 +45,11 @@ class Certificate:
 
     def __str__(self) -> str:
         """In one sentence, and what it does not say."""
-        share = f"{self.bound * 100:g}"
+        share, seen = f"{self.bound * 100:g}", counted(self.on, self.lost, self.gained)
         if self.on == "agreement":
-            promised, seen = f"answers at most {share} % of questions otherwise than", f"{self.lost} otherwise"
+            promised = f"answers at most {share} % of questions otherwise than"
         else:
-            promised, seen = f"loses at most {share} points against", f"{self.lost} lost and {self.gained} gained"
+            promised = f"loses at most {share} points against"
         reference = "full depth" if self.against == "full" else "full depth with the exit rule"
         return (
             f"Certified at {self.confidence * 100:g} %: it {promised} {reference} on questions like {self.task}'s "
@@ -60,7 +61,13 @@ class Certificate:
     def short(self) -> str:
         """For a table's cell."""
         what = "points" if self.on == "accuracy" else "% of answers"
-        return f"{self.bound * 100:g} {what}, {self.confidence * 100:g} %"
+        than = "" if self.against == "full" else f", against {self.against}"  # the drop beside it is against full depth
+        return f"{self.bound * 100:g} {what}, {self.confidence * 100:g} %{than}"
+
+
+def counted(on: str, lost: int, gained: int) -> str:
+    """What the questions showed: ``1 lost and 0 gained``, or ``3 answered otherwise``."""
+    return f"{lost} answered otherwise" if on == "agreement" else f"{lost} lost and {gained} gained"
 
 
 class CertificateFile(TypedDict):
@@ -96,7 +103,7 @@ def certificate_from_dict(raw: Any, plan: str, model: object, pipeline: object) 
         value = raw.get(key)
         if kind == "str" and not isinstance(value, str):
             raise _wrong(key, value, "a text")
-        if kind == "int" and (type(value) is not int or value < 0):
+        if kind == "int" and (type(value) is not int or value < (key == "questions")):
             raise _wrong(key, value, "a number of questions")
         if kind == "float" and (not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1):
             raise _wrong(key, value, "a fraction")
@@ -117,6 +124,11 @@ def certificate_from_dict(raw: Any, plan: str, model: object, pipeline: object) 
         raise _wrong("questions", made.questions, f"at least the {made.lost + made.gained} lost and gained")
     if made.p > 1 - made.confidence + 1e-9:
         raise _wrong("p", made.p, f"at most {1 - made.confidence:g} at confidence {made.confidence:g}")
+    from litestage.stats import Bound, Pairs  # NumPy and SciPy, only where there is a certificate
+
+    p = Bound(made.bound, made.confidence, made.on).p_value(Pairs(made.lost, made.gained, made.questions))
+    if not isclose(made.p, p, rel_tol=0.01, abs_tol=1e-9):
+        raise _wrong("p", made.p, f"{p:.4g} of these counts at this bound")
     return made
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from logging import getLogger
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,8 @@ class Plan:
     Attributes:
         stages: stage name to its plan; a task without stages runs under the name ``default``.
         model: ``{name, revision, layers, fingerprint}`` of the model it was made for, if known.
-        pipeline: ``{name, hash}`` of the pipeline it was made for, if known.
+        pipeline: ``{name, hash}`` of the pipeline it was made for, if known; ``weights: int8`` of the model and
+            ``chat_template: true`` of the pipeline where they were.
         provenance: how it came about; not part of the hash.
         certificate: the bound it was shown to keep, if it was; not part of the hash either, which it names.
         prefix_cache: whether a stage begins, by the clock too, with the keys and values that the one before left, where
@@ -82,6 +84,19 @@ class Plan:
     def certified_on(self, task: str) -> Certificate | None:
         """The plan's certificate, if it is of this task: of another it says nothing."""
         return self.certificate if self.certificate and self.certificate.task == task else None
+
+    def certified_under(self, here: Plan) -> Plan:
+        """The plan, without its certificate, which is said, where that is of other weights or prompts than ``here``."""
+        for what, own, now in (
+            ("weights in 8 bits", *((plan.model or {}).get("weights") for plan in (self, here))),
+            ("the chat template", *((plan.pipeline or {}).get("chat_template") for plan in (self, here))),
+        ):
+            if self.certificate and own != now:
+                getLogger(__name__).warning(
+                    "The plan's certificate is left out: it is of answers with%s %s.", "" if own else "out", what
+                )
+                return replace(self, certificate=None)
+        return self
 
     def with_exit(self, rule: ExitRule | None, stages: Iterable[str] = ()) -> Plan:
         """The same plan with ``rule`` in each of its stages, and in ``stages`` that it does not name.
@@ -171,3 +186,7 @@ def _check_stages(stages: Mapping[str, StagePlan], known: tuple[str, ...]) -> No
     for name in stages:
         if name not in (*known, "default"):
             raise LiteStageError(f"The plan names the stage {name!r}; {did_you_mean(name, known)}")
+    if stages and not set(stages) & set(known) and known != ("default",):
+        raise LiteStageError(
+            f"The plan names only the stage 'default', and this pipeline's are {', '.join(known)}; name those."
+        )

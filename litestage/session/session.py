@@ -177,6 +177,7 @@ class Session:
         body, suffixes = parted(spec)
         if body.endswith((".yaml", ".yml")):
             plan = load_plan(body)
+            plan = plan.certified_under(self.signed(plan, pipeline))
         else:
             plan = plan_from_shorthand(
                 parse_shorthand(body),
@@ -280,8 +281,15 @@ class Session:
                 "layers": self.engine.decoder.layers,
                 "fingerprint": self.loaded.fingerprint,
                 **({"adapter": self.loaded.adapter} if self.loaded.adapter else {}),
+                **({"weights": "int8"} if self.engine.decoder.int8 else {}),
             },
-            pipeline={"name": pipeline.name, "hash": pipeline.hash} if pipeline else None,
+            pipeline={
+                "name": pipeline.name,
+                "hash": pipeline.hash,
+                **({"chat_template": True} if self.chat_template else {}),
+            }
+            if pipeline
+            else None,
         )
 
     @property
