@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from litestage.cli.output import command_line, output_folder, print_json, print_table
-from litestage.config import load_config, save_config
+from litestage.cli.output import command_line, output_folder, print_json, print_table, say_unused
+from litestage.config import SearchConfig, load_config, save_config
+from litestage.plan.certificate import counted
 from litestage.plan.words import NO_DRAFTS, exit_in_short, what_it_does
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def run_search(overrides: Sequence[str], as_json: bool) -> None:
     """Searches a plan, prints what was tried and writes plan.yaml and search.json."""
     config = load_config(overrides)
+    say_unused("search", overrides)
     from litestage.report import read_run
     from litestage.search.record import write_search
     from litestage.session.workbench import Workbench
@@ -24,7 +26,7 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     from litestage.tracking import track
 
     bench = Workbench.open(config)
-    folder = output_folder(config, "search")
+    folder = output_folder(config, "search", apart_from=["results.json"])
     with until_written(bench.session.reusing.store):
         found = bench.search()
         save_config(config, folder)
@@ -46,9 +48,9 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     )
     if found.met:
         print(f"The plan {what_it_does(found.chosen.budgets, found.chosen.exit)}.")
-        print(found.plan.certificate or "It is not certified: no questions were kept for that (search.confirm=0).")
+        print(found.plan.certificate or "It is not certified: no questions were kept for that (search.confirm).")
     else:
-        print(_why_full_depth(found, config.search.max_accuracy_drop))
+        print(_why_full_depth(found, config.search))
     if config.search.draft != "none":
         drafts = "; ".join(f"{stage}, {draft}" for stage, draft in found.plan.drafts.items())
         print(f"Drafts: {drafts or NO_DRAFTS}.")
@@ -68,13 +70,15 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
         )
 
 
-def _why_full_depth(found: SearchResult, most: float) -> str:
+def _why_full_depth(found: SearchResult, search: SearchConfig) -> str:
     """Why a search ended with full depth, in a sentence."""
-    share = f"within {most:.1%} of full depth's {found.full.accuracy:.1%}"
+    of = "answers" if search.bound == "agreement" else f"{found.full.accuracy:.1%}"
+    share = f"within {search.max_accuracy_drop:.1%} of full depth's {of}"
     if found.walk is None or not found.walk.steps:
         return f"No faster plan stays {share} on the calibration questions, so the plan is full depth."
     step = found.walk.steps[0]
     return (
-        f"No faster plan could be certified to stay {share}: the first of the walk lost {step.lost} and gained "
-        f"{step.gained} of {step.asked} confirming questions (p = {step.p:.3g}), so the plan is full depth."
+        f"No faster plan could be certified to stay {share}: of the first of the walk, "
+        f"{counted(search.bound, step.lost, step.gained)} of {step.asked} confirming questions (p = {step.p:.3g}), so "
+        "the plan is full depth."
     )

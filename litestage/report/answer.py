@@ -80,7 +80,7 @@ def _search(search: Mapping[str, Any]) -> str:
     tried = f"Of {len(search['candidates'])} plans tried on {full['questions']} calibration questions"
     if not search["met"]:
         found = "could be certified to stay" if search.get("walk") else "was faster"
-        return f"{tried}, none {found} within the accuracy bound. The plan is full depth."
+        return f"{tried}, none {found} within the bound. The plan is full depth."
     does = what_it_does(chosen["budgets"], chosen.get("exit"))
     return (
         f"{tried}, the chosen one {does}. It is predicted to take {chosen['latency_s'] * 1000:.0f} ms a question "

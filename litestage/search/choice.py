@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from litestage.plan import Plan
+from litestage.plan.certificate import counted
 from litestage.search.candidate import Candidate, SearchResult, frontier
 from litestage.search.certify import Walk, walk
 from litestage.search.finalists import by_the_clock
@@ -39,7 +40,7 @@ def choose(
     chosen = replace(allowed[0] if allowed else full, verdict="chosen")
     certificates = walked.certificates if walked else {}
     timed = {candidate.key: candidate for candidate in [*allowed, chosen]}
-    judged = [_judged(timed.get(candidate.key, candidate), walked) for candidate in tried]
+    judged = [_judged(timed.get(candidate.key, candidate), walked, problem.on) for candidate in tried]
 
     def plan(candidate: Candidate) -> Plan:
         made = problem.session.signed(problem.plan(candidate.rungs, candidate.exit_rule), problem.pipeline)
@@ -56,10 +57,10 @@ def choose(
     )
 
 
-def _judged(candidate: Candidate, walked: Walk | None) -> Candidate:
+def _judged(candidate: Candidate, walked: Walk | None, on: str) -> Candidate:
     """With what the walk said of it, but for the chosen one."""
     step = next((step for step in walked.steps if step.plan == candidate.plan), None) if walked else None
     if step is None or candidate.verdict == "chosen":
         return candidate
-    counted = f"{step.lost} lost and {step.gained} gained of {step.asked} confirming questions, p = {step.p:.3g}"
-    return replace(candidate, verdict=f"{'certified' if step.passed else 'not certified'}: {counted}")
+    shown = f"{counted(on, step.lost, step.gained)} of {step.asked} confirming questions, p = {step.p:.3g}"
+    return replace(candidate, verdict=f"{'certified' if step.passed else 'not certified'}: {shown}")

@@ -56,4 +56,5 @@ STRATEGY = Strategy(
     search=greedy_search,
     plans=lambda problem: sum(map(len, problem.ladders.values())),
     passes=lambda stages, budgets: 1 + stages * (budgets + 1),
+    margin=False,
 )

@@ -23,7 +23,7 @@ def one_budget_search(problem: SearchProblem, advance: Advance = lambda plans: N
     candidates, faster, passed = [], [], []
     for rung in _rungs(problem):
         candidate, within = problem.race(dict.fromkeys(problem.nothing, rung), rule)
-        drop = f"{candidate.accuracy_drop * 100:+.1f} points, {candidate.questions} questions tried"
+        drop = f"{problem.what_it_loses(candidate)}, {candidate.questions} questions tried"
         candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
         candidates.append(candidate)
         if candidate.latency_s < full.latency_s:

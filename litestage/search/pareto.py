@@ -168,7 +168,7 @@ def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candida
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
-    drop = f"{candidate.accuracy_drop * 100:+.1f} points"
+    drop = problem.what_it_loses(candidate)
     if passed:
         return f"within the bound: {drop}, {candidate.latency_s * 1000:.2f} ms"
     if candidate.questions < len(problem.questions):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import write_text
+from litestage.atomic import told, write_text
 from litestage.environment import peak_memory
 from litestage.errors import LiteStageError
 from litestage.plan import save_plan
@@ -17,10 +18,15 @@ from litestage.search.candidate import SearchResult, frontier
 
 FRONTIER = "frontier"
 """Folder of the frontier's plans, each named by its hash."""
+_PLAN = re.compile(r"[0-9a-f]{16}\.(yaml|safetensors)")
 
 
 def write_search(found: SearchResult, folder: Path, command: str | None = None) -> None:
-    """Writes plan.yaml and search.json; the frontier tells the fastest plan at any accuracy one is ready to lose."""
+    """Writes plan.yaml and search.json; the frontier tells the fastest plan at any accuracy one is ready to lose.
+
+    Plans of an earlier search's frontier are taken away: they may have another bound's certificate.
+    """
+    clear_frontier(folder)
     save_plan(found.plan, folder / "plan.yaml")
     for name, plan in found.plans.items():
         save_plan(plan, folder / FRONTIER / f"{name}.yaml")
@@ -40,6 +46,14 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
     write_text(folder / "search.json", json.dumps(content, indent=2) + "\n")
+
+
+def clear_frontier(folder: Path) -> None:
+    """Takes away the frontier's plans; what else lies there stays."""
+    with told(folder / FRONTIER):
+        for file in (folder / FRONTIER).glob("*"):
+            if _PLAN.fullmatch(file.name):
+                file.unlink()
 
 
 def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str, Any]]:

@@ -22,6 +22,7 @@ class Strategy:
         ladders: what it chooses from, of what was measured on the calibration questions.
         search: chooses; tells of every plan tried.
         plans: how many plans it tries, about where ``guessed``.
+        margin: whether, where nothing certifies, it chooses only a plan that surely keeps the bound.
         passes: for the forecast of a comparison: of so many stages and so large a largest budget, how often it has all
             calibration questions answered, or takes as long as that.
     """
@@ -32,9 +33,10 @@ class Strategy:
     plans: Callable[[SearchProblem], int]
     passes: Callable[[int, int], float]
     guessed: bool = False
+    margin: bool = True
 
     def run(self, problem: SearchProblem) -> SearchResult:
         """Searches under a bar that counts the plans tried; says so where too few questions can choose any."""
-        warn_if_too_few(problem)
+        warn_if_too_few(problem, self.margin)
         with bar("search: plans tried", self.plans(problem), guessed=self.guessed) as advance:
             return self.search(problem, advance)

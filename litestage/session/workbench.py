@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from logging import getLogger
 
 from litestage.config import RunConfig, SearchConfig
 from litestage.data import Task, load_task
@@ -101,8 +102,16 @@ class Workbench:
         )
 
     def _searched(self) -> SearchResult:
-        calibrated, by = self._calibrated(), find_strategy(self.config.search.strategy)
-        return by.run(self._problem(calibrated, by.ladders(calibrated)))
+        search, calibrated = self.config.search, self._calibrated()
+        by = find_strategy(search.strategy)
+        ladders = by.ladders(calibrated)
+        if not ladders.estimates:  # what only a strategy with estimates looks at
+            for name, value in (("compensation", search.compensation), ("exit_rules", search.exit_rules)):
+                if value != getattr(SearchConfig(), name):
+                    getLogger(__name__).warning(
+                        "search.strategy=%s makes no use of search.%s=%s.", search.strategy, name, value
+                    )
+        return by.run(self._problem(calibrated, ladders))
 
     def best_budget(self, method: str) -> SearchResult:
         """A method's fastest plan within the bound, over all budgets that it knows: the same in every stage."""
@@ -161,7 +170,8 @@ class Workbench:
             prefix_cache=search.phase == "decode",  # all prompts are run at full depth, so stages can share them
             task=self.task.name,
             estimates=ladders.estimates,
-            origin=origin or {"ranking": calibrated.ranking, "compensation": search.compensation},
+            origin=origin
+            or {"ranking": calibrated.ranking, "compensation": search.compensation if ladders.estimates else "none"},
         )
 
 

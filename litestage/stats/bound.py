@@ -43,6 +43,11 @@ class Bound:
     confidence: float = 0.9
     on: str = "accuracy"
 
+    def __str__(self) -> str:
+        """What a plan that keeps it does."""
+        share = f"{self.most * 100:g}"
+        return f"loses at most {share} points" if self.on == "accuracy" else f"changes at most {share} % of answers"
+
     @property
     def level(self) -> float:
         """The largest p-value with which a plan is passed."""
