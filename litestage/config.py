@@ -153,7 +153,6 @@ class RunConfig:
         analyze: how stages that fan out over options run: per_option, per_option_sequential or joint.
         max_new_tokens: limits by stage name, over the task's.
         exit: the exit rule that ``+exit`` stands for: ``rule``, one of :mod:`litestage.plan.exit`, and its parameters.
-        plan: a plan file or shorthand, for ``profile`` and ``plan show``.
         methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``; ``uniform:best`` the fastest budget
             within ``search.max_accuracy_drop`` on the calibration split.
         variants: other ways of searching to compare, by name: each a ``search`` with some options changed.

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from litestage.comparison.entrants import row_names
 from litestage.errors import LiteStageError
-from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand
+from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand, seeded
 from litestage.plan import Plan, SkipSet
 
 LAST_FEED_FORWARDS = """
@@ -46,6 +47,18 @@ def test_a_file_is_a_method_with_a_budget_and_an_exit(tmp_path: Path):
     assert {stage: each.skip for stage, each in plan.stages.items()} == dict.fromkeys(
         ("think", "answer"), SkipSet((), (2, 3))
     )
+
+
+def test_a_folder_with_a_plus_in_its_name_is_no_suffix(tmp_path: Path):
+    (tmp_path / "model+adapter").mkdir()
+    file = write(tmp_path / "model+adapter", LAST_FEED_FORWARDS)
+    assert parted(f"{file}:2+exit") == (f"{file}:2", ("exit",))
+    assert parse_shorthand(f"{file}:2+exit").method == file
+    plan = f"{tmp_path}/model+adapter/plan.yaml"
+    assert parted(plan) == (plan, ())
+    assert parted(f"{plan}+prefix+exit") == (plan, ("exit", "prefix"))
+    assert row_names([plan, f"{plan}+exit"]) == {plan: "plan", f"{plan}+exit": "plan+exit"}
+    assert seeded(f"{file}:2+exit", 3) == f"{file}:2+exit"
 
 
 def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path):

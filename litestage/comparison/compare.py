@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litestage.comparison.entrants import Entrant, entrant_of, row_names
+from litestage.comparison.entrants import Entrant, check_rows, entrant_of, row_names, waits_for_a_search
 from litestage.comparison.forecast import forecast
 from litestage.comparison.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.environment import environment, peak_cuda_mb, peak_memory
@@ -46,17 +46,22 @@ def compare(bench: Workbench) -> Comparison:
     """Runs every method of the configuration on the test split."""
     config, session = bench.config, bench.session
     specs = distinct(["full", *config.methods])
+    check_rows(config, specs)
     rows = row_names(specs)
     questions = bench.task.questions("test")[: config.questions]
     timed = questions[: config.latency_questions]
     expected = forecast(bench, specs, questions, len(timed))
     if here().rank == 0:
         console.print(str(expected), highlight=False, soft_wrap=True)
-    found = bench.search() if any(parted(spec)[0] == "litestage" for spec in specs) else None
     made: dict[str, Entrant] = {}
+    waiting = [spec for spec in specs if waits_for_a_search(config, spec)]
     for spec in specs:
+        if spec not in waiting:  # what is wrong with one of these is told before the searches
+            made[spec] = entrant_of(bench, spec, None, made)
+    found = bench.search() if any(parted(spec)[0] == "litestage" for spec in specs) else None
+    for spec in waiting:
         made[spec] = entrant_of(bench, spec, found, made)
-    entrants = {rows[spec]: entrant for spec, entrant in made.items()}
+    entrants = {rows[spec]: made[spec] for spec in specs}
     contestants = {name: entrant.contestant for name, entrant in entrants.items()}
     size = config.engine.batch_size
     accuracy: dict[str, list[Trace]] = {}
@@ -110,6 +115,8 @@ def _latency_measured(measured: Mapping[str, Measured], timed: int, context: int
             "is no speed-up"
         )
     how = "one question at a time, methods interleaved, after a warm-up"
+    if answered == 1:
+        how += ", and of one question alone an interval has no width"
     short = f", over the {answered} of {timed} timed questions that fit {rest} in every stage of every method"
     return how if answered == timed else how + short
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from litestage.config import RunConfig, variant
+from litestage.config import RunConfig, SearchConfig, variant
+from litestage.decoder.load import check_int8
 from litestage.errors import LiteStageError
-from litestage.methods.shorthand import distinct, parse_shorthand, parted, wants_drafts
+from litestage.methods.shorthand import cut, distinct, parse_shorthand, parted, wants_drafts
 from litestage.plan import Plan, load_plan
-from litestage.plan.words import NO_DRAFTS, what_it_does
+from litestage.plan.words import NO_DRAFTS, Exit, what_it_does
 from litestage.runner import Contestant
 from litestage.search.candidate import SearchResult
 from litestage.session import Session
@@ -38,9 +39,9 @@ class Entrant:
 
 def _parts(spec: str) -> tuple[str, str, str]:
     """A method's name without its folder; its budget with all that follows, ``8`` or ``8:1``; and its suffixes."""
-    body, plus, suffix = spec.partition("+")
+    body, suffixes = cut(spec)
     name, _, numbers = (body, "", "") if body.endswith((".yaml", ".yml")) else body.partition(":")
-    return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, plus + suffix
+    return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, suffixes
 
 
 def row_names(specs: Sequence[str]) -> dict[str, str]:
@@ -63,7 +64,8 @@ def row_names(specs: Sequence[str]) -> dict[str, str]:
         other = next((one for one, known in names.items() if known == name and one != spec), None)
         if other is not None:
             raise LiteStageError(
-                f"The methods {other!r} and {spec!r} would both be reported as {name!r}; rename one of the files."
+                f"The methods {other!r} and {spec!r} would both be reported as {name!r}; rename one of the files, a "
+                "plan's .safetensors with it."
             )
         names[spec] = name
     return names
@@ -72,6 +74,9 @@ def row_names(specs: Sequence[str]) -> dict[str, str]:
 def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
     row_names(distinct(config.methods))
+    for name in config.variants:
+        if name in (QUANTISED, *RETRAINED):
+            raise LiteStageError(f"variants.{name}: {name!r} is a row of its own; give the variant another name.")
     for spec in config.methods:
         body = parted(spec)[0]
         if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):
@@ -81,7 +86,30 @@ def check_methods(config: RunConfig) -> None:
         elif body == "full" or (":" in body and not body.endswith(":best")):
             parse_shorthand(body)
         else:
-            parse_shorthand(f"{body.removesuffix(':best')}:0")
+            method, _, budget = body.removesuffix(":best").partition(":")
+            if budget:
+                raise LiteStageError(f"The method {spec!r} has a budget and asks for its best; write {method}:best.")
+            parse_shorthand(f"{method}:0")
+
+
+def check_rows(config: RunConfig, specs: Sequence[str]) -> None:
+    """Raises LiteStageError for a row of another model that this comparison cannot have, before any search."""
+    bodies = {parted(spec)[0] for spec in specs}
+    for body in sorted(bodies & set(RETRAINED)):
+        if config.model.name != "reference":
+            raise LiteStageError(
+                f"{body} is the reference model retrained at half the depth; it can't be compared with "
+                f"{config.model.name!r}."
+            )
+    if QUANTISED in bodies:
+        check_int8(config.engine.dtype, config.engine.device)
+
+
+def waits_for_a_search(config: RunConfig, spec: str) -> bool:
+    """Whether a method's plan, or the budget that it takes, is a search's, or its row another model's."""
+    body = parted(spec)[0]
+    given = body == "full" or body.endswith((".yaml", ".yml")) or (":" in body and not body.endswith(":best"))
+    return body in config.variants or not given
 
 
 def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:
@@ -99,11 +127,6 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     session, pipeline = bench.session, bench.pipeline
     body = parted(spec)[0]
     if body in RETRAINED:
-        if bench.config.model.name != "reference":
-            raise LiteStageError(
-                f"{body} is the reference model retrained at half the depth; it can't be compared with "
-                f"{bench.config.model.name!r}."
-            )
         session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
         plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
         note = _said("retrained at half the depth", spec, plan)
@@ -117,7 +140,9 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = bench.with_suffixes(search.plan, parted(spec)[1])
-        return Entrant(session.contestant(pipeline, plan), _said(_note(search, bench.config), spec, plan), search)
+        options = variant(bench.config, body) if body in bench.config.variants else bench.config.search
+        rule = bench.config.exit if "exit" in parted(spec)[1] else search.chosen.exit
+        return Entrant(session.contestant(pipeline, plan), _said(_note(search, options, rule), spec, plan), search)
     if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
     method, numbers, plus = _parts(spec)
@@ -133,8 +158,9 @@ def _search_behind(
     """The search that makes a method's plan: litestage's, a variant's, or over a baseline's budgets; or None."""
     if body == "litestage":
         return found
-    if body in known and known[body].search is not None:  # with the exit now, without before
-        return known[body].search
+    for spec, entrant in known.items():
+        if entrant.search is not None and parted(spec)[0] == body:  # with the exit now, without before
+            return entrant.search
     if body in bench.config.variants:
         return bench.search(variant(bench.config, body))
     return bench.best_budget(body.removesuffix(":best")) if body.endswith(":best") else None
@@ -146,8 +172,10 @@ def _said(note: str, spec: str, plan: Plan) -> str:
     return "; ".join(filter(None, [note, without]))
 
 
-def _note(search: SearchResult, config: RunConfig) -> str:
+def _note(search: SearchResult, options: SearchConfig, rule: Exit) -> str:
     if not search.met:
-        share = f"{config.search.max_accuracy_drop:.1%} of full depth"
-        return f"no plan {'stayed' if search.walk is None else 'could be certified to stay'} within {share}: full depth"
-    return what_it_does(search.chosen.budgets, search.chosen.exit)
+        of = "full depth's answers" if options.bound == "agreement" else "full depth"
+        share = f"{options.max_accuracy_drop:.1%} of {of}"
+        found = "stayed" if search.walk is None else "could be certified to stay"
+        return f"no plan {found} within {share}: full depth{' with the exit rule' if rule else ''}"
+    return what_it_does(search.chosen.budgets, rule)

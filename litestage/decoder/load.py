@@ -89,7 +89,7 @@ def load_model(
     one_of("weights", weights, WEIGHTS)
     if weights == "int8":
         dtype = "bfloat16" if dtype == "auto" else dtype
-        _check_int8(dtype, device)
+        check_int8(dtype, device)
     one_of("dtype", dtype, (*DTYPES, "auto"))
     one_of("generation_config", generation_config, CHOICES)
     in_float32 = dtype == "auto" and (device == "cpu" or name in REFERENCE_MODELS)
@@ -103,10 +103,11 @@ def load_model(
     return loaded
 
 
-def _check_int8(dtype: str, device: str) -> None:
-    if device != "cpu":
+def check_int8(dtype: str, device: str) -> None:
+    """Raises LiteStageError where weights=int8 cannot run so; a device or dtype of ``auto`` is left to loading."""
+    if device not in ("cpu", "auto"):
         raise LiteStageError(f"weights=int8 runs on a CPU, and the device is {device!r}; give device=cpu.")
-    if dtype != "bfloat16":
+    if dtype not in ("bfloat16", "auto"):
         raise LiteStageError(f"weights=int8 runs in bfloat16, and dtype is {dtype!r}; give dtype=bfloat16.")
     if (reason := why_not_int8()) is not None:
         raise LiteStageError(f"weights=int8 does not run here: {reason}; leave it out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,13 +16,25 @@ SUFFIXES = ("exit", "prefix", "lookup", "self")
 looked up, or written by the model with more skipped."""
 
 
+_FILE = re.compile(r".+\.(?:yaml|yml|py)(?=[+:]|$)", re.DOTALL)
+"""The file that a method begins with, whose folder may have a plus in its name, as an adapter's results do."""
+
+
+def cut(spec: str) -> tuple[str, str]:
+    """A method as it is given, and the suffixes behind it: ``cosine:8+exit`` is ``cosine:8`` and ``+exit``."""
+    file = _FILE.match(spec)
+    body, plus, suffixes = spec[file.end() if file else 0 :].partition("+")
+    return (file[0] if file else "") + body, plus + suffixes
+
+
 def parted(spec: str) -> tuple[str, tuple[str, ...]]:
-    """A method as it is given, without and with its suffixes: ``cosine:8+exit`` is ``cosine:8`` and ``exit``.
+    """The same with its suffixes one by one: ``cosine:8`` and ``exit``.
 
     Raises:
         LiteStageError: an unknown suffix, one given twice, or two ways of drafting.
     """
-    body, *suffixes = spec.split("+")
+    body, added = cut(spec)
+    suffixes = added.split("+")[1:]
     for suffix in suffixes:
         if suffix not in SUFFIXES:
             raise LiteStageError(
@@ -103,8 +116,8 @@ def check_spec(spec: str) -> None:
 
 def seeded(spec: str, seed: int) -> str:
     """The shorthand with this seed where it draws and names none: ``random:8`` becomes ``random:8:3``."""
-    body, plus, suffix = spec.partition("+")
-    return f"{body}:{seed}{plus}{suffix}" if body.startswith("random:") and body.count(":") == 1 else spec
+    body, suffixes = cut(spec)
+    return f"{body}:{seed}{suffixes}" if body.startswith("random:") and body.count(":") == 1 else spec
 
 
 def plan_from_shorthand(

@@ -225,6 +225,7 @@ def test_an_experiments_rules_are_checked_with_its_options(one_sentence, overrid
         "[uniform:x]",
         "[uniform:-1]",
         "[cosine:best+exti]",
+        "[random:2:best]",
         "[mine.py:4]",
         "[one/mine.py:4,two/mine.py:4]",
         "[010]",
@@ -240,7 +241,7 @@ def test_a_device_that_computes_nothing_is_one_sentence(one_sentence, device):
     one_sentence(lambda: load_model(device=device), "device", repr(device))
 
 
-@pytest.mark.parametrize("name", ["full", "litestage", "cosine"])
+@pytest.mark.parametrize("name", ["full", "litestage", "cosine", "full-half", "full-int8"])
 def test_a_variant_that_would_stand_in_a_methods_place_is_one_sentence(refused, name):
     """As ``full`` it would be what all others are held against."""
     refused("compare", f"variants={{{name}: {{strategy: pareto}}}}", names=[f"variants.{name}"])
