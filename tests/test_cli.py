@@ -11,6 +11,7 @@ import yaml
 
 from litestage.comparison import write
 from litestage.errors import LiteStageError
+from litestage.session.workbench import Workbench
 
 
 def assert_one_sentence(result, *names):
@@ -194,6 +195,30 @@ def test_a_folder_used_again_holds_one_run_only(litestage, tmp_path, monkeypatch
     monkeypatch.setattr(write, "compare", broken)
     assert_one_sentence(litestage("compare", *options, "methods=[full,random:4]"), "on fire")
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_run_does_not_go_into_a_folder_of_another_commands(litestage, tmp_path):
+    assert litestage("compare", *SMALL, "methods=[full]", "output=here")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir() if path.is_file()}
+    assert_one_sentence(litestage("search", *SMALL, "output=here"), "here", "results.json", "output=")
+    assert_one_sentence(litestage("experiment", "sensitivity", *SMALL, "output=here"), "samples.jsonl", "output=")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["methods=[litestage,uniform:3]"], "even"),
+        (["methods=[litestage,cosine:best,other.yaml]"], "99 layers"),
+        (["methods=[litestage,full-half]", "model=reference-half"], "reference-half"),
+        (["methods=[litestage,full-int8]", "engine.dtype=float32"], "bfloat16"),
+    ],
+)
+def test_a_row_that_cannot_be_is_told_before_the_searches(litestage, tmp_path, monkeypatch, options, named):
+    monkeypatch.setattr(Workbench, "search", lambda *_: pytest.fail("It searched."))
+    plan = {"schema": "litestage.plan/1", "model": {"layers": 99, "name": "other"}, "stages": {}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(plan))
+    assert_one_sentence(litestage("compare", *SMALL, *options), named)
 
 
 def test_a_plan_that_is_compared_stays_with_its_search(litestage, tmp_path):

@@ -323,6 +323,21 @@ def grid(folder):
     return json.loads(Path(folder, "results.json").read_text())
 
 
+def test_a_comparison_that_fails_keeps_the_results_that_were_there(litestage, tmp_path):
+    method = tmp_path / "mine.py"
+    method.write_text("from litestage.plan import StagePlan\n\ndef plan(setting):\n    return {'recall': StagePlan()}")
+    command = ["compare", "grid.task=[menagerie]", "methods=[full,mine.py:2]", "store=store.sqlite", "output=here"]
+    assert litestage(*command, "questions=4", "latency_questions=0")[0] == 0
+    kept = {path.name: path.read_bytes() for path in Path("here/menagerie").iterdir() if path.is_file()}
+    method.write_text("def plan(setting):\n    return 1 / 0")
+    code, _, err = litestage(*command, "questions=6", "latency_questions=0")
+    assert (code, "ZeroDivisionError" in err) == (2, True)
+    assert {path.name: path.read_bytes() for path in Path("here/menagerie").iterdir() if path.is_file()} == kept
+    assert grid("here")["cells"][0]["state"] == "failed"
+    assert "menagerie/report" not in Path("here/report.md").read_text()  # it is of other options
+    assert litestage("report", "here/results.json")[0] == 0
+
+
 def test_other_commands_take_no_grid(litestage):
     code, _, err = litestage("search", "grid.seed=[0,1]")
     assert (code, "litestage compare" in err) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -29,6 +30,7 @@ def run(app: Callable[[], None]) -> None:
     """Runs a Typer application; see :func:`main`. What standard output's encoding lacks is written as ``?``."""
     from litestage.errors import LiteStageError, not_written
 
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened, and one that is not there would cost a report
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from litestage.atomic import writable
 from litestage.config import RunConfig
+from litestage.errors import LiteStageError
 from litestage.ranks import own_folder
 
 
@@ -43,10 +46,35 @@ def command_line(*words: str) -> str:
     return shlex.join(["litestage", *words])
 
 
-def output_folder(config: RunConfig, command: str) -> Path:
-    """Where a command will write, found to be writable before any work; what is in it stays until then."""
+def output_folder(config: RunConfig, command: str, apart_from: Sequence[str] = ()) -> Path:
+    """Where a command will write, found to be writable before any work; what is in it stays until then.
+
+    Args:
+        apart_from: files of runs that this one would not go with.
+
+    Raises:
+        LiteStageError: a folder that cannot be written, or that holds such a file.
+    """
     default = f"runs/{command}-{Path(config.task).stem}-{Path(config.model.name).name}"
-    return writable(own_folder(Path(config.output or default)))
+    folder = own_folder(Path(config.output or default))
+    for name in apart_from:
+        if (folder / name).is_file():
+            raise LiteStageError(
+                f"{folder} holds the {name} of another run, which would be lost or taken for this one's; give another "
+                "output=, or move it."
+            )
+    return writable(folder)
+
+
+def say_unused(command: str, overrides: Sequence[str]) -> None:
+    """Says which options of comparisons were given to a command that makes nothing of them."""
+    given = dict.fromkeys(re.split(r"[=.\[]", override, maxsplit=1)[0] for override in overrides)
+    for name in given:
+        if name in _OF_COMPARISONS:
+            print(f"litestage {command} makes no use of {name}.", file=sys.stderr)
+
+
+_OF_COMPARISONS = ("methods", "variants", "budget", "questions", "latency_questions")
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from litestage.cli.output import print_json, print_table
+from litestage.cli.output import print_json, print_table, writable
 
 
 def run_bench(quick: bool, output: Path, as_json: bool) -> None:
@@ -14,11 +14,11 @@ def run_bench(quick: bool, output: Path, as_json: bool) -> None:
     from litestage.bench import BenchOptions, bench
     from litestage.bench.picture import as_markdown, as_svg, cells
 
+    writable(output)
     content = bench(BenchOptions(quick=quick))
     columns, rows = cells(content)
     ran = content["environment"]
     print_table(columns, rows, title=f"{ran['hardware']}, {ran['threads']} threads, torch {ran['torch']}")
-    output.mkdir(parents=True, exist_ok=True)
     written: dict[str, Any] = {
         "bench.json": json.dumps(content, indent=2) + "\n",
         "bench.md": as_markdown(content),

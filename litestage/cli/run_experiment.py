@@ -23,7 +23,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     experiment = find_experiment(name)
     options = load_schema(experiment.options, overrides, preset=f"experiment/{name}")
     bench = Workbench.open(options)
-    folder = output_folder(options, name)
+    folder = output_folder(options, name, apart_from=["search.json", "samples.jsonl"])
     with until_written(bench.session.reusing.store):
         found = experiment.run(bench, options)
         save_config(options, folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
+from litestage.errors import LiteStageError
 from litestage.methods.shorthand import wants_drafts
 from litestage.plan import Plan, load_plan
 from litestage.plan.file import plan_to_dict
@@ -38,6 +39,8 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
 def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     """Checks a plan file against the configured model and task."""
     config = load_config(overrides)
+    if path.suffix not in (".yaml", ".yml"):
+        raise LiteStageError(f"{str(path)!r} is no plan file, whose name ends in .yaml; see litestage plan show.")
     load_plan(path)  # a malformed file is told before a model is loaded
     from litestage.session.workbench import Workbench
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litestage.cli.output import command_line, output_folder, print_json, print_table
+from litestage.cli.output import command_line, output_folder, print_json, print_table, say_unused
 from litestage.config import load_config, save_config
 
 
 def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     """Measures importance and step costs, prints them and writes profile.json."""
     config = load_config(overrides)
+    say_unused("profile", overrides)
     from litestage.environment import peak_memory
     from litestage.plan import SkipSet
     from litestage.report import read_run

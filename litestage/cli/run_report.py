@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from litestage.cli.output import print_json
+from litestage.cli.output import print_json, writable
 from litestage.errors import LiteStageError
 
 
@@ -15,10 +15,10 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
     from litestage.report.grid import read_grid, write_grid_report
     from litestage.report.page import collected
 
-    grid = read_grid(folders[0]) if len(folders) == 1 else None
+    first = folders[0].parent if folders[0].is_file() else folders[0]
+    grid = read_grid(first) if len(folders) == 1 else None
     if grid is not None:
-        folder = output or folders[0]
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = writable(output or first)
         print(f"Written to {folder}/: {', '.join(path.name for path in write_grid_report(grid, folder))}")
         if as_json:
             print_json(grid)
@@ -27,8 +27,7 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
     folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
     if len(runs) > 1 and any(folder.resolve() == run.folder.resolve() for run in runs):
         raise LiteStageError(f"{folder} is one of the runs, whose results.json must stay; give another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = write_report(runs, folder)
+    written = write_report(runs, writable(folder))
     print(f"Written to {folder}/: {', '.join(path.name for path in written)}, figures/")
     if as_json:
         print_json(collected(runs))

@@ -14,7 +14,7 @@ from litestage.config import RunConfig, save_config
 from litestage.methods.shorthand import parted
 from litestage.ranks import here
 from litestage.report import read_run, write_report
-from litestage.search.record import write_search
+from litestage.search.record import clear_frontier, write_search
 from litestage.session.profiled import write_known_importance
 from litestage.session.workbench import Workbench
 from litestage.store.journal import until_written
@@ -56,10 +56,17 @@ def _clear(folder: Path, config: RunConfig, searched: bool) -> None:
 
     A ``plan.yaml`` without a ``search.json`` is no run's, but somebody's own.
     """
-    bodies = (parted(spec)[0] for spec in config.methods)
-    plans = [Path(body).resolve() for body in bodies if body.endswith((".yaml", ".yml"))]
-    compared = not searched and any(folder.resolve() in plan.parents for plan in plans)
-    left = () if compared or not (folder / "search.json").exists() else SEARCHED
+    kept = not searched and compares_a_plan_in(folder, config)
+    left = () if kept or not (folder / "search.json").exists() else SEARCHED
     with told(folder):
         for name in ("results.json", "profile.json", *left):
             (folder / name).unlink(missing_ok=True)
+    if left:
+        clear_frontier(folder)
+
+
+def compares_a_plan_in(folder: Path, config: RunConfig) -> bool:
+    """Whether one of the methods is a plan's file in this folder, or below it."""
+    bodies = (parted(spec)[0] for spec in config.methods)
+    plans = (Path(body).resolve() for body in bodies if body.endswith((".yaml", ".yml")))
+    return any(folder.resolve() in plan.parents for plan in plans)

@@ -41,7 +41,8 @@ def read_grid(folder: Path) -> dict[str, Any] | None:
 
 def write_grid_report(grid: Figures, folder: Path) -> list[Path]:
     """Writes report.html and report.md into the grid's folder."""
-    pages = [cell for cell in grid["cells"] if (folder / cell["folder"] / "report.html").is_file()]
+    done = [cell for cell in grid["cells"] if cell["state"] == "done"]  # beside others an earlier grid's page may lie
+    pages = [cell for cell in done if (folder / cell["folder"] / "report.html").is_file()]
     content = {
         "grid": grid,
         "title": ", ".join(_count(grid[f"{kind}s"], kind) for kind in ("model", "task", "seed")),

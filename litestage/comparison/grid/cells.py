@@ -120,7 +120,7 @@ def _model(name: str, base: ModelConfig) -> ModelConfig:
 
 def _short(kind: str, names: Sequence[str]) -> list[str]:
     """The last part of each name, by which its folder is called."""
-    short = [Path(name).name for name in names]
+    short = [Path(name).name if Path(name).name not in ("", "..") else Path(name).resolve().name for name in names]
     for one in short:
         clash = [name for name, other in zip(names, short, strict=True) if other == one]
         if len(clash) > 1:

@@ -94,7 +94,6 @@ def _run(
     digests = made_of(cell.config, bench.task, files)
     with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").unlink(missing_ok=True)  # what is there from now on belongs to these options
     named = {"model": cell.config.model.name, "task": cell.config.task, "seed": cell.seed}
     alone = [f"grid.{kind}=[{name}]" for kind, name in named.items() if getattr(grid, kind)]
     words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
