@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import some
+from litestage.experiment.options import some, without_exit
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of, where
@@ -49,8 +48,7 @@ def run(bench: Workbench, config: AdaptiveExitConfig) -> Findings:
     """Chooses and certifies every rule's parameters on every plan, and tries them on the test split."""
     some(plans=config.plans)
     some(SIMPLE_RULES, rules=config.rules)
-    if any(spec.endswith("+exit") for spec in config.plans):
-        raise LiteStageError("A plan ends in '+exit'; every exit rule is tried, so leave it out.")
+    without_exit(config.plans)
     plans = {spec: bench.plan(spec) for spec in config.plans}
     trials, rows = Trials.on_test(bench), []
     with bar("plans and exit rules", len(plans) * (len(config.rules) + 1)) as advance:

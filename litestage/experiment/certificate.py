@@ -35,6 +35,8 @@ COLUMNS: Columns = {
 }
 DRAWS = 200_000
 """Of outcomes at the bound: they tell a level of 0.1 to within 0.001."""
+LARGEST = 0.18
+"""Of the bounds: tables hold candidates that lose five times as much, and 6 % more."""
 WORST = 0.11
 """The upper limit of the rate that a guarantee at 0.9 is held to."""
 
@@ -60,6 +62,10 @@ def run(bench: Workbench, config: CertificateConfig) -> Findings:
     """Simulates every table at every size and bound."""
     at_least(1, searches=config.searches)
     some(sizes=config.sizes, bounds=config.bounds)
+    wrong = [bound for bound in config.bounds if not 0 < bound <= LARGEST]
+    if wrong:
+        raise LiteStageError(f"bounds has {wrong[0]}; give fractions above 0, up to {LARGEST}.")
+    at_least(1, sizes=min(config.sizes))
     if config.share is not None and not 0 < config.share < 1:
         raise LiteStageError(f"share is {config.share}; give a fraction of the questions, e.g. 0.5.")
     cases = [
@@ -71,6 +77,11 @@ def run(bench: Workbench, config: CertificateConfig) -> Findings:
         if bound.fewest is not None and bound.fewest <= n < size
         for table in tables(most)
     ]
+    if not cases:
+        raise LiteStageError(
+            f"bounds is {list(config.bounds)} and sizes {list(config.sizes)}, of which no size can certify a bound; "
+            "raise one of them."
+        )
     rows = [
         _row(table, bound, size, n, config.searches, np.random.default_rng([config.seed, at]))
         for at, (table, bound, size, n) in enumerate(each("tables simulated", cases))

@@ -10,6 +10,7 @@ from typing import Any
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
+from litestage.errors import LiteStageError
 from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
 from litestage.experiment.options import at_least, some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
@@ -99,7 +100,7 @@ def plans_by_ranking(
     """Plans that skip as many sub-layers in every stage, by ranking and budget; without those a ranking does not know.
 
     Raises:
-        LiteStageError: a ranking that is not known, or a budget that the model does not have.
+        LiteStageError: a ranking that is not known or knows none of the budgets, or one that the model does not have.
     """
     some(("uniform", "cosine", FIDELITY), rankings=rankings)
     sublayer_budgets(bench, budgets)
@@ -114,8 +115,10 @@ def plans_by_ranking(
                 continue
             try:
                 plans[ranking, budget] = bench.plan(f"{ranking}:{budget}")
-            except NotThisBudget:
-                continue
+            except NotThisBudget as error:
+                unknown = str(error)
+        if not any(of == ranking for of, _ in plans):
+            raise LiteStageError(f"rankings has {ranking!r}, which knows none of the budgets: {unknown}")
     return plans
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from litestage.errors import LiteStageError, did_you_mean
+from litestage.methods.shorthand import parted
 from litestage.session.workbench import Workbench
 
 
@@ -34,3 +35,10 @@ def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:
         for value in values if names else ():
             if value not in names:
                 raise LiteStageError(f"{option} has {value!r}, which is not known; {did_you_mean(str(value), names)}")
+
+
+def without_exit(plans: Iterable[str]) -> None:
+    """Raises LiteStageError for a plan with a suffix that is to be tried."""
+    for spec in plans:
+        if "exit" in parted(spec)[1]:
+            raise LiteStageError(f"The plan {spec!r} has '+exit'; every exit rule is tried, so leave it out.")

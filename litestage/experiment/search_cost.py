@@ -17,6 +17,7 @@ from typing import Any
 from litestage.comparison.results import sped
 from litestage.config import RunConfig, SearchConfig, variant
 from litestage.experiment.findings import Experiment, Findings, Row
+from litestage.experiment.options import at_least, some
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of
@@ -45,6 +46,8 @@ class Costed:
 
 def run(bench: Workbench, config: SearchCostConfig) -> Findings:
     """Runs every search from nothing, then the plans they found by the clock."""
+    some(config.variants, searches=config.searches)
+    at_least(1, latency_questions=config.latency_questions)
     costed = {name: search_from_nothing(bench, variant(config, name)) for name in config.searches}
     trials = Trials.on_test(bench)
     plans = {"full": trials.full, **{name: search.found.plan for name, search in costed.items()}}

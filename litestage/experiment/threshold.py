@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
 from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import some
+from litestage.experiment.options import some, without_exit
 from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of, where
@@ -91,8 +90,7 @@ def run(bench: Workbench, config: ThresholdConfig) -> Findings:
 def _plan(bench: Workbench, spec: str) -> Plan:
     if spec == "litestage":
         return bench.search().plan
-    if spec.endswith("+exit"):
-        raise LiteStageError(f"The plan {spec!r} ends in '+exit'; every exit rule is tried, so leave it out.")
+    without_exit([spec])
     return bench.session.plan(spec, bench.task, bench.pipeline)
 
 
