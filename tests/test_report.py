@@ -1,7 +1,10 @@
 """The report: what it says is what the files say, it can be read by everybody, and nothing in it can act."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from math import log2
 from pathlib import Path
@@ -137,6 +140,11 @@ def test_the_table_leaves_out_what_nothing_was_measured_for():
     untimed = {key: value for key, value in FULL.items() if not key.startswith(("latency", "speedup"))}
     assert not any("ms" in column or "speed-up" in column for column in methods_table(results(untimed)).columns)
     assert "p (Holm)" in methods_table(results(FULL, {**OURS, "mcnemar_p_holm": 0.02})).columns
+    for drop, said in ((0.031, True), (0.0, False), (-0.2, False)):
+        remarks = methods_table(
+            {**results(FULL, OURS), "minimum_detectable_drop": {"drop": drop, "power": 0.8}}
+        ).remarks
+        assert any("is the least that this test would find" in remark for remark in remarks) == said
 
 
 AGREEING = {"agreement": 0.7, "agreement_ci95": [0.6, 0.78]}
@@ -336,3 +344,9 @@ def test_a_report_of_several_runs_does_not_overwrite_one_of_them(litestage, tmp_
     code, _, err = litestage("report", one, two, "--output", one)
     assert (code, "must stay" in err) == (2, True), err
     assert json.loads((one / "results.json").read_text())["schema"] == "litestage.results/1"
+
+
+def test_a_window_system_that_is_not_there_costs_no_report(tmp_path):
+    command = [sys.executable, "-c", "from litestage.cli import main; main()", "report", compared(tmp_path / "run")]
+    done = subprocess.run(command, env={**os.environ, "MPLBACKEND": "nowhere"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -122,6 +122,7 @@ def test_the_smallest_drop_that_can_be_seen():
     assert round(connor) == 155
     assert minimum_detectable_drop(155, gained=0.05) == pytest.approx(0.1, abs=0.01)
     assert minimum_detectable_drop(5) == 1.0
+    assert minimum_detectable_drop(100, gained=0.6) == 0.0  # where so much is gained there is no drop to see
 
 
 def test_a_drop_of_that_size_is_found_four_times_in_five():

@@ -98,7 +98,7 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
         )
     if any("mcnemar_p_holm" in method for method in results["methods"]):
         remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
-    if detectable := results.get("minimum_detectable_drop"):
+    if (detectable := results.get("minimum_detectable_drop")) and detectable["drop"] > 0:
         remarks.append(
             f"A drop of {detectable['drop'] * 100:.1f} points is the least that this test would find with "
             f"{detectable['power']:.0%} certainty on so many questions."

@@ -35,12 +35,15 @@ def minimum_detectable_drop(n: int, gained: float = 0.0, alpha: float = ALPHA, p
         gained: share of all questions that the method answers right and full depth does not.
 
     Returns:
-        A fraction; the largest drop there can be, ``1 - 2 * gained``, where n is too small to find any so often.
+        A fraction; the largest drop there can be, ``1 - 2 * gained``, where n is too small to find any so often, which
+        is 0 where more than half is gained.
     """
     discordant = np.arange(n + 1)
     # of so many discordant questions, how many must be lost for the test to refuse
     needed = discordant - binom.ppf(alpha / 2, discordant, 0.5) + 1
     most = 1.0 - 2 * gained
+    if most <= 0:
+        return 0.0
 
     def found(drop: float) -> float:
         share = drop + 2 * gained
