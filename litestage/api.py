@@ -117,6 +117,7 @@ def load(
     else:
         plan.validate(
             layers=session.engine.decoder.layers,
+            width=session.engine.decoder.width,
             fingerprint=session.loaded.fingerprint,
             stages=through.stage_names,
             pipeline_hash=through.hash,

@@ -222,7 +222,8 @@ def test_a_row_that_cannot_be_is_told_before_the_searches(litestage, tmp_path, m
 
 
 def test_a_plan_that_is_compared_stays_with_its_search(litestage, tmp_path):
-    assert litestage("search", *SMALL, "output=here")[0] == 0
+    code, out, _ = litestage("search", *SMALL, "output=here")
+    assert (code, "as 3 confirming questions are too few, so the plan is full depth" in out) == (0, True), out
     code, _, err = litestage("compare", *SMALL, "methods=[full,here/plan.yaml]", "output=here")
     assert code == 0, err
     assert {"search.json", "plan.yaml", "results.json"} <= {path.name for path in (tmp_path / "here").iterdir()}

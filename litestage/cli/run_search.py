@@ -10,6 +10,7 @@ from litestage.cli.output import command_line, output_folder, print_json, print_
 from litestage.config import SearchConfig, load_config, save_config
 from litestage.plan.certificate import counted
 from litestage.plan.words import NO_DRAFTS, exit_in_short, what_it_does
+from litestage.stats import Bound
 
 if TYPE_CHECKING:
     from litestage.search.candidate import SearchResult
@@ -74,6 +75,10 @@ def _why_full_depth(found: SearchResult, search: SearchConfig) -> str:
     """Why a search ended with full depth, in a sentence."""
     of = "answers" if search.bound == "agreement" else f"{found.full.accuracy:.1%}"
     share = f"within {search.max_accuracy_drop:.1%} of full depth's {of}"
+    fewest = Bound(search.max_accuracy_drop, search.confidence, search.bound).fewest
+    if found.walk is not None and fewest is not None and found.walk.questions < fewest:
+        few = f"{found.walk.questions} confirming questions are too few"
+        return f"No plan could be certified to stay {share}, as {few}, so the plan is full depth."
     if found.walk is None or not found.walk.steps:
         return f"No faster plan stays {share} on the calibration questions, so the plan is full depth."
     step = found.walk.steps[0]

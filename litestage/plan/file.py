@@ -18,7 +18,7 @@ from litestage.plan.exit import ExitRule
 from litestage.plan.plan import SCHEMA, Plan
 from litestage.plan.skip import SkipSet
 from litestage.plan.stage import StagePlan
-from litestage.reading import read_yaml
+from litestage.reading import read_yaml, whole
 
 
 class _Named(TypedDict):
@@ -128,12 +128,15 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
             raise LiteStageError(
                 f"{key!r} is {raw[key]!r}; it is a mapping, as in a plan that was searched, or left out."
             )
+    model = dict(raw["model"]) if raw.get("model") else None
+    if model and model.get("layers") is not None:
+        model["layers"] = whole(model["layers"], "model layers", least=1)
     prefix_cache = raw.get("prefix_cache", False)
     if not isinstance(prefix_cache, bool):
         raise LiteStageError(f"prefix_cache is {prefix_cache!r}; write true or false.")
     plan = Plan(
         stages={str(name): _stage(str(name), entry, tensors or {}) for name, entry in stages.items()},
-        model=raw.get("model"),
+        model=model,
         pipeline=raw.get("pipeline"),
         provenance=raw.get("provenance") or {},
         prefix_cache=prefix_cache,

@@ -122,6 +122,7 @@ class Plan:
         self,
         *,
         layers: int,
+        width: int | None = None,
         fingerprint: str | None = None,
         stages: Iterable[str] | None = None,
         pipeline_hash: str | None = None,
@@ -130,6 +131,8 @@ class Plan:
         _check_model(self.model or {}, layers, fingerprint)
         _check_pipeline(self.pipeline or {}, pipeline_hash)
         _check_layers(self.stages, layers)
+        if width is not None:
+            _check_tensors(self.stages, width)
         _check_exits(self.stages)
         if stages is not None:
             _check_stages(self.stages, tuple(stages))
@@ -166,6 +169,20 @@ def _check_layers(stages: Mapping[str, StagePlan], layers: int) -> None:
                         f"The plan {does} {kind} {layer} in stage {name!r}, but the model's layers are "
                         f"0 to {layers - 1}; correct the plan."
                     )
+
+
+def _check_tensors(stages: Mapping[str, StagePlan], width: int) -> None:
+    for name, stage in stages.items():
+        for key, tensor in stage.tensors.items():
+            shape = tuple(getattr(tensor, "shape", ()))
+            rows = stage.rows_of_tensors(width)
+            whole = len(shape) == 2 and shape[1] == width and rows in (0, shape[0])
+            if not (shape in ((), (1,), (width,)) if rows is None else whole):
+                raise LiteStageError(
+                    f"The plan's tensor for {key.replace('.', ' ')} in stage {name!r} has the shape {list(shape)}, "
+                    f"not that of compensation {stage.compensation!r} in a model of width {width}; correct the plan, "
+                    "or search it again."
+                )
 
 
 def _check_exits(stages: Mapping[str, StagePlan]) -> None:

@@ -109,6 +109,12 @@ class StagePlan:
         reached = [skip for start, skip in step_sets(self.schedule) if start <= token]
         return reached[-1] if reached else self.skip
 
+    def rows_of_tensors(self, width: int) -> int | None:
+        """How many rows of a model's ``width`` each tensor has; 0: any number of them, None: it has none."""
+        form, _, rank = self.compensation.partition(":")
+        square = {"block": width, "merged": width, "linear": width + 1, "affine": 2, "tuned": 0}
+        return 2 * int(rank) + 1 if rank else square.get(form)
+
     def _compensated(self) -> list[str]:
         """Keys of the tensors that the compensation cannot do without."""
         if self.compensation in ("none", "tuned"):

@@ -190,6 +190,7 @@ class Session:
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
         plan.validate(
             layers=self.engine.decoder.layers,
+            width=self.engine.decoder.width,
             fingerprint=self.loaded.fingerprint,
             stages=stages,
             pipeline_hash=pipeline.hash if pipeline else None,

@@ -47,6 +47,7 @@ class Workbench:
         task = replace(load_task(config.task), seed=config.seed)
         chosen = config.pipeline or config.model.pipeline
         pipeline = task.through(chosen, config.analyze, config.model.chat_template).with_limits(config.max_new_tokens)
+        Plan({}).with_exit(ExitRule(**config.exit), pipeline.stage_names)  # a stage it does not have is told here
         if session is None:
             store = ResultStore(config.store or default_store_path())
             session = open_session(config, config.model.pretrained, store)

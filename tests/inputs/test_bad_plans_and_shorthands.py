@@ -1,10 +1,13 @@
 """Plan files, their tensors, and shorthands."""
 
+from functools import partial
+
 import pytest
+import torch
 import yaml
 
 from litestage.methods.shorthand import parse_shorthand
-from litestage.plan import load_plan
+from litestage.plan import Plan, SkipSet, StagePlan, load_plan
 
 HEAD = "schema: litestage.plan/1\n"
 
@@ -54,6 +57,8 @@ HEAD = "schema: litestage.plan/1\n"
         HEAD + "stages: {a: {schedule: {steps: [{from: 1, mhsa: 5}]}}}",
         HEAD + "stages: {a: {schedule: {[a]: b}}}",
         HEAD + "stages: {}\nmodel: 5",
+        HEAD + "stages: {}\nmodel: {layers: [12]}",
+        HEAD + "stages: {}\nmodel: {layers: many}",
         HEAD + "stages: {}\nextra: 5",
         HEAD + "stages: {}\nprovenance: [x]",
         HEAD + "stages: {}\ncertificate: yes",
@@ -81,7 +86,9 @@ def test_the_commands_say_so_too(refused, tmp_path, not_text):
 
 def test_a_plans_names_and_hashes_stay_texts(tmp_path):
     (tmp_path / "plan.yaml").write_text(
-        HEAD + "model: {name: 010, fingerprint: 12e4567}\npipeline: {hash: 0012345678901234}\nstages: {on: {}, 1e5: {}}"
+        HEAD
+        + "model: {layers: '012', name: 010, fingerprint: 12e4567}\n"
+        + "pipeline: {hash: 0012345678901234}\nstages: {on: {}, 1e5: {}}"
     )
     plan = load_plan(tmp_path / "plan.yaml")
     assert (plan.model["name"], plan.model["fingerprint"], plan.pipeline["hash"]) == (
@@ -90,6 +97,7 @@ def test_a_plans_names_and_hashes_stay_texts(tmp_path):
         "0012345678901234",
     )
     assert list(plan.stages) == ["on", "1e5"]
+    assert plan.model["layers"] == 12
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"9" * 100, b"\x02\0\0\0\0\0\0\0{}"])
@@ -98,6 +106,27 @@ def test_tensors_that_are_none_are_one_sentence(one_sentence, tmp_path, content)
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"schema": "litestage.plan/1", "stages": {"a": stage}}))
     (tmp_path / "plan.safetensors").write_bytes(content)
     one_sentence(lambda: load_plan(tmp_path / "plan.yaml"), "plan.")
+
+
+@pytest.mark.parametrize(
+    ("form", "fits", "others"),
+    [
+        ("scale", [(), (1,), (8,)], [(3,), (1, 8)]),
+        ("affine", [(2, 8)], [(3, 8), (2, 7), (8,)]),
+        ("lowrank:2", [(5, 8)], [(4, 8)]),
+        ("linear", [(9, 8)], [(8, 8)]),
+        ("block", [(8, 8)], [(9, 8), ()]),
+        ("tuned", [(32, 8)], [(8, 32), (8,)]),
+    ],
+)
+def test_a_tensor_of_another_shape_is_one_sentence(one_sentence, form, fits, others):
+    for shape in (*fits, *others):
+        stage = StagePlan(SkipSet(ffn=(1,)), compensation=form, tensors={"ffn.1": torch.ones(shape)})
+        check = partial(Plan({"recall": stage}).validate, layers=5, width=8)
+        if shape in fits:
+            check()
+        else:
+            one_sentence(check, list(shape), "ffn 1 in stage 'recall'", form)
 
 
 @pytest.mark.parametrize(
