@@ -248,7 +248,7 @@ def test_llama_cpp_is_asked_for_as_many_steps_after_the_prompts_that_ours_met(mo
         (name, what, f"llama.cpp, {kind}, options as parallel sequences", bars.get(kind))
         for name, what, bars in (
             ("reference", "whole question", expected),
-            ("reference", drafted, {}),
+            ("reference", drafted, expected),
             ("in 8 bits", "whole question", {}),
             ("in 8 bits", drafted, {}),
         )

@@ -64,7 +64,7 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
     took there.
 
     Args:
-        works: ours by name. The first is in bfloat16: its prompts are given, and its rows at full depth have bars.
+        works: ours by name. The first is in bfloat16: its prompts are given, and its rows have bars.
     """
     against = "llama.cpp, {}, options as parallel sequences"
     why_not = missing()
@@ -102,10 +102,10 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
                 for who, one in seconds.items():
                     taken[who].append(one)
     rows = []
-    for index, (name, spec) in enumerate(ours):
+    for name, spec in ours:
         for kind, bar in FORMATS.items():
             about = name, whole_question(spec), against.format(kind)
-            bar_here = None if index else bar
+            bar_here = bar if name == next(iter(works)) else None
             if kind in failed:
                 rows.append(Row(*about, bar=bar_here, note=f"not measured: {failed[kind]}"))
             else:
