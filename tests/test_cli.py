@@ -209,7 +209,7 @@ def test_a_run_does_not_go_into_a_folder_of_another_commands(litestage, tmp_path
     ("options", "named"),
     [
         (["methods=[litestage,uniform:3]"], "even"),
-        (["methods=[litestage,cosine:best,other.yaml]"], "99 layers"),
+        (["methods=[litestage,cosine:best,other.yaml]"], "other.yaml: The plan was made for a model of 99 layers"),
         (["methods=[litestage,full-half]", "model=reference-half"], "reference-half"),
         (["methods=[litestage,full-int8]", "engine.dtype=float32"], "bfloat16"),
     ],

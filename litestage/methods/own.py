@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from litestage.errors import LiteStageError
-from litestage.methods.setting import Extend, Measured, Measurements, Setting
+from litestage.methods.setting import Extend, Measured, Measurements, NotThisBudget, Setting
 from litestage.plan import StagePlan
 from litestage.profile import Importance
 from litestage.profile.forced import TeacherForced
@@ -66,8 +66,10 @@ def _told(file: str) -> Iterator[None]:
     """Turns whatever goes wrong in the file into one sentence with its line."""
     try:
         yield
-    except LiteStageError:
+    except NotThisBudget:
         raise
+    except LiteStageError as error:
+        raise LiteStageError(f"{file}: {error}") from None
     except SyntaxError as error:
         raise LiteStageError(f"{file}, line {error.lineno}: {error.msg}; correct the file.") from None
     except (Exception, SystemExit) as error:

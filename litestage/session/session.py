@@ -188,13 +188,16 @@ class Session:
             )
             plan = self.signed(plan, pipeline)
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
-        plan.validate(
-            layers=self.engine.decoder.layers,
-            width=self.engine.decoder.width,
-            fingerprint=self.loaded.fingerprint,
-            stages=stages,
-            pipeline_hash=pipeline.hash if pipeline else None,
-        )
+        try:
+            plan.validate(
+                layers=self.engine.decoder.layers,
+                width=self.engine.decoder.width,
+                fingerprint=self.loaded.fingerprint,
+                stages=stages,
+                pipeline_hash=pipeline.hash if pipeline else None,
+            )
+        except LiteStageError as error:
+            raise LiteStageError(f"{body}: {error}") from None
         return plan
 
     def with_suffixes(
