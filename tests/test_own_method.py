@@ -81,6 +81,7 @@ def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path
         ("import sys\nsys.exit(3)", r"mine\.py, line 2: SystemExit: 3"),
         ("def plan(setting):\n    return setting.layer", r"mine\.py, line 2: AttributeError: .*'layer'"),
         (LAST_FEED_FORWARDS.replace("- setting.budget", "- 9"), r"mine\.py: skip\.ffn holds -5"),
+        (LAST_FEED_FORWARDS.replace("{stage:", "{7:"), r"plan\(setting\) gave \{7: .*; it gives \{stage"),
         ("def plan(setting): return [1, 2]", r"plan\(setting\) gave \[1, 2\]; it gives \{stage"),
     ],
 )

@@ -43,7 +43,8 @@ def own_method(file: str) -> Callable[[Setting], dict[str, StagePlan]]:
     def plan(setting: Setting) -> dict[str, StagePlan]:
         with _told(file):
             stages = make(replace(setting, measurements=_OfVersion(setting.measurements, version)))
-        if not isinstance(stages, dict) or not all(isinstance(stage, StagePlan) for stage in stages.values()):
+        plans = stages.items() if isinstance(stages, dict) else [(None, None)]
+        if not all(isinstance(name, str) and isinstance(stage, StagePlan) for name, stage in plans):
             raise LiteStageError(f"{file}: plan(setting) gave {stages!r:.80}; it gives {{stage: StagePlan(...), ...}}.")
         return stages
 

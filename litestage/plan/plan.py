@@ -174,7 +174,7 @@ def _check_layers(stages: Mapping[str, StagePlan], layers: int) -> None:
 def _check_tensors(stages: Mapping[str, StagePlan], width: int) -> None:
     for name, stage in stages.items():
         for key, tensor in stage.tensors.items():
-            shape = tuple(getattr(tensor, "shape", ()))
+            shape = tuple(getattr(tensor, "shape", ("no tensor",)))
             rows = stage.rows_of_tensors(width)
             whole = len(shape) == 2 and shape[1] == width and rows in (0, shape[0])
             if not (shape in ((), (1,), (width,)) if rows is None else whole):

@@ -129,6 +129,11 @@ def test_a_tensor_of_another_shape_is_one_sentence(one_sentence, form, fits, oth
             one_sentence(check, list(shape), "ffn 1 in stage 'recall'", form)
 
 
+def test_what_is_no_tensor_is_one_sentence(one_sentence):
+    stage = StagePlan(SkipSet(ffn=(1,)), compensation="scale", tensors={"ffn.1": "x"})
+    one_sentence(lambda: Plan({"recall": stage}).validate(layers=5, width=8), "no tensor", "ffn 1")
+
+
 @pytest.mark.parametrize(
     "spec",
     [
