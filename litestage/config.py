@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 
 from litestage.atomic import write_text
 from litestage.conf import find, folder
-from litestage.errors import LiteStageError, did_you_mean, one_of
+from litestage.errors import LiteStageError, all_known, at_least, one_of
 from litestage.methods import METHODS
 from litestage.overrides import configure
+from litestage.plan.certificate import BOUNDED
 from litestage.plan.exit import SIMPLE_RULES, ExitRule
-from litestage.plan.stage import COMPENSATIONS
+from litestage.plan.stage import COMPENSATIONS, PHASES
 from litestage.search import STRATEGIES
 
 GROUPS = ("model", "engine")
@@ -201,11 +202,9 @@ def pipeline_of_model(name: str) -> str | None:
 
 
 TRACKERS = ("none", "wandb")
-PHASES = ("both", "decode")
 RANKINGS = ("global", "per_stage", "fidelity")
 AGAINST = ("full", "full+exit")
 DRAFTS = ("none", "lookup", "self")
-BOUNDED = ("accuracy", "agreement")
 
 
 def load_config(overrides: Sequence[str], preset: str | Path | None = None) -> RunConfig:
@@ -237,16 +236,9 @@ def load_schema(schema: type[Config], overrides: Sequence[str], preset: str | Pa
         if name in ("litestage", *METHODS):
             raise LiteStageError(f"variants.{name}: {name!r} is a method already; give the variant another name.")
         _check_search(variant(config, name), f"variants.{name}")
-    for name, number, least in (
-        ("budget", config.budget, 0),
-        ("questions", config.questions, 1),
-        ("latency_questions", config.latency_questions, 0),
-        ("engine.batch_size", config.engine.batch_size, 1),
-        ("seed", config.seed, 0),
-        ("grid.seed", min(config.grid.seed, default=0), 0),
-    ):
-        if number is not None and number < least:
-            raise LiteStageError(f"{name} is {number}; give at least {least}.")
+    at_least(0, budget=config.budget, latency_questions=config.latency_questions, seed=config.seed)
+    at_least(0, **{"grid.seed": min(config.grid.seed, default=0)})
+    at_least(1, questions=config.questions, **{"engine.batch_size": config.engine.batch_size})
     return config
 
 
@@ -278,9 +270,7 @@ def _check_search(search: SearchConfig, where: str) -> None:
     ):
         if value is not None:
             one_of(f"{where}.{name}", value, known)
-    for name in search.exit_rules:
-        if name not in SIMPLE_RULES:
-            raise LiteStageError(f"{where}.exit_rules has {name!r}; {did_you_mean(name, SIMPLE_RULES)}")
+    all_known(f"{where}.exit_rules has", search.exit_rules, SIMPLE_RULES)
     if search.compensation not in ("auto", "block") and not COMPENSATIONS.fullmatch(search.compensation):
         raise LiteStageError(
             f"{where}.compensation is {search.compensation!r}; it is one of none, auto, scale, affine, lowrank:K, "
@@ -301,12 +291,6 @@ def _check_search(search: SearchConfig, where: str) -> None:
         raise LiteStageError(
             f"{where}.against is 'full+exit', but the search has no exit rule on; give {where}.exit=true too."
         )
-    for name, number, least in (
-        ("calibration", search.calibration, 1),
-        ("confirm", search.confirm, 0),
-        ("max_budget", search.max_budget, 0),
-        ("finalists", search.finalists, 0),
-        ("timed_questions", search.timed_questions, 0),
-    ):
-        if number is not None and number < least:
-            raise LiteStageError(f"{where}.{name} is {number}; give at least {least}.")
+    at_least(1, **{f"{where}.calibration": search.calibration})
+    for name in ("confirm", "max_budget", "finalists", "timed_questions"):
+        at_least(0, **{f"{where}.{name}": getattr(search, name)})

@@ -1,6 +1,6 @@
 """The one exception for a user's mistake, and how a near miss is suggested."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -15,34 +15,44 @@ class LiteStageError(ValueError):
         super().__init__("".join(one if one.isprintable() else repr(one)[1:-1] for one in message))
 
 
-def did_you_mean(value: str, known: Iterable[str]) -> str:
+def did_you_mean(value: str, known: Iterable[object]) -> str:
     """``"did you mean 'obqa'?"`` when a known name is close to ``value``, else the list of known names."""
     names = [str(name) for name in known]
     close = get_close_matches(value, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names)) or 'none'}."
 
 
+def all_known(said: str, values: Iterable[object], known: Iterable[object]) -> None:
+    """Raises LiteStageError for the first of the values that is not one of those known; the sentence begins as said."""
+    known = tuple(known)
+    for value in values:
+        if value not in known:
+            raise LiteStageError(f"{said} {value!r}; {did_you_mean(str(value), known)}")
+
+
 def one_of(what: str, value: object, known: Iterable[str]) -> None:
     """Raises LiteStageError unless a value is one of those known."""
-    known = tuple(known)
-    if value not in known:
-        raise LiteStageError(f"{what} is {value!r}; {did_you_mean(str(value), known)}")
+    all_known(f"{what} is", [value], known)
 
 
-def known_keys(where: str, keys: Iterable[object], known: Iterable[str]) -> None:
-    """Raises LiteStageError for the first key that is not known."""
+def known_keys(where: str, raw: object, known: Iterable[str]) -> None:
+    """Raises LiteStageError for what is no mapping, or for its first key that is not known."""
     known = tuple(known)
-    for key in keys:
-        if key not in known:
-            raise LiteStageError(f"{where} has the unknown key {key!r}; {did_you_mean(str(key), known)}")
+    if not isinstance(raw, Mapping):
+        raise LiteStageError(f"{where} is {raw!r:.80}; it holds {', '.join(known[:-1])} and {known[-1]}.")
+    all_known(f"{where} has the unknown key", raw, known)
 
 
 def known_stages(where: str, stages: Iterable[str], known: Iterable[str]) -> None:
     """Raises LiteStageError for the first stage that is not known."""
-    known = tuple(known)
-    for stage in stages:
-        if stage not in known:
-            raise LiteStageError(f"{where} names the stage {stage!r}; {did_you_mean(stage, known)}")
+    all_known(f"{where} names the stage", stages, known)
+
+
+def at_least(least: int, **numbers: int | None) -> None:
+    """Raises LiteStageError for the first number that is given and below ``least``."""
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise LiteStageError(f"{name} is {number}; give at least {least}.")
 
 
 def not_written(error: OSError) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from litestage.atomic import writable
 from litestage.cli.output import print_json, print_table
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, at_least
 from litestage.overrides import configure
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class DataConfig:
 def build(overrides: Sequence[str], as_json: bool) -> None:
     """Writes staged training rows and says how many, and what was left out and why."""
     config = configure(DataConfig, [], overrides)
-    if config.questions is not None and config.questions < 1:
-        raise LiteStageError(f"questions is {config.questions}; give at least 1.")
+    at_least(1, questions=config.questions)
     from litestage.data import load_task
     from litestage.data.build import build
     from litestage.stages.gold import write_staged

@@ -62,7 +62,7 @@ class Draft:
 
     def __str__(self) -> str:
         if self.kind == "skip":
-            parts = [f"{kind} {' '.join(map(str, each))}" for kind, each in self._skipped.items() if each]
+            parts = [f"{kind} {' '.join(map(str, each))}" for kind, each in self.skip.to_dict().items() if each]
             return f"{self.length} tokens without {', '.join(parts)}"
         return f"{self.length} tokens by lookup: {', '.join(self.sources)}"
 
@@ -70,15 +70,11 @@ class Draft:
     def settings(self) -> dict[str, Any]:
         """As the plan's YAML has it, with a digest of the calibration outputs, which lie elsewhere."""
         if self.kind == "skip":
-            return {"kind": self.kind, "skip": self._skipped, "length": self.length}
+            return {"kind": self.kind, "skip": self.skip.to_dict(), "length": self.length}
         given = {"kind": self.kind, "from": list(self.sources), "length": self.length, "least": self.least}
         if self.phrases is None:
             return given
         return {**given, "digest": hashlib.sha256(json.dumps(self.phrases.kept).encode()).hexdigest()[:16]}
-
-    @property
-    def _skipped(self) -> dict[str, list[int]]:
-        return {"mhsa": list(self.skip.mhsa), "ffn": list(self.skip.ffn)}
 
     def lookup(self, prompt: Sequence[int]) -> Lookup:
         """Guesses for one row of this prompt."""
@@ -103,10 +99,7 @@ def draft_from(raw: Any, tensors: Mapping[str, torch.Tensor]) -> Draft | None:
         raise LiteStageError(f"draft from is {sources!r}; give a list of prompt, calibration or both.")
     given = {key: raw[key] for key in ("length", "least") if key in raw}
     if kind == "skip":
-        skip = raw.get("skip") or {}
-        if not isinstance(skip, Mapping) or set(skip) - {"mhsa", "ffn"}:
-            raise LiteStageError(f"draft skip is {skip!r}; it holds mhsa and ffn.")
-        return Draft(kind, skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())), **given)
+        return Draft(kind, skip=SkipSet.from_dict(raw.get("skip") or {}, "draft skip"), **given)
     phrases = _phrases(tensors) if "calibration" in sources else None
     draft = Draft(str(kind), tuple(map(str, sources)), phrases=phrases, **given)
     if phrases is not None and raw.get("digest") not in (None, draft.settings["digest"]):

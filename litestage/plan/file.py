@@ -56,7 +56,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         **({"prefix_cache": True} if plan.prefix_cache else {}),
         "stages": {
             name: {
-                "skip": {"mhsa": list(stage.skip.mhsa), "ffn": list(stage.skip.ffn)},
+                "skip": stage.skip.to_dict(),
                 "phase": stage.phase,
                 "compensation": stage.compensation,
                 **({"compensation_digest": stage.compensation_digest} if stage.tensors else {}),
@@ -119,7 +119,7 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
     if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, Mapping) else type(raw).__name__
         raise LiteStageError(f"schema is {found!r}, not {SCHEMA!r}; write 'schema: {SCHEMA}' and 'stages:'.")
-    _known_keys(raw, _PLAN_KEYS, "the plan")
+    known_keys("the plan", raw, _PLAN_KEYS)
     stages = raw.get("stages")
     if not isinstance(stages, Mapping):
         raise LiteStageError(f"'stages' is {stages!r}; it maps each stage's name to what it skips.")
@@ -149,25 +149,22 @@ def plan_from_dict(raw: Any, tensors: Mapping[str, Any] | None = None) -> Plan:
 
 def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
     raw = {} if raw is None else raw
-    if not isinstance(raw, Mapping):
-        raise LiteStageError(f"stage {name!r} is {raw!r}; it holds skip, phase, compensation, schedule and exit.")
-    _known_keys(raw, _STAGE_KEYS, f"stage {name!r}")
-    skip = raw.get("skip") or {}
-    exit_rule = raw.get("exit")
+    known_keys(f"stage {name!r}", raw, _STAGE_KEYS)
+    exit_rule = None if raw.get("exit") == "none" else raw.get("exit")
     compensation = raw.get("compensation") or "none"
     own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     # of a file left by an earlier plan of this name nothing counts that the plan does not ask for
     held = {k: value for k, value in own.items() if not k.startswith("draft.")} if compensation != "none" else {}
     try:
-        _known_keys(skip, ("mhsa", "ffn"), "skip")
-        if exit_rule not in (None, "none"):
-            _known_keys(exit_rule, None, "exit")
+        told = isinstance(exit_rule, Mapping) and all(isinstance(key, str) for key in exit_rule)
+        if exit_rule is not None and not told:
+            raise LiteStageError(f"exit is {exit_rule!r:.80}; it holds rule and its parameters.")
         plan = StagePlan(
-            skip=SkipSet(tuple(skip.get("mhsa") or ()), tuple(skip.get("ffn") or ())),
+            skip=SkipSet.from_dict(raw.get("skip") or {}),
             phase=raw.get("phase", "both"),
             compensation=compensation,
             schedule=raw.get("schedule"),
-            exit=None if exit_rule in (None, "none") else ExitRule(**exit_rule),
+            exit=None if exit_rule is None else ExitRule(**exit_rule),
             draft=draft_from(raw.get("draft"), own),
             tensors=held,
         )
@@ -181,17 +178,6 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
         raise LiteStageError(f"stage {name!r}: {error}") from None
     except (TypeError, AttributeError) as error:
         raise LiteStageError(f"stage {name!r} does not read as a plan ({error}); see README for one.") from None
-
-
-def _known_keys(raw: Mapping[str, Any], known: tuple[str, ...] | None, where: str) -> None:
-    """Raises LiteStageError unless ``raw`` is a mapping with keys that are known (None: any text)."""
-    if not isinstance(raw, Mapping):
-        raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known or ('rule', 'and its parameters'))}.")
-    if known is not None:
-        return known_keys(where, raw, known)
-    for key in raw:
-        if not isinstance(key, str):
-            raise LiteStageError(f"{where} has the key {key!r}; its keys are texts.")
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from logging import getLogger
 from types import MappingProxyType
 from typing import Any
 
-from litestage.errors import LiteStageError, did_you_mean, known_stages
+from litestage.errors import LiteStageError, known_stages
 from litestage.plan.certificate import Certificate
 from litestage.plan.draft import Draft
 from litestage.plan.exit import ExitRule
@@ -200,9 +200,7 @@ def _check_stages(stages: Mapping[str, StagePlan], known: tuple[str, ...]) -> No
             f"The plan has no stage 'default' (it names {', '.join(stages) or 'none'}), which a task "
             "without stages runs under; add one or use a shorthand such as uniform:4."
         )
-    for name in stages:
-        if name not in (*known, "default"):
-            raise LiteStageError(f"The plan names the stage {name!r}; {did_you_mean(name, known)}")
+    known_stages("The plan", (name for name in stages if name != "default"), known)
     if stages and not set(stages) & set(known) and known != ("default",):
         raise LiteStageError(
             f"The plan names only the stage 'default', and this pipeline's are {', '.join(known)}; name those."

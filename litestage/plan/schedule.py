@@ -37,7 +37,7 @@ def checked(schedule: Any, skip: SkipSet) -> dict[str, Any]:
 def step_sets(schedule: Mapping[str, Any] | None) -> list[tuple[int, SkipSet]]:
     """The generated tokens at which the sets change, and what is skipped from each on; empty for other schedules."""
     steps = (schedule or {}).get("steps", ())
-    return [(step["from"], SkipSet(tuple(step["mhsa"]), tuple(step["ffn"]))) for step in steps]
+    return [(step["from"], SkipSet(step["mhsa"], step["ffn"])) for step in steps]
 
 
 def _steps(content: Any, skip: SkipSet) -> list[dict[str, Any]]:
@@ -46,39 +46,30 @@ def _steps(content: Any, skip: SkipSet) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     before, first = skip, 0
     for step in content:
-        _keys(step, ("from", "mhsa", "ffn"), "a step of the schedule")
+        known_keys("a step of the schedule", step, ("from", "mhsa", "ffn"))
         start = step.get("from")
         if type(start) is not int or start <= first:
             raise LiteStageError(
                 f"A step of the schedule starts from {start!r}; give whole numbers that rise, from 1 "
                 "(the first generated token)."
             )
-        try:
-            here = SkipSet(tuple(step.get("mhsa") or ()), tuple(step.get("ffn") or ()))
-        except TypeError:
-            raise LiteStageError(f"The schedule's step {dict(step)!r} does not list layers; write mhsa: [3].") from None
+        here = SkipSet.from_dict({kind: layers for kind, layers in step.items() if kind != "from"}, "a step")
         lost = [name for name in before.names if name not in here]
         if lost:
             raise LiteStageError(
                 f"The schedule runs {lost[0][0]} {lost[0][1]} again from token {start}; sets can only grow, because an "
                 "attention would lack earlier keys and values: name it in every later step."
             )
-        steps.append({"from": start, "mhsa": list(here.mhsa), "ffn": list(here.ffn)})
+        steps.append({"from": start, **here.to_dict()})
         before, first = here, start
     return steps
 
 
 def _online(content: Any) -> dict[str, Any]:
-    _keys(content, ("observe", "threshold"), "schedule.online")
+    known_keys("schedule.online", content, ("observe", "threshold"))
     observe, threshold = content.get("observe", 20), content.get("threshold")
     if type(observe) is not int or observe < 1:
         raise LiteStageError(f"schedule.online.observe is {observe!r}; give a whole number of tokens, at least 1.")
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
         raise LiteStageError(f"schedule.online.threshold is {threshold!r}; give a cosine, -1 to 1.")
     return {"observe": observe, "threshold": float(threshold)}
-
-
-def _keys(raw: Any, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(raw, Mapping):
-        raise LiteStageError(f"{where} is {raw!r}; it holds {', '.join(known)}.")
-    known_keys(where, raw, known)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, known_keys
 
 SubLayerName = tuple[str, int]
 """Kind (``mhsa`` or ``ffn``) and layer index."""
@@ -38,6 +39,17 @@ class SkipSet:
     def __contains__(self, sublayer: SubLayerName) -> bool:
         kind, layer = sublayer
         return layer in (self.mhsa if kind == "mhsa" else self.ffn)
+
+    @classmethod
+    def from_dict(cls, raw: Any, where: str = "skip") -> SkipSet:
+        """From plain data, ``{mhsa: [3], ffn: [3, 4]}``. Raises LiteStageError for anything else."""
+        known_keys(where, raw, ("mhsa", "ffn"))
+        if not all(isinstance(layers or [], (list, tuple, str)) for layers in raw.values()):
+            raise LiteStageError(f"{where} is {raw!r:.80}, which does not list layers; write mhsa: [3].")
+        return cls(raw.get("mhsa") or (), raw.get("ffn") or ())
+
+    def to_dict(self) -> dict[str, list[int]]:
+        return {"mhsa": list(self.mhsa), "ffn": list(self.ffn)}
 
     @classmethod
     def of(cls, sublayers: Iterable[SubLayerName]) -> SkipSet:

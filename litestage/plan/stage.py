@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from litestage.errors import LiteStageError, one_of
 from litestage.plan.exit import ByStage, ExitRule
 from litestage.plan.schedule import checked, step_sets
-from litestage.plan.skip import SkipSet
+from litestage.plan.skip import SkipSet, SubLayerName
 
 if TYPE_CHECKING:
     import torch
@@ -119,12 +119,9 @@ class StagePlan:
         """Keys of the tensors that the compensation cannot do without."""
         if self.compensation in ("none", "tuned"):
             return []
-        if self.compensation == "block":
-            names = [cut[0] for cut in self.skip.cuts]
-        elif self.compensation == "merged":
+        names = stand_ins(self.skip_sets[-1], self.compensation)
+        if self.compensation == "merged":
             names = [_feed_forward_before(cut[0]) for cut in self.skip.cuts]
-        else:
-            names = self.skip_sets[-1].names
         return [f"{kind}.{layer}" for kind, layer in names]
 
     @cached_property
@@ -143,7 +140,7 @@ class StagePlan:
     def computation(self) -> dict[str, Any]:
         """Everything but the exit rule that decides which tokens come out, as plain data."""
         return {
-            "skip": {"mhsa": list(self.skip.mhsa), "ffn": list(self.skip.ffn)},
+            "skip": self.skip.to_dict(),
             "phase": self.phase,
             "compensation": self.compensation,
             "compensation_digest": self.compensation_digest,
@@ -151,7 +148,12 @@ class StagePlan:
         }
 
 
-def _feed_forward_before(first: tuple[str, int]) -> tuple[str, int]:
+def stand_ins(skip: SkipSet, form: str) -> list[SubLayerName]:
+    """Where stand-ins of a form are: at every skipped sub-layer, with ``block`` at the first of each cut."""
+    return [cut[0] for cut in skip.cuts] if form == "block" else skip.names
+
+
+def _feed_forward_before(first: SubLayerName) -> SubLayerName:
     kind, layer = first
     if kind != "mhsa" or layer == 0:
         raise LiteStageError(

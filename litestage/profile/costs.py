@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from litestage.engine import share_a_lane
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.plan.schedule import step_sets
+from litestage.plan.stage import stand_ins
 from litestage.trace import StageTrace, Trace
 
 StandIn = tuple[float, float]
@@ -138,8 +139,7 @@ class StepCosts:
         if plan.compensation in self.stand_ins:
             prices = self.stand_ins[plan.compensation]
             fixed, per_token = prices.decode if token else prices.prefill
-            count = len(skip.cuts) if plan.compensation == "block" else len(skip)
-            seconds += count * (fixed + per_token * rows * queries)
+            seconds += len(stand_ins(skip, plan.compensation)) * (fixed + per_token * rows * queries)
         return seconds
 
     def pass_seconds(self, skip: SkipSet, *, prompt: int, context: int) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import torch
 
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
+from litestage.plan.stage import stand_ins
 from litestage.profile.costs import StandIn, StandInCosts, StepCosts, active, dot, features
 from litestage.progress import Advance, bar
 from litestage.stats.bootstrap import interval_of
@@ -164,8 +165,8 @@ def measure_stand_in(engine: Engine, form: str) -> StandInCosts:
     )
     timing = _Timing(engine, rng)
     for _ in timing.rounds(f"what a stand-in costs, {form}", [*fitted, *held_out], _PAIRS, least=_REPEATS):
-        prices = _prices(timing, timing.chosen(fitted), _count(skips[0], form))
-        error = _price_error(timing, timing.chosen(held_out), prices, _count(skips[1], form))
+        prices = _prices(timing, timing.chosen(fitted), len(stand_ins(skips[0], form)))
+        error = _price_error(timing, timing.chosen(held_out), prices, len(stand_ins(skips[1], form)))
         prices = prices._replace(held_out_error=error)
         if error <= TOLERATED_ERROR:
             break
@@ -189,18 +190,15 @@ def measure_stand_in(engine: Engine, form: str) -> StandInCosts:
     return prices
 
 
-def _count(skip: SkipSet, form: str) -> int:
-    return len(skip.cuts) if form == "block" else len(skip)
-
-
 def _with_stand_ins(engine: Engine, skip: SkipSet, form: str) -> StagePlan:
     """A plan whose stand-ins, of zeros, take as long as any."""
     width = engine.decoder.width
     shape = {"scale": (), "affine": (2, width), "block": (width, width), "linear": (width + 1, width)}
     rank = int(form.partition(":")[2] or 0)
     size = (2 * rank + 1, width) if rank else shape[form]
-    names = [cut[0] for cut in skip.cuts] if form == "block" else skip.names
-    tensors = {f"{kind}.{layer}": torch.zeros(size, dtype=engine.decoder.dtype) for kind, layer in names}
+    tensors = {
+        f"{kind}.{layer}": torch.zeros(size, dtype=engine.decoder.dtype) for kind, layer in stand_ins(skip, form)
+    }
     return StagePlan(skip=skip, compensation=form, tensors=tensors)
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from litestage.errors import LiteStageError, one_of
+from litestage.errors import LiteStageError, at_least, one_of
 from litestage.ranks.place import Ranks, here, on_cuda, take
 
 Value = TypeVar("Value")
@@ -83,9 +83,7 @@ def _read_only(mapping: dict[Key, Value]) -> MappingProxyType[Key, Value]:
 def _check(trainer: Trainer, device: str) -> None:
     import torch
 
-    for name, number in (("devices", trainer.devices), ("num_nodes", trainer.num_nodes)):
-        if number < 1:
-            raise LiteStageError(f"trainer.{name} is {number}; give at least 1.")
+    at_least(1, **{"trainer.devices": trainer.devices, "trainer.num_nodes": trainer.num_nodes})
     one_of("trainer.strategy", trainer.strategy, STRATEGIES)
     wanted, started = trainer.devices * trainer.num_nodes, _started_by_others()
     if started is not None and started != wanted:

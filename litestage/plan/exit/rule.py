@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
-from litestage.errors import LiteStageError, did_you_mean, one_of
+from litestage.errors import LiteStageError, all_known, one_of
 
 TRIAL = "sure after "
 """What the name of a signal begins with that is measured on trial: the likeliest token's probability after the end of a
@@ -72,9 +72,7 @@ class ExitRule:
         one_of("exit rule", rule, EXIT_RULES)
         made = EXIT_RULES[rule]
         known = [parameter.name for parameter in fields(made)]  # type: ignore[arg-type]
-        for key in parameters:
-            if key not in known:
-                raise LiteStageError(f"exit rule {rule!r} has no {key!r}; {did_you_mean(key, known)}")
+        all_known(f"exit rule {rule!r} has no", parameters, known)
         return super().__new__(made)
 
     def to_dict(self) -> dict[str, Any]:
