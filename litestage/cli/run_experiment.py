@@ -21,7 +21,7 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
         config = load_config(overrides, f"experiment/{name}")
         return compare_as(config, name, command_line("experiment", name, *overrides), as_json)
     experiment = find_experiment(name)
-    options = load_schema(experiment.options, overrides, preset=f"experiment/{name}")
+    options = load_schema(experiment.Options, overrides, preset=f"experiment/{name}")
     bench = Workbench.open(options)
     folder = output_folder(options, name, apart_from=["search.json", "samples.jsonl"])
     with until_written(bench.session.reusing.store):

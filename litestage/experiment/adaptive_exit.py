@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import Experiment, Findings, Row
+from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some, without_exit
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
@@ -32,7 +32,7 @@ PROMISES = {None: "", True: "yes", False: "no"}
 
 
 @dataclass
-class AdaptiveExitConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment adaptive-exit``.
 
     Attributes:
@@ -44,7 +44,7 @@ class AdaptiveExitConfig(RunConfig):
     rules: list[str] = field(default_factory=lambda: list(SIMPLE_RULES))
 
 
-def run(bench: Workbench, config: AdaptiveExitConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Chooses and certifies every rule's parameters on every plan, and tries them on the test split."""
     some(plans=config.plans)
     some(SIMPLE_RULES, rules=config.rules)
@@ -148,6 +148,3 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
             )
         name_axes(one, title=f"{spec}; red: not certified", x="predicted speed-up against uncut", y="points lost")
     return figure
-
-
-EXPERIMENT = Experiment(AdaptiveExitConfig, run)

@@ -15,8 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
-from litestage.experiment.options import at_least, some, sublayer_budgets
+from litestage.errors import at_least
+from litestage.experiment.findings import NO_CLOCK, Findings, Row
+from litestage.experiment.options import some, sublayer_budgets
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.texts import (
     OBJECTIVES,
@@ -44,7 +45,7 @@ RANKINGS = (*(f"{text}/{objective}" for text in TEXTS for objective in OBJECTIVE
 
 
 @dataclass
-class CalibrationConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment calibration``.
 
     Attributes:
@@ -69,7 +70,7 @@ class CalibrationConfig(RunConfig):
     plain: str | None = None
 
 
-def run(bench: Workbench, config: CalibrationConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Ranks on the calibration split, and tries every ranking at every budget on the test split."""
     some(RANKINGS, rankings=config.rankings)
     sublayer_budgets(bench, config.budgets)
@@ -114,7 +115,7 @@ def _of(ranking: str) -> str:
     return ranking.partition("/")[0]
 
 
-def _texts(bench: Workbench, config: CalibrationConfig, name: str) -> dict[str, list[Sequenced]]:
+def _texts(bench: Workbench, config: Options, name: str) -> dict[str, list[Sequenced]]:
     """By stage, what sub-layers are ranked on."""
     if name == "own":
         return own_texts(bench)
@@ -125,7 +126,7 @@ def _texts(bench: Workbench, config: CalibrationConfig, name: str) -> dict[str, 
 
 def _orders(
     bench: Workbench,
-    config: CalibrationConfig,
+    config: Options,
     ranking: str,
     texts: Mapping[str, Mapping[str, list[Sequenced]]],
     budget: int,
@@ -229,6 +230,3 @@ def _figure(rows: Sequence[Row], rankings: Sequence[str], budgets: Sequence[int]
     name_axes(axis, y="accuracy, %")
     legend(axis)
     return figure
-
-
-EXPERIMENT = Experiment(CalibrationConfig, run)

@@ -11,9 +11,9 @@ from scipy.stats import binom, binomtest, norm
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Columns, Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import Columns, Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import each
@@ -42,7 +42,7 @@ WORST = 0.11
 
 
 @dataclass
-class CertificateConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment certificate``.
 
     Attributes:
@@ -58,7 +58,7 @@ class CertificateConfig(RunConfig):
     bounds: list[float] = field(default_factory=lambda: [0.02, 0.1])
 
 
-def run(bench: Workbench, config: CertificateConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Simulates every table at every size and bound."""
     at_least(1, searches=config.searches)
     some(sizes=config.sizes, bounds=config.bounds)
@@ -129,7 +129,7 @@ def _row(table: Table, bound: Bound, size: int, n: int, searches: int, rng: np.r
     }
 
 
-def _levels(bound: Bound, n: int, config: CertificateConfig) -> dict[str, Any]:
+def _levels(bound: Bound, n: int, config: Options) -> dict[str, Any]:
     """How often each of several tests passes a plan that breaks the bound by nothing, at worst, and one that is good.
 
     The tests: ours; the score test by the normal distribution; a binomial test of what is lost, whatever is gained; and
@@ -162,7 +162,7 @@ def _tests(bound: Bound, n: int, lost: Array, gained: Array) -> dict[str, Array]
     }
 
 
-def _broken(rows: Sequence[Row], config: CertificateConfig) -> str:
+def _broken(rows: Sequence[Row], config: Options) -> str:
     worst = max(rows, key=lambda row: row["broken_rate"])
     below = sum(row["broken_rate_ci95"][1] < WORST for row in rows)
     before = max(rows, key=lambda row: row["uncertified_broken_rate"])
@@ -205,6 +205,3 @@ def _figure(rows: Sequence[Row], stated: float) -> Any:
     speed.plot(ends, ends, color=PALETTE[-1], linestyle=":", linewidth=1)
     name_axes(speed, title="what it costs", x="mean speed-up without the guarantee", y="with it")
     return figure
-
-
-EXPERIMENT = Experiment(CertificateConfig, run)

@@ -16,9 +16,9 @@ from typing import Any
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.engine import Decoding
-from litestage.errors import one_of
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
-from litestage.experiment.options import at_least, sublayer_budgets
+from litestage.errors import at_least, one_of
+from litestage.experiment.findings import NO_CLOCK, Findings, Row
+from litestage.experiment.options import sublayer_budgets
 from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
@@ -38,7 +38,7 @@ STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"
 
 
 @dataclass
-class DeepConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment deep``.
 
     Attributes:
@@ -63,7 +63,7 @@ class DeepConfig(RunConfig):
     bins: int = 8
 
 
-def run(bench: Workbench, config: DeepConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Writes full depth's long texts on the test split, then those of every policy."""
     _check(bench, config)
     session = going_on(bench.session) if config.past_the_end else bench.session
@@ -118,7 +118,7 @@ def run(bench: Workbench, config: DeepConfig) -> Findings:
     )
 
 
-def _check(bench: Workbench, config: DeepConfig) -> None:
+def _check(bench: Workbench, config: Options) -> None:
     names = bench.pipeline.stage_names
     sublayer_budgets(bench, config.budgets)
     at_least(1, tokens=config.tokens, bins=config.bins, draft=config.draft)
@@ -129,7 +129,7 @@ def _check(bench: Workbench, config: DeepConfig) -> None:
         one_of("stage", config.stage, names)
 
 
-def _policies(config: DeepConfig) -> dict[str, tuple[int | None, float | None]]:
+def _policies(config: Options) -> dict[str, tuple[int | None, float | None]]:
     """By name: every how many tokens all sub-layers run, and at or below which probability."""
     return {
         STATIC: (None, None),
@@ -139,7 +139,7 @@ def _policies(config: DeepConfig) -> dict[str, tuple[int | None, float | None]]:
     }
 
 
-def _prompts(bench: Workbench, config: DeepConfig, questions: Sequence[Question]) -> tuple[str, list[Tokens]]:
+def _prompts(bench: Workbench, config: Options, questions: Sequence[Question]) -> tuple[str, list[Tokens]]:
     """The stage's name, and one of its prompts for every question, as full depth meets it."""
     trials = Trials(bench, questions)
     traces = trials.traces(trials.full, progress="full depth's answers")
@@ -155,7 +155,7 @@ def _prompts(bench: Workbench, config: DeepConfig, questions: Sequence[Question]
 
 
 def _by_distance(
-    session: Session, texts: Sequence[Sequenced], plan: StagePlan, budget: int, config: DeepConfig
+    session: Session, texts: Sequence[Sequenced], plan: StagePlan, budget: int, config: Options
 ) -> list[dict[str, Any]]:
     """By distance from the prompt, how often the plan's next token is not full depth's after full depth's own text."""
     hits: dict[int, list[int]] = {}
@@ -207,7 +207,7 @@ def _agree(wanted: Tokens, found: Tokens) -> int:
     )
 
 
-def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: DeepConfig) -> str:
+def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: Options) -> str:
     parts = []
     for budget in config.budgets:
         of = where(forced, budget=budget)
@@ -260,7 +260,7 @@ def _mends(rows: Sequence[Row]) -> str:
     return said[:1].upper() + said[1:]
 
 
-def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> Any:
+def _figure(rows: Sequence[Row], forced: Sequence[Row], config: Options) -> Any:
     figure, axes = panels(1 + len(config.budgets), width=3.9, share_y=False)
     for budget, colour in zip(config.budgets, PALETTE, strict=False):
         chosen = where(forced, budget=budget)
@@ -281,6 +281,3 @@ def _figure(rows: Sequence[Row], forced: Sequence[Row], config: DeepConfig) -> A
     name_axes(axes[1], y="texts the same so far, %")
     legend(axes[-1], title="refreshed", title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-EXPERIMENT = Experiment(DeepConfig, run)

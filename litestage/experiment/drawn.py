@@ -9,6 +9,7 @@ import numpy as np
 
 from litestage.comparison.results import estimate
 from litestage.search.race import Z90
+from litestage.stats.bootstrap import interval_of
 
 PLACES = ("test", "calibration")
 RULES = ("drop", "upper limit")
@@ -61,7 +62,6 @@ def _summary(found: np.ndarray, bound: float) -> dict[str, Any]:
     figures = {name: found[:, index] for index, name in enumerate(columns)}
     figures["optimism"] = found[:, 1] - found[:, 0]
     for name, values in figures.items():
-        low, high = np.percentile(values, [2.5, 97.5])
         mean = float(values.mean())
-        summary |= estimate(name, mean, (min(float(low), mean), max(float(high), mean)))
+        summary |= estimate(name, mean, interval_of(values, mean))
     return summary

@@ -16,9 +16,8 @@ import numpy as np
 
 from litestage.comparison.results import estimate, sped
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import PREDICTED, Experiment, Findings, Row
-from litestage.experiment.options import at_least
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import PREDICTED, Findings, Row
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.texts import order_on, orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
@@ -46,7 +45,7 @@ NOTHING = ("off", "off", "", "", "off")
 
 
 @dataclass
-class FactorialConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment factorial``. ``exit`` is the rule that is on or off.
 
     With ``latency_questions`` so many are answered one at a time, by the clock, and drafts are a fifth factor: what
@@ -62,7 +61,7 @@ class FactorialConfig(RunConfig):
     tokens: int = 2500
 
 
-def run(bench: Workbench, config: FactorialConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Searches on the calibration split, then tries every combination on the test split."""
     at_least(1, tokens=config.tokens)
     if config.form in ("none", "merged"):
@@ -105,7 +104,7 @@ def _seconds(trials: Trials, plans: Mapping[Levels, Plan], timed: int) -> dict[L
     return {levels: np.array(seconds["/".join(levels)]) for levels in plans}
 
 
-def _plans(bench: Workbench, config: FactorialConfig, budgets: Mapping[str, int]) -> dict[Levels, Plan]:
+def _plans(bench: Workbench, config: Options, budgets: Mapping[str, int]) -> dict[Levels, Plan]:
     """Every combination of levels that is a plan of its own."""
     texts, most, mean = own_texts(bench), max(1, *budgets.values()), round(fmean(budgets.values()))
     every = pooled(texts, min(map(len, texts.values())))
@@ -148,9 +147,7 @@ def _pairs(known: Mapping[Levels, Any], factor: str) -> Iterator[tuple[Levels, L
             yield (*levels[:place], off, *levels[place + 1 :]), levels
 
 
-def effects_of(
-    correct: Mapping[Levels, np.ndarray], seconds: Mapping[Levels, np.ndarray], seed: int = 0
-) -> list[dict[str, Any]]:
+def effects_of(correct: Mapping[Levels, np.ndarray], seconds: Mapping[Levels, np.ndarray]) -> list[dict[str, Any]]:
     """By factor, what its being on does to accuracy and to speed, over all levels of the others, with 95 % intervals.
 
     Accuracy gained is a mean of differences, the speed-up a geometric mean of ratios; a bootstrap draws questions.
@@ -159,8 +156,8 @@ def effects_of(
         correct, seconds: by combination, of every question; seconds may be of fewer questions.
     """
     names = list(correct)
-    right = _resampled(np.array([correct[name] for name in names]), seed)
-    log_time = np.log(_resampled(np.array([seconds[name] for name in names]), seed))
+    right = _resampled(np.array([correct[name] for name in names]))
+    log_time = np.log(_resampled(np.array([seconds[name] for name in names])))
     wanted: dict[str, Callable[[Levels], bool]] = {factor: lambda on: True for factor in FACTORS}
     wanted["exit, where nothing is skipped"] = lambda on: on[0] == "off"
     wanted["exit, where sub-layers are skipped"] = lambda on: on[0] == "on"
@@ -183,16 +180,16 @@ def effects_of(
     return effects
 
 
-def _resampled(values: np.ndarray, seed: int) -> np.ndarray:
+def _resampled(values: np.ndarray) -> np.ndarray:
     """Means over questions [1 + resamples, combinations] of values [combinations, questions]; first as they are."""
-    drawn = resampled_sums(values, RESAMPLES, seed)
+    drawn = resampled_sums(values, RESAMPLES)
     return np.asarray(np.hstack([values.sum(axis=1, keepdims=True), drawn]).T / values.shape[1])
 
 
 def _with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     """The first value, and the 95 % interval of the others, which holds it."""
-    value, (low, high) = float(values[0]), interval_of(values[1:])
-    return value, (min(low, value), max(high, value))
+    value = float(values[0])
+    return value, interval_of(values[1:], value)
 
 
 def _times(effect: Row) -> str:
@@ -231,6 +228,3 @@ def _figure(effects: Sequence[Row]) -> Any:
     name_axes(accuracy, title="accuracy gained by it", y="points")
     name_axes(speed, title="speed-up by it", y="times")
     return figure
-
-
-EXPERIMENT = Experiment(FactorialConfig, run)

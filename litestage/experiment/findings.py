@@ -1,4 +1,4 @@
-"""What an experiment is, what it finds, and the folder it leaves behind."""
+"""What an experiment finds, and the folder it leaves behind."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 from litestage.atomic import write_text
-from litestage.config import Config
 from litestage.environment import environment, peak_memory
 from litestage.records import EXPERIMENT
 from litestage.report.drawing import svg_file
@@ -54,14 +53,6 @@ class Findings:
         """The text of every cell."""
         of = self.rows if self.shown is None else self.shown
         return [[str(row[it]) if isinstance(it, str) else it(row) for it in self.columns.values()] for row in of]
-
-
-@dataclass(frozen=True)
-class Experiment(Generic[Config]):
-    """A question that one command answers: its options and the function that finds out."""
-
-    options: type[Config]
-    run: Callable[[Workbench, Config], Findings]
 
 
 def write_findings(found: Findings, bench: Workbench, name: str, command: str, folder: Path) -> dict[str, Any]:

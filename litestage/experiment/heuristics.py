@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, either_way, skipped, speedup_of
@@ -26,7 +26,7 @@ SEARCHED = "litestage"
 
 
 @dataclass
-class HeuristicsConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment heuristics``.
 
     Attributes:
@@ -40,7 +40,7 @@ class HeuristicsConfig(RunConfig):
     step: int = 4
 
 
-def run(bench: Workbench, config: HeuristicsConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Searches on the calibration split, then tries the plan and every policy on the test split."""
     at_least(1, seeds=config.seeds, step=config.step)
     some((EVERY_FOURTH, *(method for method in METHODS if method != "full")), policies=config.policies)
@@ -160,6 +160,3 @@ def _figure(searched: Row, others: Sequence[Row]) -> Any:
     )
     legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
-
-
-EXPERIMENT = Experiment(HeuristicsConfig, run)

@@ -10,8 +10,8 @@ from typing import Any
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
-from litestage.experiment.options import at_least
+from litestage.errors import at_least
+from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.shares import share_of_texts
@@ -31,7 +31,7 @@ ALL = "all stages"
 
 
 @dataclass
-class ImportanceConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment importance``.
 
     Attributes:
@@ -41,7 +41,7 @@ class ImportanceConfig(RunConfig):
     tokens: int = 4000
 
 
-def run(bench: Workbench, config: ImportanceConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Skips every sub-layer of every stage alone; what is expected of it comes from the calibration split."""
     at_least(1, tokens=config.tokens)
     trials, stages = Trials.on_test(bench), bench.pipeline.stage_names
@@ -197,6 +197,3 @@ def _figure(rows: Sequence[Row], stages: Sequence[str]) -> Any:
     name_axes(axes[0], y="answers changed, %")
     legend(axes[0])
     return figure
-
-
-EXPERIMENT = Experiment(ImportanceConfig, run)

@@ -10,9 +10,9 @@ from typing import Any
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import NO_CLOCK, Experiment, Findings, Row
-from litestage.experiment.options import at_least, some, sublayer_budgets
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import NO_CLOCK, Findings, Row
+from litestage.experiment.options import some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import orders_on, own_texts, skipping
@@ -32,7 +32,7 @@ TIMES = 3
 
 
 @dataclass
-class LoopsConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment loops``.
 
     Attributes:
@@ -46,7 +46,7 @@ class LoopsConfig(RunConfig):
     tokens: int = 2000
 
 
-def run(bench: Workbench, config: LoopsConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Tries every ranking at every budget, the same in all stages, on the test split."""
     plans, trials = plans_by_ranking(bench, config.rankings, config.budgets, config.tokens), Trials.on_test(bench)
     rows: list[dict[str, Any]] = []
@@ -165,6 +165,3 @@ def _where_accuracy_stays(rows: Sequence[Row]) -> str:
         f"{worst['budget']} skipped in {worst['stage']}, {percent_of(worst, 'looping')}, where accuracy "
         f"drops by {drop_of(worst)}."
     )
-
-
-EXPERIMENT = Experiment(LoopsConfig, run)

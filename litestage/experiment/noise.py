@@ -12,10 +12,9 @@ from statistics import fmean, median
 from typing import Any
 
 from litestage.config import RunConfig, SearchConfig
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings, Row
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import Findings, Row
 from litestage.experiment.fresh import FreshQuestions
-from litestage.experiment.options import at_least
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.wording import INTERVAL
@@ -25,7 +24,7 @@ from litestage.stats import wilson_interval
 
 
 @dataclass
-class NoiseConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment noise``.
 
     Attributes:
@@ -40,7 +39,7 @@ class NoiseConfig(RunConfig):
     uncertified: int = 8
 
 
-def run(bench: Workbench, config: NoiseConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Searches on every resample and measures each plan; what a killed run had finished is taken up."""
     at_least(2, repeats=config.repeats)
     at_least(1, fresh=config.fresh)
@@ -150,7 +149,7 @@ def _stability(rows: Sequence[Row], size: int, pool: int) -> str:
     return said
 
 
-def _violations(rows: Sequence[Row], config: NoiseConfig) -> str:
+def _violations(rows: Sequence[Row], config: Options) -> str:
     drops = sorted(row["true_drop"] * 100 for row in rows)
     broken, (low, high) = sum(row["breaks_bound"] for row in rows), violation_interval(rows)
     bound = config.search.max_accuracy_drop * 100
@@ -183,6 +182,3 @@ def _figure(rows: Sequence[Row], bound: float) -> Any:
     lost = "accuracy truly lost, points"
     name_axes(drops, title="what they lose; crosses: uncertified", x="predicted speed-up", y=lost)
     return figure
-
-
-EXPERIMENT = Experiment(NoiseConfig, run)

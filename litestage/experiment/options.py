@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, all_known, at_least
 from litestage.methods.shorthand import parted
 from litestage.session.workbench import Workbench
-
-
-def at_least(least: int, **numbers: int) -> None:
-    """Raises LiteStageError for a number below ``least``."""
-    for name, number in numbers.items():
-        if number < least:
-            raise LiteStageError(f"{name} is {number}; give at least {least}.")
 
 
 def sublayer_budgets(bench: Workbench, budgets: Sequence[int]) -> None:
@@ -32,9 +25,8 @@ def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:
         if not values:
             choice = f"some of {', '.join(names)}" if names else "at least one"
             raise LiteStageError(f"{option} is empty; give {choice}.")
-        for value in values if names else ():
-            if value not in names:
-                raise LiteStageError(f"{option} has {value!r}, which is not known; {did_you_mean(str(value), names)}")
+        if names:
+            all_known(f"{option} has the unknown", values, names)
 
 
 def without_exit(plans: Iterable[str]) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from litestage.config import RunConfig
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, at_least
 from litestage.experiment.drawn import PLACES, RULES, Table, choose
-from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.experiment.findings import Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
@@ -31,7 +31,7 @@ from litestage.trace import Trace
 
 
 @dataclass
-class ProtocolConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment protocol``. ``questions`` are taken from the test split, and as many of the calibration
     split, from those that no sub-layer was ranked on.
 
@@ -48,7 +48,7 @@ class ProtocolConfig(RunConfig):
     tokens: int = 2000
 
 
-def run(bench: Workbench, config: ProtocolConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Answers the pool under every candidate, then chooses plans on draws from it."""
     at_least(1, candidates=config.candidates, splits=config.splits, tokens=config.tokens)
     some(sizes=config.sizes)
@@ -103,7 +103,7 @@ def run(bench: Workbench, config: ProtocolConfig) -> Findings:
     )
 
 
-def _candidates(bench: Workbench, config: ProtocolConfig) -> list[Plan]:
+def _candidates(bench: Workbench, config: Options) -> list[Plan]:
     """Plans of budgets drawn by stage, each stage's sub-layers in its own greedy order."""
     sublayers = 2 * bench.session.engine.decoder.layers
     most = sublayers // 2 if config.search.max_budget is None else config.search.max_budget
@@ -199,6 +199,3 @@ def _figure(rows: Sequence[Row], sizes: Sequence[int]) -> Any:
     name_axes(broken, title="draws whose plan truly breaks the bound", x=x, y="%")
     legend(broken)
     return figure
-
-
-EXPERIMENT = Experiment(ProtocolConfig, run)

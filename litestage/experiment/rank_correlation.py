@@ -13,7 +13,7 @@ RESAMPLES = 2000
 
 
 def rank_correlation(
-    scores: Sequence[float], hits: Sequence[Sequence[int]], of: Sequence[Sequence[int]], seed: int = 0
+    scores: Sequence[float], hits: Sequence[Sequence[int]], of: Sequence[Sequence[int]]
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Spearman's rank correlation of scores with damages, and its 95 % bootstrap interval.
 
@@ -30,11 +30,11 @@ def rank_correlation(
     rho = _spearman(score[None], (hit.sum(axis=1) / whole.sum(axis=1))[None])[0]
     if np.isnan(rho):
         return None, None
-    hits_drawn, whole_drawn = np.split(resampled_sums(np.vstack([hit, whole]), RESAMPLES, seed).T, 2, axis=1)
+    hits_drawn, whole_drawn = np.split(resampled_sums(np.vstack([hit, whole]), RESAMPLES).T, 2, axis=1)
     damage = hits_drawn / np.maximum(whole_drawn, 1)  # [resamples, sub-layers]
-    chosen = np.random.default_rng([seed, 1]).integers(0, len(score), damage.shape)
-    low, high = interval_of(_spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1)))
-    return float(rho), (min(low, float(rho)), max(high, float(rho)))
+    chosen = np.random.default_rng([0, 1]).integers(0, len(score), damage.shape)
+    resampled = _spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1))
+    return float(rho), interval_of(resampled, float(rho))
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:

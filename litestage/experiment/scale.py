@@ -19,9 +19,9 @@ from scipy.stats import t as student
 
 from litestage.comparison.results import estimate
 from litestage.config import ModelConfig, RunConfig, SearchConfig, variant
-from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.errors import LiteStageError, at_least
+from litestage.experiment.findings import Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.random_weights import chain, random_session
 from litestage.experiment.resumed import Resumed
@@ -37,7 +37,7 @@ COSTS = {"sublayer_tokens": "sub-layer passes of a token", "decode_steps": "deco
 
 
 @dataclass
-class ScaleConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment scale``. ``variants`` are the searches whose cost is measured.
 
     Attributes:
@@ -62,7 +62,7 @@ class ScaleConfig(RunConfig):
     projected_weights: float = 6.53e9
 
 
-def run(bench: Workbench, config: ScaleConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Costs first, on random weights; then quality, on trained ones."""
     some(config.variants, searches=config.searches)
     for option, sizes in (("depths", config.depths), ("stages", config.stages)):
@@ -97,7 +97,7 @@ def run(bench: Workbench, config: ScaleConfig) -> Findings:
     )
 
 
-def _costs(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
+def _costs(bench: Workbench, config: Options, kept: Resumed) -> list[dict[str, Any]]:
     """Searches on random weights: every depth through the task's pipeline, every chain at the model's own depth."""
     rows: list[dict[str, Any]] = []
     own = bench.session.engine.decoder.layers
@@ -117,7 +117,7 @@ def _costs(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[st
     return rows
 
 
-def _cheap(config: ScaleConfig, name: str) -> SearchConfig:
+def _cheap(config: Options, name: str) -> SearchConfig:
     return replace(variant(config, name), calibration=config.cost_questions, confirm=0, finalists=0)
 
 
@@ -144,7 +144,7 @@ def _counted(bench: Workbench, name: str, costed: Costed) -> dict[str, Any]:
     }
 
 
-def _qualities(bench: Workbench, config: ScaleConfig, kept: Resumed) -> list[dict[str, Any]]:
+def _qualities(bench: Workbench, config: Options, kept: Resumed) -> list[dict[str, Any]]:
     """The configured search on trained models and through real pipelines, from nothing, and its plan on the test split.
 
     The first is the command's own model and pipeline.
@@ -180,7 +180,7 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, tup
     return float(fit.slope), (float(fit.slope) - margin, float(fit.slope) + margin)
 
 
-def _exponents(rows: Sequence[Row], config: ScaleConfig) -> list[dict[str, Any]]:
+def _exponents(rows: Sequence[Row], config: Options) -> list[dict[str, Any]]:
     found = []
     for of, size in SIZES.items():
         for search in config.searches:
@@ -192,7 +192,7 @@ def _exponents(rows: Sequence[Row], config: ScaleConfig) -> list[dict[str, Any]]
 
 
 def _projections(
-    bench: Workbench, config: ScaleConfig, rows: Sequence[Row], exponents: Sequence[Row]
+    bench: Workbench, config: Options, rows: Sequence[Row], exponents: Sequence[Row]
 ) -> list[dict[str, Any]]:
     """Seconds of each search on a larger model, from its cost nearest the own depth, the exponent of its sub-layer
     passes, and a sub-layer's time in proportion to its weights, as where reading them is what takes the time.
@@ -283,6 +283,3 @@ def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
     name_axes(quality, title="trained weights", x="predicted speed-up", y="accuracy lost, points")
     legend(quality)
     return figure
-
-
-EXPERIMENT = Experiment(ScaleConfig, run)

@@ -16,8 +16,9 @@ from typing import Any
 
 from litestage.comparison.results import sped
 from litestage.config import RunConfig, SearchConfig, variant
-from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.errors import at_least
+from litestage.experiment.findings import Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of
@@ -28,7 +29,7 @@ from litestage.store import ResultStore, ReusingEngine
 
 
 @dataclass
-class SearchCostConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment search-cost``. ``variants`` are the searches, in order; the first is the yardstick."""
 
     searches: list[str] = field(default_factory=lambda: ["greedy, no reuse", "greedy", "pareto"])
@@ -44,7 +45,7 @@ class Costed:
     steps: int
 
 
-def run(bench: Workbench, config: SearchCostConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Runs every search from nothing, then the plans they found by the clock."""
     some(config.variants, searches=config.searches)
     at_least(1, latency_questions=config.latency_questions)
@@ -137,6 +138,3 @@ def _figure(rows: Sequence[Row]) -> Any:
     lost = "accuracy lost on the test split, points"
     name_axes(quality, title="what was found, in the bars' colours", x="speed-up by the clock", y=lost)
     return figure
-
-
-EXPERIMENT = Experiment(SearchCostConfig, run)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import Experiment, Findings, Row
-from litestage.experiment.options import at_least, some
+from litestage.errors import at_least
+from litestage.experiment.findings import Findings, Row
+from litestage.experiment.options import some
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, distinct, drop_of, where
@@ -21,7 +22,7 @@ RANKINGS = {"cosine": "global", "cosine_per_stage": "per_stage", "fidelity": "fi
 
 
 @dataclass
-class SensitivityConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment sensitivity``.
 
     Attributes:
@@ -33,7 +34,7 @@ class SensitivityConfig(RunConfig):
     step: int = 2
 
 
-def run(bench: Workbench, config: SensitivityConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Tries every budget of every stage alone, on the test split; the rankings come from the calibration split."""
     at_least(1, step=config.step)
     some(RANKINGS, rankings=config.rankings)
@@ -97,6 +98,3 @@ def _rankings(rows: Sequence[Row], rankings: Sequence[str], sublayers: int) -> s
         a, b = (where(rows, ranking=name, stage=stage, budget=most)[0] for name in rankings[:2])
         parts.append(f"{stage} {drop_of(a)} against {drop_of(b)}")
     return f"At {most} skipped, {rankings[0]} loses against {rankings[1]}: {'; '.join(parts)}; and {inversion}."
-
-
-EXPERIMENT = Experiment(SensitivityConfig, run)

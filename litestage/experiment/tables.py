@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from litestage.search.certify import walk_order
+from litestage.search.race import Z90
 from litestage.stats import Bound
 
 Array = np.ndarray[Any, Any]
@@ -105,7 +106,7 @@ def uncertified(table: Table, bound: Bound, n: int, searches: int, rng: np.rando
     Within the bound is the drop's one-sided 90 % upper limit, as in :mod:`litestage.search.race`.
     """
     lost, gained = table.counts(n, searches, rng)
-    within = (lost - gained + 1.2816 * np.sqrt(lost + gained + 1)) / n <= bound.most
+    within = (lost - gained + Z90 * np.sqrt(lost + gained + 1)) / n <= bound.most
     chosen = np.where(within, np.arange(len(table.speedup)), -1).max(axis=1)
     speedup = np.where(chosen < 0, 1.0, table.speedup[chosen])
     return Outcome((chosen >= 0) & (table.drop[chosen] > bound.most), chosen >= 0, speedup)

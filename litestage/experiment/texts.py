@@ -18,6 +18,7 @@ from litestage.ranks import from_rank_zero
 from litestage.reading import read_text
 from litestage.session.workbench import Workbench
 from litestage.stages.gold import StagedRow, read_staged
+from litestage.training.examples import stage_examples
 
 Orders = Mapping[str, Sequence[SubLayerName]]
 """By stage, the sub-layers to skip, the first of them first."""
@@ -88,19 +89,14 @@ def gold_rows(bench: Workbench, file: str | None) -> list[StagedRow]:
 
 def gold_texts(bench: Workbench, rows: Sequence[StagedRow]) -> dict[str, list[Sequenced]]:
     """By stage, the prompts with the gold texts of earlier stages in them, and the stage's own gold text, ended."""
-    tokenizer, end = bench.session.loaded.tokenizer, bench.session.engine.eos[0]
-    sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in bench.pipeline.stages}
-    for row in rows:
-        for stage in bench.pipeline.stages:
-            gold = row.gold.get(stage.name)
-            if gold is None or isinstance(gold, list) != stage.per_option:
-                needs = "one text per option" if stage.per_option else "one text"
-                raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
-            texts = gold if isinstance(gold, list) else [gold]
-            for prompt, text in zip(stage.prompts(row.question, row.gold), texts, strict=True):
-                written = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
-                sequences[stage.name].append((bench.session.encode(prompt), [*written, end]))
-    return sequences
+    tokenizer, end, encode = bench.session.loaded.tokenizer, bench.session.engine.eos[0], bench.session.encode
+    return {
+        stage: [
+            (encode(one.prompt), [*tokenizer(one.completion, add_special_tokens=False)["input_ids"], end])
+            for one in examples
+        ]
+        for stage, examples in stage_examples(rows, bench.pipeline).items()
+    }
 
 
 def plain_text(bench: Workbench, file: str | None) -> list[Sequenced]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from litestage.config import RunConfig
-from litestage.experiment.findings import Experiment, Findings, Row
+from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some, without_exit
 from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
@@ -22,7 +22,7 @@ from litestage.session.workbench import Workbench
 
 
 @dataclass
-class ThresholdConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment threshold``.
 
     Attributes:
@@ -46,7 +46,7 @@ class ThresholdConfig(RunConfig):
         return [ExitRule(rule, threshold=tau, window=window) for window in self.windows for tau in self.thresholds]
 
 
-def run(bench: Workbench, config: ThresholdConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Every threshold with every window on every plan, on the test split, each against the same plan uncut."""
     rules = config.rules()
     plans = {spec: _plan(bench, spec) for spec in dict.fromkeys(config.plans)}
@@ -153,6 +153,3 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
         name_axes(faster, title=spec, x="threshold", y="predicted speed-up against uncut")
     legend(axes[0])
     return figure
-
-
-EXPERIMENT = Experiment(ThresholdConfig, run)

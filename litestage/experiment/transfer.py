@@ -14,7 +14,7 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.data import load_task
 from litestage.errors import LiteStageError
-from litestage.experiment.findings import Experiment, Findings, Row
+from litestage.experiment.findings import Findings, Row
 from litestage.experiment.panels import name_axes, panels
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, points, skipped
@@ -25,7 +25,7 @@ from litestage.stats import wilson_interval
 
 
 @dataclass
-class TransferConfig(RunConfig):
+class Options(RunConfig):
     """Options of ``experiment transfer``.
 
     Attributes:
@@ -36,7 +36,7 @@ class TransferConfig(RunConfig):
     others: list[str] = field(default_factory=list)
 
 
-def run(bench: Workbench, config: TransferConfig) -> Findings:
+def run(bench: Workbench, config: Options) -> Findings:
     """Searches in every setting on its calibration split, and tries every plan on every setting's test split."""
     benches = settings(bench, config)
     trials = {name: Trials.on_test(of) for name, of in benches.items()}
@@ -68,7 +68,7 @@ def run(bench: Workbench, config: TransferConfig) -> Findings:
     )
 
 
-def settings(bench: Workbench, config: TransferConfig) -> dict[str, Workbench]:
+def settings(bench: Workbench, config: Options) -> dict[str, Workbench]:
     """The command's own setting first, then the others, by name, on the same loaded model.
 
     Raises:
@@ -168,6 +168,3 @@ def _square(x: int, y: int, lost: float) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.5, y - 0.5), 1, 1, color="#c2410c", alpha=min(0.75, 4 * lost), linewidth=0)
-
-
-EXPERIMENT = Experiment(TransferConfig, run)

@@ -21,14 +21,17 @@ def resampled_sums(values: np.ndarray, resamples: int, seed: int = 0) -> np.ndar
     return np.concatenate(sums, axis=1)
 
 
-def interval_of(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval; resamples of which nothing can be said (not a number) are left out."""
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+def interval_of(resampled: np.ndarray, value: float | None = None) -> tuple[float, float]:
+    """The 95 % percentile interval, made wider where it would not hold the ``value`` that was seen.
+
+    Resamples of which nothing can be said (not a number) are left out.
+    """
+    low, high = np.nanpercentile(resampled, [2.5, 97.5]).tolist()
+    return (low, high) if value is None else (min(low, value), max(high, value))
 
 
-def median_interval(values: ArrayLike, resamples: int = 2000) -> tuple[float, tuple[float, float]]:
+def median_interval(values: ArrayLike) -> tuple[float, tuple[float, float]]:
     """The median of independent values, and its 95 % interval."""
     found = np.asarray(values, dtype=float)
-    drawn = np.random.default_rng(0).integers(0, len(found), (resamples, len(found)))
+    drawn = np.random.default_rng(0).integers(0, len(found), (2000, len(found)))
     return float(np.median(found)), interval_of(np.median(found[drawn], axis=1))

@@ -39,7 +39,7 @@ def unpaired_drop_interval(before: tuple[int, int], after: tuple[int, int]) -> t
     return p - q - sqrt((p - low_p) ** 2 + (high_q - q) ** 2), p - q + sqrt((high_p - p) ** 2 + (q - low_q) ** 2)
 
 
-def slower(before: Times, after: Times, tolerance: float, seed: int = 0) -> float:
+def slower(before: Times, after: Times, tolerance: float) -> float:
     """P-value of the speed-up having fallen by more than ``tolerance``, a fraction, between two runs.
 
     Student's t on the logarithm of the speed-ups' ratio; its error from a bootstrap that resamples questions, each
@@ -49,7 +49,7 @@ def slower(before: Times, after: Times, tolerance: float, seed: int = 0) -> floa
     n = times.shape[1]
     if n < 2:
         return 1.0
-    error = float(np.std(_log_change(resampled_sums(times, RESAMPLES, seed)), ddof=1))
+    error = float(np.std(_log_change(resampled_sums(times, RESAMPLES)), ddof=1))
     return _lower_tail(float(_log_change(times.sum(axis=1))) - log(1 - tolerance), error, n - 1)
 
 

@@ -28,8 +28,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {key: adjusted[key] for key in p_values}
 
 
-def minimum_detectable_drop(n: int, gained: float = 0.0, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true drop in accuracy that the exact two-sided McNemar test finds at n questions with this power.
+def minimum_detectable_drop(n: int, gained: float = 0.0) -> float:
+    """The smallest true drop in accuracy that the exact two-sided McNemar test finds at n questions with ``POWER``.
 
     Args:
         gained: share of all questions that the method answers right and full depth does not.
@@ -40,7 +40,7 @@ def minimum_detectable_drop(n: int, gained: float = 0.0, alpha: float = ALPHA, p
     """
     discordant = np.arange(n + 1)
     # of so many discordant questions, how many must be lost for the test to refuse
-    needed = discordant - binom.ppf(alpha / 2, discordant, 0.5) + 1
+    needed = discordant - binom.ppf(ALPHA / 2, discordant, 0.5) + 1
     most = 1.0 - 2 * gained
     if most <= 0:
         return 0.0
@@ -50,4 +50,4 @@ def minimum_detectable_drop(n: int, gained: float = 0.0, alpha: float = ALPHA, p
         lost = (drop + gained) / share if share else 0.0
         return float(np.sum(binom.pmf(discordant, n, share) * binom.sf(needed - 1, discordant, lost)))
 
-    return float(brentq(lambda drop: found(drop) - power, 1e-9, most, xtol=1e-7)) if found(most) > power else most
+    return float(brentq(lambda drop: found(drop) - POWER, 1e-9, most, xtol=1e-7)) if found(most) > POWER else most
