@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from litestage.conf import named
-from litestage.errors import LiteStageError
+from litestage.errors import LiteStageError, one_of
 from litestage.overrides import configure
 
 
@@ -216,8 +216,7 @@ def _checked(config: TrainingConfig) -> TrainingConfig:
                 f"token_weights has the pattern {weight.pattern!r}, which does not parse ({error}); mend it."
             ) from None
     for name, known in KNOWN.items():
-        if getattr(config, name) not in known:
-            raise LiteStageError(f"{name}={getattr(config, name)!r} is unknown; choose one of {', '.join(known)}.")
+        one_of(name, getattr(config, name), known)
     return config
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from litestage.environment import peak_memory
 from litestage.training.module import summed_loss
 
 if TYPE_CHECKING:
@@ -51,4 +51,4 @@ class Cost(Callback):  # type: ignore[misc]
 def _gigabytes() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kibibytes
+    return float(peak_memory()["peak_resident_mb"]) / 1000

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument
@@ -18,8 +19,9 @@ from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 from litestage.menagerie import VARIANTS, load_split
 from litestage.overrides import configure
-from litestage.stages import Pipeline, load_pipeline
+from litestage.stages import Pipeline, Stage, load_pipeline
 from litestage.stages.gold import StagedRow, read_staged
+from litestage.training.examples import texts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -61,21 +63,24 @@ def evaluate(
     batch_size: int = 128,
 ) -> Evaluation:
     """Answers every question stage by stage with greedy decoding at full depth."""
-    outputs: list[dict[str, str | list[str]]] = [{} for _ in rows]
-    exact, longest = {}, {}
-    for stage in pipeline.stages:
-        prompts = [stage.prompts(row.question, output) for row, output in zip(rows, outputs, strict=True)]
-        flat = [prompt for each in prompts for prompt in each]
-        texts, longest[stage.name] = _generate(model, tokenizer, flat, stage.max_new_tokens, batch_size)
-        remaining = iter(texts)
-        for output, each in zip(outputs, prompts, strict=True):
-            own = [next(remaining).strip() for _ in each]
-            output[stage.name] = own if stage.per_option else own[0]
-        gold = [row.gold[stage.name] for row in rows if stage.name in row.gold]
-        if len(gold) == len(rows):
-            flat_gold = [text for each in gold for text in ([each] if isinstance(each, str) else each)]
-            equal = [text.strip() == wanted for text, wanted in zip(texts, flat_gold, strict=True)]
-            exact[stage.name] = sum(equal) / len(equal)
+    from litestage.bench.rivals import answer
+
+    longest: dict[str, int] = {}
+
+    def write(stage: Stage, prompts: Sequence[str], limit: int) -> list[str]:
+        texts, longest[stage.name] = _generate(model, tokenizer, prompts, limit, batch_size)
+        return [text.strip() for text in texts]
+
+    outputs = answer(write, pipeline, [row.question for row in rows])
+    exact = {
+        stage: fmean(
+            text == wanted
+            for row, output in zip(rows, outputs, strict=True)
+            for text, wanted in zip(texts_of(output[stage]), texts_of(row.gold[stage]), strict=True)
+        )
+        for stage in pipeline.stage_names
+        if all(stage in row.gold for row in rows)
+    }
     answers = [pipeline.parse_answer(output) for output in outputs]
     right = sum(answer == row.question.answer for answer, row in zip(answers, rows, strict=True))
     return Evaluation(len(rows), right / len(rows), answers.count(None) / len(rows), exact, longest)

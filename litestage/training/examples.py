@@ -60,9 +60,9 @@ def row_examples(
             raise LiteStageError(f"Row {row.question.id!r} needs {needs} under {stage.name!r}; add it to the data.")
         examples[stage.name] = [
             Example(prompt, f" {text}", _spans(written, prompt))
-            for prompt, text in zip(stage.prompts(row.question, outputs), _texts(gold), strict=True)
+            for prompt, text in zip(stage.prompts(row.question, outputs), texts_of(gold), strict=True)
         ]
-        written += _texts(outputs[stage.name])
+        written += texts_of(outputs[stage.name])
     return examples
 
 
@@ -72,7 +72,8 @@ def stage_examples(rows: Sequence[StagedRow], pipeline: Pipeline) -> dict[str, l
     return {name: [example for each in of_rows for example in each[name]] for name in pipeline.stage_names}
 
 
-def _texts(gold: str | list[str]) -> list[str]:
+def texts_of(gold: str | list[str]) -> list[str]:
+    """A stage's one text, or one per option."""
     return [text.strip() for text in (gold if isinstance(gold, list) else [gold])]
 
 
