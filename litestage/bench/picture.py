@@ -31,19 +31,16 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def as_markdown(content: Mapping[str, Any]) -> str:
-    columns, rows = cells(content)
+    from litestage.report.tables import markdown
+
     ran, memory = content["environment"], content.get("memory")
-    lines = [
+    return (
         f"Measured with `litestage bench{' --quick' if content['quick'] else ''}` on {ran['hardware']}, "
         f"{ran['threads']} threads, torch {ran['torch']}, transformers {ran['transformers']}. Medians; the ratio is "
         "the median of theirs over ours in repeats that took turns, with the 95 % interval of a bootstrap over them."
-        + (f" Peak memory: {memory['peak_resident_mb']:.0f} MB resident, {memory['covers']}." if memory else ""),
-        "",
-        "| " + " | ".join(columns) + " |",
-        "| " + " | ".join("---" for _ in columns) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
+        + (f" Peak memory: {memory['peak_resident_mb']:.0f} MB resident, {memory['covers']}." if memory else "")
+        + f"\n\n{markdown(*cells(content))}\n"
+    )
 
 
 def as_svg(content: Mapping[str, Any]) -> str:

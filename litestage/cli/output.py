@@ -19,6 +19,9 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 from litestage.ranks import own_folder
 
+IN_THE_REPORT = ("p (Holm)", "p95 ms", "no answer", "by likelihood", "peak CUDA MB")
+"""Columns of a comparison that its page has and the terminal has not."""
+
 
 def console() -> Console:
     """Standard output; wide enough for the tables where it is not a terminal."""
@@ -78,42 +81,16 @@ _OF_COMPARISONS = ("methods", "variants", "budget", "questions", "latency_questi
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The comparison as a table, one method a row."""
-    from litestage.plan.words import certified
-    from litestage.report.wording import share, signed_points, times
+    """The comparison as a table, one method a row: what of the report's table has room in a terminal."""
+    from litestage.report.tables import methods_table
 
-    stages = list(results["methods"][0]["stages"])
-    rows = []
-    for method in results["methods"]:
-        row = [
-            method["name"],
-            f"{method['accuracy']:.1%}",
-            signed_points(method),
-            share(method),
-            certified(method, results["methods"][0]),
-            f"{method['latency_s']['mean'] * 1000:.1f}" if "latency_s" in method else "",
-            times(method),
-        ]
-        row.append(" / ".join(f"{method['stages'][stage]['tokens']:.1f}" for stage in stages))
-        skipped = [method["stages"][stage]["skipped"] for stage in stages]
-        row.append(" / ".join(f"{s['mhsa']}+{s['ffn']}" for s in skipped))
-        rows.append(row)
-    by_stage = " / ".join(stages)
+    found = methods_table(results).cells
+    shown = {name: cells for name, cells in found.items() if name not in IN_THE_REPORT}
     print_table(
-        [
-            "method",
-            "accuracy",
-            "drop, points [95 %]",
-            "same answers [95 %]",
-            "certified",
-            "ms",
-            "speed-up [95 %]",
-            f"tokens per stage\n{by_stage}",
-            "skipped per stage\nattention+FFN",
-        ],
-        rows,
+        [name.replace(": ", "\n") for name in shown],
+        list(zip(*shown.values(), strict=True)),
         title=f"{results['task']}, {results['n']} test questions, {results['model']['name']} "
         f"on {results['environment']['hardware']}",
     )
-    if not any("latency_s" in method for method in results["methods"]):
+    if "ms" not in shown:
         print(f"Latency: {results['latency_measured']}.")

@@ -18,14 +18,19 @@ def in_two_sentences(results: Mapping[str, Any]) -> str:
     best = chosen(results)
     if best is None:
         return first
-    fast, slow = best["speedup_ci95"]
-    low, high = best["accuracy_drop_ci95"]
     return (
-        f"{first} {best['name']} is {best['speedup']:.2f} times as fast (95 % interval {fast:.2f} to {slow:.2f}) "
-        f"and loses {best['accuracy_drop'] * 100:.1f} points of accuracy "
-        f"(95 % interval {low * 100:.1f} to {high * 100:.1f})"
+        f"{first} {best['name']} {speed_and_loss(best)}"
         + (f"; it answers {best['agreement']:.1%} of them as full depth does." if "agreement" in best else ".")
         + _promised(best, full)
+    )
+
+
+def speed_and_loss(entry: Mapping[str, Any], than: str = "") -> str:
+    """``is 1.50 times as fast (95 % interval 1.40 to 1.60) and loses 0.5 points of accuracy (...)``."""
+    (slow, fast), (low, high) = entry["speedup_ci95"], entry["accuracy_drop_ci95"]
+    return (
+        f"is {entry['speedup']:.2f} times as fast{than} (95 % interval {slow:.2f} to {fast:.2f}) and loses "
+        f"{entry['accuracy_drop'] * 100:.1f} points of accuracy (95 % interval {low * 100:.1f} to {high * 100:.1f})"
     )
 
 

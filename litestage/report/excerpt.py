@@ -13,9 +13,8 @@ from typing import Any
 
 from litestage.cli import run_alone
 from litestage.errors import LiteStageError
-from litestage.plan.words import certified
 from litestage.reading import read_json
-from litestage.report.wording import share, signed_points
+from litestage.report.tables import markdown, methods_table
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -34,8 +33,8 @@ ROWS = {
     "full-half": "another model: retrained at half the depth",
 }
 """The rows of the comparison that README shows, and what they are."""
-
-
+FROM_THE_REPORT = ("accuracy", "drop, points [95 %]", "same answers [95 %]", "certified", "ms")
+"""Columns that README has as the report has them."""
 REAL = {"obqa": "OpenBookQA", "csqa": "CommonsenseQA", "strategyqa": "StrategyQA"}
 """The real tasks, in the order in which README has them."""
 
@@ -54,24 +53,30 @@ def comparison(reports: Path) -> str:
 
 
 def _table(results: Mapping[str, Any], notes: bool = True) -> str:
-    full, made = results["methods"][0], results["environment"]
-    agreement = ["same answers [95 %]"] if "agreement" in full else []  # older results have none
-    promise = ["certified"] if "certified" in full else []
-    columns = ["method", "accuracy", "drop, points [95 %]", *agreement, *promise, "ms", "times as fast [95 %]"]
-    columns += [f"skipped: {' / '.join(full['stages'])}"]
+    methods, made, found = results["methods"], results["environment"], methods_table(results).cells
+    columns = {
+        "method": [f"`{name}`" for name in found["method"]],
+        **{name: found[name] for name in FROM_THE_REPORT if name in found},
+        "times as fast [95 %]": [cell.replace("x", "") for cell in found["speed-up [95 %]"]],
+        f"skipped: {' / '.join(methods[0]['stages'])}": [
+            " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
+            for method in methods
+        ],
+        **({"": list(map(_note, methods))} if notes else {}),
+    }
     memory, threads = results["memory"]["peak_resident_mb"], "threads" if made["threads"] > 1 else "thread"
-    return "\n".join(
-        [
-            f"| {' | '.join(columns)} |{' |' * notes}",
-            f"| --- |{' ---: |' * (len(columns) - 1)}{' --- |' * notes}",
-            *(_row(method, full, notes) for method in results["methods"]),
-            "",
-            f"Accuracy over {results['n']} test questions that no search saw; latency over {full['latency_n']} of "
-            f"them, {results['latency_measured']}; {made['threads']} {threads} of {made['hardware']}, peak memory "
-            f"{memory:.0f} MB for the whole command. Brackets: 95 % intervals, paired over questions. "
-            f"`{results['command']}`",
-        ]
+    return (
+        f"{markdown(list(columns), zip(*columns.values(), strict=True), set(columns) - {'method', ''})}\n\n"
+        f"Accuracy over {results['n']} test questions that no search saw; latency over {methods[0]['latency_n']} of "
+        f"them, {results['latency_measured']}; {made['threads']} {threads} of {made['hardware']}, peak memory "
+        f"{memory:.0f} MB for the whole command. Brackets: 95 % intervals, paired over questions. "
+        f"`{results['command']}`"
     )
+
+
+def _note(method: Mapping[str, Any]) -> str:
+    note = str(method.get("note", ""))
+    return note if note.startswith("no plan") else ROWS.get(method["name"], note)
 
 
 def experiments(reports: Path) -> str:
@@ -95,17 +100,16 @@ def _title(folder: str, experiment: Mapping[str, Any]) -> str:
 def bench(reports: Path) -> str:
     """The measured rows that have a bar."""
     rows = [row for row in read_json(reports / "bench" / "bench.json")["rows"] if row["ratio_ci95"] and row["bar"]]
-    return "\n".join(
+    cells = [
         [
-            "| model | what | against | ratio [95 %] | bar | |",
-            "| --- | --- | --- | ---: | ---: | --- |",
-            *(
-                f"| {row['model']} | {row['what']} | {row['against']} | {row['ratio']:.2f} "
-                f"[{row['ratio_ci95'][0]:.2f}, {row['ratio_ci95'][1]:.2f}] | {row['bar']:g} | {row['note']} |"
-                for row in rows
-            ),
+            *(row[name] for name in ("model", "what", "against")),
+            f"{row['ratio']:.2f} [{row['ratio_ci95'][0]:.2f}, {row['ratio_ci95'][1]:.2f}]",
+            f"{row['bar']:g}",
+            row["note"],
         ]
-    )
+        for row in rows
+    ]
+    return markdown(["model", "what", "against", "ratio [95 %]", "bar", ""], cells, ("ratio [95 %]", "bar"))
 
 
 EXCERPTS: dict[str, Callable[[Path], str]] = {
@@ -174,24 +178,6 @@ def main(files: list[Path]) -> None:
     for file in files:
         file.write_text(fill(file.read_text(encoding="utf-8"), REPORTS), encoding="utf-8")
     PICTURE.write_text(overview(read_json(REPORTS / "menagerie" / "results.json")), encoding="utf-8")
-
-
-def _row(method: Mapping[str, Any], full: Mapping[str, Any], notes: bool) -> str:
-    slow, fast = method["speedup_ci95"]
-    note = method.get("note", "")
-    skipped = " / ".join(f"{sum(stage['skipped'].values()):g}" for stage in method["stages"].values())
-    cells = [
-        f"`{method['name']}`",
-        f"{method['accuracy']:.1%}",
-        signed_points(method),
-        *([share(method)] if "agreement" in method else []),
-        *([certified(method, full)] if "certified" in method else []),
-        f"{method['latency_s']['mean'] * 1000:.1f}",
-        f"{method['speedup']:.2f} [{slow:.2f}, {fast:.2f}]",
-        skipped,
-        *([note if note.startswith("no plan") else ROWS.get(method["name"], note)] if notes else []),
-    ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _loss(method: Mapping[str, Any]) -> str:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from litestage.errors import LiteStageError
 from litestage.reading import read_json
 from litestage.records import GRID, Grid, check
-from litestage.report.answer import fastest
-from litestage.report.page import HERE, jinja
+from litestage.report.answer import fastest, speed_and_loss
+from litestage.report.page import rendered
 from litestage.report.tables import Table
 from litestage.report.wording import share, signed_points, times
 
@@ -51,11 +49,9 @@ def write_grid_report(grid: Figures, folder: Path) -> list[Path]:
         "tables": grid_tables(grid),
         "pages": pages,
     }
-    html, markdown = jinja(autoescape=True), jinja(autoescape=False)
-    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     written = [folder / "report.html", folder / "report.md"]
-    written[0].write_text(html.get_template("grid.html").render(style=style, **content), encoding="utf-8")
-    written[1].write_text(markdown.get_template("grid.md").render(**content), encoding="utf-8")
+    for file in written:
+        file.write_text(rendered(f"grid{file.suffix}", **content), encoding="utf-8")
     return written
 
 
@@ -69,12 +65,8 @@ def _answer(model: str, rows: Sequence[Figures]) -> str:
     best = fastest(timed, "method")
     if best is None:
         return f"With {model} there is no average to tell yet."
-    (low, high), (slow, fast) = best["accuracy_drop_ci95"], best["speedup_ci95"]
-    return (
-        f"With {model}, {best['method']} is {best['speedup']:.2f} times as fast as full depth on average over "
-        f"{', '.join(best['tasks'])} (95 % interval {slow:.2f} to {fast:.2f}) and loses "
-        f"{best['accuracy_drop'] * 100:.1f} points of accuracy (95 % interval {low * 100:.1f} to {high * 100:.1f})."
-    )
+    than = f" as full depth on average over {', '.join(best['tasks'])}"
+    return f"With {model}, {best['method']} {speed_and_loss(best, than)}."
 
 
 def warnings(grid: Figures) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,14 +95,18 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
         title = sections[0].run.title if len(runs) == 1 else f"{len(runs)} runs"
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
         written = [folder / "report.html", folder / "report.md"]
-        written[0].write_text(_html(title, sections), encoding="utf-8")
+        light, dark = map(Markup, css_variables())
+        most = max((len(section.compared) for section in sections), default=0)
+        html = rendered("template.html", title=title, sections=sections, light=light, dark=dark, most_compared=most)
+        written[0].write_text(html, encoding="utf-8")
         figures = {picture.name: picture.write_svg(folder / FIGURES) for s in sections for picture in s.pictures}
     for section in sections:
         if section.run.plot is not None:
             figures[section.key] = folder / FIGURES / f"{section.key}-plot.svg"
             figures[section.key].write_bytes(section.run.plot)
     links = {name: path.relative_to(folder).as_posix() for name, path in figures.items()}
-    written[1].write_text(_markdown(title, sections, links), encoding="utf-8")
+    markdown = rendered("template.md", title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS)
+    written[1].write_text(markdown, encoding="utf-8")
     if len(runs) > 1:
         written.append(folder / "results.json")
         written[2].write_text(json.dumps(collected(runs), indent=2) + "\n", encoding="utf-8")
@@ -153,38 +158,20 @@ def _section(key: str, run: Run, prefix: str = "", room: int = LONGEST_SAMPLE) -
     )
 
 
-def _html(title: str, sections: Sequence[Section]) -> str:
-    light, dark = css_variables()
-    template = jinja(autoescape=True).get_template("template.html")
-    return template.render(
-        title=title,
-        sections=sections,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        light=Markup(light),
-        dark=Markup(dark),
-        most_compared=max((len(section.compared) for section in sections), default=0),
-    )
-
-
-def _markdown(title: str, sections: Sequence[Section], links: dict[str, str]) -> str:
-    template = jinja(autoescape=False).get_template("template.md")
-    return template.render(title=title, sections=sections, links=links, most=MARKDOWN_QUESTIONS)
-
-
-HERE = Path(__file__).parent
-
-
-def jinja(autoescape: bool) -> jinja2.Environment:
+def rendered(template: str, **content: Any) -> str:
+    """A page from the template of this name, with the style sheet at hand; what is not HTML is not escaped as such."""
+    here = Path(__file__).parent
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=autoescape,
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=template.endswith(".html"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.filters["inline"] = lambda picture: Markup(picture.svg)
     templates.filters |= {"plain": _plain_markdown, "fenced": _fenced}
-    return templates
+    style = Markup((here / "style.css").read_text(encoding="utf-8"))
+    return templates.get_template(template).render(style=style, **content)
 
 
 def _plain_markdown(text: object) -> str:
@@ -195,6 +182,6 @@ def _plain_markdown(text: object) -> str:
 
 def _fenced(text: object) -> str:
     """Text as it is, between fences longer than any run of backticks in it."""
-    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in str(text)).split()), default=0)
+    longest = max(map(len, re.findall("`+", str(text))), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

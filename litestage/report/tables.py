@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log2
 from statistics import fmean
@@ -28,6 +28,20 @@ class Table:
     ours: frozenset[int] = frozenset()
     note: str = ""
     remarks: Sequence[str] = ()
+
+    @property
+    def cells(self) -> dict[str, Sequence[str]]:
+        """Every column's cells."""
+        return dict(zip(self.columns, zip(*self.rows, strict=True), strict=True))
+
+
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Collection[str] = ()) -> str:
+    """A table in Markdown, of cells that mean nothing else there; ``figures`` are the columns that end alike."""
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    return "\n".join([line(columns), line("---:" if it in figures else "---" for it in columns), *map(line, rows)])
 
 
 def methods_table(results: Mapping[str, Any]) -> Table:

@@ -66,7 +66,7 @@ def accuracy_against_latency(results: Mapping[str, Any]) -> Picture | None:
 def _draw(axes: Any, full: Method, method: Method, *, star: bool, faint: bool) -> None:
     x, y = _point(method)
     fast, slow = _latency_interval(full, method)
-    low, high = _accuracy_interval(full, method)
+    low, high = accuracy_interval(full, method)
     _, _, bars = axes.errorbar(
         x,
         y,
@@ -105,7 +105,8 @@ def _point(method: Method) -> tuple[float, float]:
     return method["latency_s"]["mean"] * 1000, method["accuracy"] * 100
 
 
-def _accuracy_interval(full: Method, method: Method) -> tuple[float, float]:
+def accuracy_interval(full: Method, method: Method) -> tuple[float, float]:
+    """Per cent: full depth's accuracy less the ends of the drop's interval."""
     low, high = method["accuracy_drop_ci95"]
     return max(0.0, (full["accuracy"] - high) * 100), min(100.0, (full["accuracy"] - low) * 100)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestage.report.drawing import Picture, legend_above, panel, short, within_percent
 from litestage.report.palette import SERIES
+from litestage.report.pictures.accuracy import accuracy_interval
 
 Method = Mapping[str, Any]
 
@@ -24,7 +25,7 @@ def over_budgets(results: Mapping[str, Any]) -> Picture | None:
         for one, value in zip(axes, (_accuracy, _milliseconds), strict=False):
             heights = [value(method) for method in (full, *methods)]
             one.plot(budgets, heights, "o-", color=colour, markersize=4, linewidth=1.2, label=short(name))
-        lows, highs = zip(*(_accuracy_interval(full, method) for method in methods), strict=True)
+        lows, highs = zip(*(accuracy_interval(full, method) for method in methods), strict=True)
         axes[0].fill_between(budgets[1:], lows, highs, color=colour, alpha=0.12, linewidth=0)
     axes[0].set_ylabel("accuracy, %", fontsize=9)
     within_percent(axes[0])
@@ -63,11 +64,6 @@ def _accuracy(method: Method) -> float:
 
 def _milliseconds(method: Method) -> float:
     return float(method["latency_s"]["mean"] * 1000)
-
-
-def _accuracy_interval(full: Method, method: Method) -> tuple[float, float]:
-    low, high = method["accuracy_drop_ci95"]
-    return (full["accuracy"] - high) * 100, (full["accuracy"] - low) * 100
 
 
 def _said(methods: Sequence[Method]) -> str:
