@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from litestage.bench import BenchOptions, chain, gpu, llama, llama_worker, real, rivals, rounding, run, shape
+from litestage.bench import chain, gpu, llama, llama_worker, real, rivals, rounding, run, shape
 from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import question_rows, reference_rows
 from litestage.bench.row import Row, compared, take_turns
@@ -173,10 +173,10 @@ def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
         "rows": [row.to_dict() for row in rows],
     }
     asked = []
-    monkeypatch.setattr("litestage.bench.bench", lambda options: asked.append(options) or content)
+    monkeypatch.setattr("litestage.bench.bench", lambda quick: asked.append(quick) or content)
     result = CliRunner().invoke(app, ["bench", "--quick", "--json", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert asked == [BenchOptions(quick=True)]
+    assert asked == [True]
     assert json.loads(result.output.splitlines()[-1]) == json.loads(json.dumps(content))
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["schema"] == "litestage.bench/1"
     markdown = (tmp_path / "out" / "bench.md").read_text()

@@ -1,5 +1,5 @@
 """How fast this machine is and could be: the engine beside ``transformers`` generate and the machine's own ceiling."""
 
-from litestage.bench.run import BenchOptions, bench
+from litestage.bench.run import bench
 
-__all__ = ["BenchOptions", "bench"]
+__all__ = ["bench"]

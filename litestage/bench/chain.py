@@ -59,8 +59,8 @@ def llama_rows(shape: Shape, repeats: int) -> list[Row]:
 
 def _three_stages(shape: Shape, against: str, rival: Generate, repeats: int, bar: float, note: str) -> Row:
     runs = {"ours": lambda: _answer(_ours(shape)), "theirs": lambda: _answer(rival)}
-    seconds = take_turns(runs, repeats)
-    return compared(shape.name, "three stages", against, seconds["ours"], seconds["theirs"], bar, note)
+    ours, theirs = take_turns(runs, repeats).values()
+    return compared(shape.name, "three stages", against, ours, theirs, bar, note)
 
 
 def _ours(shape: Shape) -> Generate:

@@ -3,7 +3,7 @@ llama.cpp in as many bits and fewer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,6 @@ from litestage.decoder.load import read_model
 from litestage.decoder.packed import why_not_int8
 from litestage.errors import LiteStageError
 from litestage.session.workbench import Workbench
-from litestage.stages import Question
 from litestage.trace import Trace
 
 MODEL = "smollm2-135m-staged"
@@ -70,7 +69,7 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
     why_not = missing()
     if why_not is not None:
         return [Row(MODEL, "whole question", against.format(kind), note=f"not measured: {why_not}") for kind in FORMATS]
-    first = next(iter(works.values()))
+    first = next(iter(works))
     ours = {
         (name, spec): work.session.contestant(work.pipeline, work.plan(spec))
         for name, work in works.items()
@@ -82,19 +81,20 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
         loaded = _in_formats(Path(until_done.enter_context(TemporaryDirectory())), failed)
         for llama in loaded.values():
             until_done.callback(llama.close)
-        for index, question in enumerate(first.task.questions("test")[: questions + 1]):
+        for index, question in enumerate(works[first].task.questions("test")[: questions + 1]):
             seconds: dict[Any, float] = {}
-            traces: list[Trace] = []
+            traces: dict[Any, Trace] = {}
             for mine, contestant in ours.items():
                 began = perf_counter()
-                traces += contestant.answer([question], timed=True)
+                (traces[mine],) = contestant.answer([question], timed=True)
                 seconds[mine] = perf_counter() - began
-            stages = _asked(first, question, traces[0])
+            trace = traces[first, "full"]
+            asked = ours[first, "full"].prompts(question, trace)
             for kind in [kind for kind in loaded if kind not in failed]:
                 began = perf_counter()
                 try:
-                    for prompts, steps in stages:
-                        loaded[kind].generate(prompts, steps)
+                    for stage in trace.stages:
+                        loaded[kind].generate(asked[stage.name], max(stage.tokens))
                 except LiteStageError as error:
                     failed[kind] = str(error)
                 seconds[kind] = perf_counter() - began
@@ -105,7 +105,7 @@ def llama_rows(works: Mapping[str, Workbench], questions: int) -> list[Row]:
     for name, spec in ours:
         for kind, bar in FORMATS.items():
             about = name, whole_question(spec), against.format(kind)
-            bar_here = bar if name == next(iter(works)) else None
+            bar_here = bar if name == first else None
             if kind in failed:
                 rows.append(Row(*about, bar=bar_here, note=f"not measured: {failed[kind]}"))
             else:
@@ -128,13 +128,3 @@ def _in_formats(folder: Path, failed: dict[str, str]) -> dict[str, Llama]:
         except LiteStageError as error:
             failed[kind] = str(error)
     return loaded
-
-
-def _asked(work: Workbench, question: Question, trace: Trace) -> list[tuple[Sequence[Sequence[int]], int]]:
-    """By stage, the prompts of an answered question as token ids, and the tokens that its longest row took."""
-    outputs: dict[str, Any] = {}
-    found: list[tuple[Sequence[Sequence[int]], int]] = []
-    for stage, done in zip(work.pipeline.stages, trace.stages, strict=True):
-        found.append(([work.session.encode(prompt) for prompt in stage.prompts(question, outputs)], max(done.tokens)))
-        outputs[stage.name] = list(done.texts) if stage.per_option else done.texts[0]
-    return found

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from litestage.bench.rivals import answer, by_generate, by_harness
-from litestage.bench.row import Row, compared, take_turns
+from litestage.bench.row import Row, compared, seconds_of, take_turns
 from litestage.config import load_config
 from litestage.engine import Decoding, Request
 from litestage.plan import Plan, SkipSet, StagePlan
@@ -111,7 +111,5 @@ def _new_mask(session: Session) -> Row:
     for layer in range(session.engine.decoder.layers):
         plan = StagePlan(SkipSet(mhsa=(layer,), ffn=(layer,)))
         for seconds in (first, again):
-            began = perf_counter()
-            session.engine.generate(request, plan, Decoding())
-            seconds.append(perf_counter() - began)
+            seconds.append(seconds_of(partial(session.engine.generate, request, plan, Decoding())))
     return compared("reference", "8 tokens under a new mask", "the same mask again", first, again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -36,16 +37,21 @@ class Row:
         return asdict(self)
 
 
+def seconds_of(run: Callable[[], Any]) -> float:
+    began = perf_counter()
+    run()
+    return perf_counter() - began
+
+
 def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, ``repeats`` times in turn after one warm-up, so that a slow moment meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            began = perf_counter()
-            run()
-            if repeat:
-                seconds[name].append(perf_counter() - began)
-    return seconds
+    """Seconds of each run; see :func:`in_turns`."""
+    return dict(zip(runs, in_turns([partial(seconds_of, run) for run in runs.values()], repeats), strict=True))
+
+
+def in_turns(runs: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+    """What each run measures, ``repeats`` times in turn after one warm-up, so that a slow moment meets all alike."""
+    rounds = [[run() for run in runs] for _ in range(repeats + 1)]
+    return [list(measured) for measured in zip(*rounds[1:], strict=True)]
 
 
 def compared(

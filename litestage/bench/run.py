@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from litestage.bench.row import Row
@@ -10,27 +9,12 @@ from litestage.bench.row import Row
 SCHEMA = "litestage.bench/1"
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """How much is run. The quick bench has fewer repeats and a sixth of the large shape's layers."""
+def bench(quick: bool = False) -> dict[str, Any]:
+    """Runs everything on the CPU, and on a GPU what is asked of one; returns the content of bench.json.
 
-    quick: bool = False
-
-    @property
-    def repeats(self) -> int:
-        return 3 if self.quick else 7
-
-    @property
-    def questions(self) -> int:
-        return 6 if self.quick else 32
-
-    @property
-    def layers(self) -> int:
-        return 4 if self.quick else 24
-
-
-def bench(options: BenchOptions) -> dict[str, Any]:
-    """Runs everything on the CPU, and on a GPU what is asked of one; returns the content of bench.json."""
+    Args:
+        quick: fewer repeats, and a sixth of the large shape's layers.
+    """
     import torch
 
     from litestage.bench.chain import chain_rows
@@ -41,16 +25,17 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from litestage.environment import environment, peak_memory
     from litestage.session import Session
 
-    rows = reference_rows(options.questions, options.repeats)
-    rows += real_rows(max(2, options.questions // 4), min(3, options.repeats))
-    shape = Shape.made(options.layers, torch.bfloat16)
-    rows += [*chain_rows(shape, options.repeats), *shape_rows(shape, options.repeats)]
-    rows += gpu_rows(options.layers, options.repeats) if torch.cuda.is_available() else not_measured("no GPU here")
+    repeats, questions, layers = (3, 6, 4) if quick else (7, 32, 24)
+    rows = reference_rows(questions, repeats)
+    rows += real_rows(max(2, questions // 4), min(3, repeats))
+    shape = Shape.made(layers, torch.bfloat16)
+    rows += [*chain_rows(shape, repeats), *shape_rows(shape, repeats)]
+    rows += gpu_rows(layers, repeats) if torch.cuda.is_available() else not_measured("no GPU here")
     rows.append(Row(shape.name, "three stages", "vLLM", note="not measured: this bench does not run vLLM"))
     engine = Session.open("reference", dtype="float32", device="cpu").engine
     return {
         "schema": SCHEMA,
-        "quick": options.quick,
+        "quick": quick,
         "environment": environment(engine),
         "memory": peak_memory(),
         "rows": [row.to_dict() for row in rows],

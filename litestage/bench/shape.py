@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from litestage.bench.rivals import Rows, generate
-from litestage.bench.row import Row, compared, take_turns
+from litestage.bench.row import Row, compared, in_turns, seconds_of, take_turns
 from litestage.decoder.panels import HugePages
 from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
@@ -90,8 +90,9 @@ def prompts(length: int, shared: int, rows: int) -> list[tuple[int, ...]]:
 def shape_rows(shape: Shape, repeats: int) -> list[Row]:
     """Prefill, steps and skip efficiency."""
     asked = prompts(128, 0, 1)
-    seconds = take_turns({"ours": lambda: shape.ours(asked, 1), "theirs": lambda: shape.theirs(asked, 1)}, repeats)
-    rows = [compared(shape.name, "prefill of 128 tokens", "generate", seconds["ours"], seconds["theirs"])]
+    runs = {"ours": lambda: shape.ours(asked, 1), "theirs": lambda: shape.theirs(asked, 1)}
+    ours, theirs = take_turns(runs, repeats).values()
+    rows = [compared(shape.name, "prefill of 128 tokens", "generate", ours, theirs)]
     rows += [decode_row(shape, count, repeats, "generate") for count in (1, 4)]
     return [*rows, *skip_efficiency(shape, repeats), ceiling(shape, repeats)]
 
@@ -111,18 +112,13 @@ def steps_s(
         rival: makes tokens from prompts, their number and ``options``; generate, unless another is given.
     """
     asked, run = prompts(32, 0, count), rival or shape.theirs
-    ours, theirs = [], []
-    for repeat in range(repeats + 1):
-        decode_s = shape.ours(asked, steps)[0]
-        began = perf_counter()
-        run(asked, 1, **options)
-        prefilled = perf_counter()
-        run(asked, steps, **options)
-        ended = perf_counter()
-        if repeat:
-            ours.append(decode_s / (steps - 1))
-            theirs.append((ended - prefilled - (prefilled - began)) / (steps - 1))
-    return ours, theirs
+
+    def theirs() -> float:
+        first, all_of_them = (seconds_of(partial(run, asked, limit, **options)) for limit in (1, steps))
+        return (all_of_them - first) / (steps - 1)
+
+    ours, rivals = in_turns([lambda: shape.ours(asked, steps)[0] / (steps - 1), theirs], repeats)
+    return ours, rivals
 
 
 def skip_efficiency(shape: Shape, repeats: int) -> list[Row]:
@@ -178,15 +174,13 @@ def ceiling(shape: Shape, repeats: int, steps: int = STEPS, bar: float | None = 
     device = shape.engine.decoder.device
     elements = 64 * 2**20 if device.type == "cpu" else 2**30  # beyond any cache
     block, asked, full = _block(elements, device), prompts(32, 0, 1), step_bytes(shape, SkipSet())
-    ours, ideal = [], []
-    for repeat in range(repeats + 1):
-        decode_s = shape.ours(asked, steps)[0]
-        began = perf_counter()
-        block.sum().item()
-        reading = perf_counter() - began
-        if repeat:
-            ours.append(decode_s / (steps - 1))
-            ideal.append(reading * full / block.nbytes)
+    ours, ideal = in_turns(
+        [
+            lambda: shape.ours(asked, steps)[0] / (steps - 1),
+            lambda: seconds_of(lambda: block.sum().item()) * full / block.nbytes,
+        ],
+        repeats,
+    )
     note = f"{full / 1e9:.2f} GB a step; the ratio is the share of the ceiling"
     return compared(shape.name, "decode step, 1 row", "reading the weights once", ours, ideal, bar, note)
 

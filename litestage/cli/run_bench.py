@@ -11,11 +11,11 @@ from litestage.cli.output import print_json, print_table, writable
 
 def run_bench(quick: bool, output: Path, as_json: bool) -> None:
     """Runs the bench, prints its table, writes bench.json, bench.md and bench.svg into ``output``."""
-    from litestage.bench import BenchOptions, bench
+    from litestage.bench import bench
     from litestage.bench.picture import as_markdown, as_svg, cells
 
     writable(output)
-    content = bench(BenchOptions(quick=quick))
+    content = bench(quick)
     columns, rows = cells(content)
     ran = content["environment"]
     print_table(columns, rows, title=f"{ran['hardware']}, {ran['threads']} threads, torch {ran['torch']}")
