@@ -1,7 +1,8 @@
 """Methods that make plans at a given budget. Adding one is one file and one line in ``_NAMES``.
 
 A method is a function from a :class:`Setting` to each stage's plan. The budget is always a number of *sub-layers*
-per stage (2 per layer), so that methods are compared at equal budgets.
+per stage (2 per layer), so that methods are compared at equal budgets. Of 0 it is full depth, and no other method is
+asked.
 """
 
 from __future__ import annotations

@@ -13,8 +13,6 @@ from litestage.plan import SkipSet, StagePlan
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    if setting.budget == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     importance = setting.importance
     chosen = importance.ranking()[: setting.budget]
     ratios = importance.norm_ratio

@@ -18,11 +18,8 @@ OBSERVED = 20
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    plans = adaskip.plan(setting)
-    if setting.budget == 0:
-        return plans
     cosine = setting.importance.cosine
     kind_layer = setting.importance.ranking()[setting.budget - 1]
     threshold = min(1.0, sum(cosine[stage][kind_layer] for stage in cosine) / len(cosine))
     schedule = {"online": {"observe": OBSERVED, "threshold": threshold}}
-    return {stage: replace(stage_plan, schedule=schedule) for stage, stage_plan in plans.items()}
+    return {stage: replace(stage_plan, schedule=schedule) for stage, stage_plan in adaskip.plan(setting).items()}

@@ -9,8 +9,6 @@ from litestage.plan import SkipSet, StagePlan
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    if setting.budget == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     skip = SkipSet.of(setting.importance.ranking()[: setting.budget])
     return {stage: StagePlan(skip=skip) for stage in setting.stages}
 
@@ -25,7 +23,5 @@ def of_one_kind(setting: Setting, method: str, kind: str) -> dict[str, StagePlan
         raise NotThisBudget(
             f"{method} can skip at most {setting.layers} sub-layers, one a layer; the budget is {setting.budget}."
         )
-    if setting.budget == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     ranked = [name for name in setting.importance.ranking() if name[0] == kind]
     return dict.fromkeys(setting.stages, StagePlan(SkipSet.of(ranked[: setting.budget])))

@@ -20,5 +20,5 @@ def extend(forced: TeacherForced, known: Sequence[int], count: int) -> list[int]
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    chosen = setting.measurements.order("finercut", setting.budget, extend) if setting.budget else []
+    chosen = setting.measurements.order("finercut", setting.budget, extend)
     return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(chosen)))

@@ -17,8 +17,6 @@ from litestage.profile.forced import TeacherForced
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
     count = layer_budget(setting, "ghosted", setting.layers)
-    if count == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     skip = SkipSet.of_layers(layers_to_skip(setting, count))
     maps = setting.measurements.of_forced(lambda forced: maps_at_cuts(forced, skip))
     return dict.fromkeys(setting.stages, StagePlan(skip, compensation="block", tensors=maps))

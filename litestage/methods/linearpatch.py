@@ -20,8 +20,6 @@ from litestage.profile.hadamard import hadamard
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
     count = layer_budget(setting, "linearpatch", setting.layers - 2)
-    if count == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     return dict.fromkeys(setting.stages, setting.measurements.of_forced(lambda forced: patched(forced, count)))
 
 

@@ -17,8 +17,6 @@ from litestage.profile.forced import TeacherForced
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
     count = layer_budget(setting, "replaceme", setting.layers - 1)
-    if count == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     return dict.fromkeys(setting.stages, setting.measurements.of_forced(lambda forced: replaced(forced, count)))
 
 

@@ -19,7 +19,7 @@ def order(forced: TeacherForced) -> list[int]:
 
 def layers_to_skip(setting: Setting, count: int) -> list[int]:
     """The ``count`` layers of lowest influence; the measurement is kept."""
-    return setting.measurements.order("shortgpt", count, lambda forced, known, wanted: order(forced)) if count else []
+    return setting.measurements.order("shortgpt", count, lambda forced, known, wanted: order(forced))
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:

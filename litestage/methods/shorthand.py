@@ -136,8 +136,9 @@ def plan_from_shorthand(
         limits: by stage, the most tokens one continuation may have.
     """
     setting = Setting(stages, layers, shorthand.budget, measurements, shorthand.seed, limits or {})
-    make = own_method(shorthand.method) if is_file(shorthand.method) else METHODS[shorthand.method]
+    method = shorthand.method
+    make = own_method(method) if is_file(method) else METHODS[method if shorthand.budget else "full"]
     return Plan(
         make(setting),
-        provenance={"method": shorthand.method, "budget": shorthand.budget, "seed": shorthand.seed},
+        provenance={"method": method, "budget": shorthand.budget, "seed": shorthand.seed},
     )

@@ -23,5 +23,5 @@ def extend(forced: TeacherForced, known: Sequence[int], count: int) -> list[int]
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
     count = layer_budget(setting, "sleb", setting.layers - 2)
-    chosen = setting.measurements.order("sleb", count, extend) if count else []
+    chosen = setting.measurements.order("sleb", count, extend)
     return without_layers(setting, [unit + 1 for unit in chosen])

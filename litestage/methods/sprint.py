@@ -16,8 +16,6 @@ from litestage.profile.sprint import Pruning
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    if setting.budget == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     prices = prices_of(setting)
     places = order(setting, "sprint", prices, tunes=True)
 

@@ -15,8 +15,6 @@ from litestage.profile.sprint import Pruning
 
 
 def plan(setting: Setting) -> dict[str, StagePlan]:
-    if setting.budget == 0:
-        return {stage: StagePlan() for stage in setting.stages}
     places = order(setting, "sprint-bare", prices_of(setting), tunes=False)
     return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(places)))
 
