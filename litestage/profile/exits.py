@@ -26,13 +26,8 @@ def calibrated_exits(plan: Plan, questions: Callable[[], Sequence[Question]], an
     lacking = {name: stage.exit for name, stage in plan.stages.items() if stage.exit is not None and stage.exit.lacks}
     if not lacking:
         return plan
-    uncut = {
-        name: replace(stage, exit=stage.exit.uncut if name in lacking and stage.exit else None)
-        for name, stage in plan.stages.items()
-    }
-    traces = answer(questions()[:WARM_UP], replace(plan, stages=uncut, certificate=None))
     written: dict[str, list[Steps]] = {name: [] for name in lacking}
-    for trace in traces:
+    for trace in answer(questions()[:WARM_UP], uncut(plan)):
         for stage in trace.stages:
             if stage.name in written:
                 written[stage.name] += [Steps(signals=signals) for signals in stage.signals]
@@ -43,8 +38,7 @@ def calibrated_exits(plan: Plan, questions: Callable[[], Sequence[Question]], an
 
 def uncut(plan: Plan) -> Plan:
     """The plan with exit rules that watch and never end a stage."""
-    rules = {name: stage.exit and stage.exit.uncut for name, stage in plan.stages.items()}
-    return Plan({name: replace(stage, exit=rules[name]) for name, stage in plan.stages.items()})
+    return Plan({name: replace(stage, exit=stage.exit and stage.exit.uncut) for name, stage in plan.stages.items()})
 
 
 def cut_share(plan: Plan, traces: Sequence[Trace], text: Callable[[Sequence[int]], str]) -> float:

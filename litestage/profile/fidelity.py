@@ -28,8 +28,8 @@ Streams = list[Tensor]
 
 
 @dataclass(frozen=True)
-class FidelityRanking:
-    """One stage's sub-layers in the order in which they are dropped.
+class Ranking:
+    """Sub-layers in the order in which they are dropped.
 
     Attributes:
         order: names, first dropped first.
@@ -37,9 +37,9 @@ class FidelityRanking:
         evaluations: partial forward passes it took.
     """
 
-    order: tuple[SubLayerName, ...]
-    harm: tuple[float, ...]
-    evaluations: int
+    order: Sequence[SubLayerName]
+    harm: Sequence[float] = ()
+    evaluations: int = 0
 
 
 @torch.inference_mode()
@@ -49,7 +49,7 @@ def rank_by_fidelity(
     saving: Mapping[str, float],
     harmful: float = inf,
     advance: Callable[[int], None] = lambda dropped: None,
-) -> FidelityRanking:
+) -> Ranking:
     """Ranks the first ``budget`` sub-layers.
 
     Args:
@@ -97,7 +97,7 @@ def rank_by_fidelity(
             harm.append(_mean(before))
             advance(1)
     rest = [names[index] for _, index, _ in sorted(queue)]
-    return FidelityRanking(tuple([*dropped, *rest][:budget]), tuple(harm), evaluations)
+    return Ranking(tuple([*dropped, *rest][:budget]), tuple(harm), evaluations)
 
 
 def _mean(parts: Sequence[Tensor]) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError
 from litestage.profile import StepCosts
+from litestage.profile.fidelity import Ranking
 from litestage.profile.forced import Sequenced, pooled, stage_sequences
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
@@ -15,7 +16,6 @@ from litestage.search import find_strategy
 from litestage.search.ladders import (
     Ladder,
     Ladders,
-    Order,
     budget_ladder,
     cosine_orders,
     fidelity_ranking,
@@ -37,14 +37,6 @@ def most_skipped(search: SearchConfig, layers: int) -> int:
     if budget is not None and budget > sublayers:
         raise LiteStageError(f"search.max_budget is {budget}, but the model has {sublayers} sub-layers; give less.")
     return sublayers // 2 if budget is None else budget
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Sub-layers, first skipped first, and the harm of skipping the first 0, 1, 2, ... as far as it was measured."""
-
-    order: Order
-    harm: Sequence[float] = ()
 
 
 @dataclass
@@ -127,14 +119,14 @@ class Calibrated:
             self._sequences_of = stage_sequences(full, self.questions, traces)
         return self._sequences_of
 
-    def _ranked(self, ranking: str) -> dict[str, Ranked]:
+    def _ranked(self, ranking: str) -> dict[str, Ranking]:
         """By stage, the order in which its sub-layers may be skipped."""
         if ranking != "fidelity":
             importance = self.session.importance(self.questions, self.pipeline)
-            return {stage: Ranked(order) for stage, order in cosine_orders(importance, ranking).items()}
+            return {stage: Ranking(order) for stage, order in cosine_orders(importance, ranking).items()}
         return {stage: self._by_fidelity(stage) for stage in self.pipeline.stage_names}
 
-    def _by_fidelity(self, stage: str | None) -> Ranked:
+    def _by_fidelity(self, stage: str | None) -> Ranking:
         """A stage's order, or that of all stages together (None); measured once, then kept."""
         session, costs, budget = self.session, self.costs, self.max_budget
         asked = [asdict(question) for question in self.questions]
@@ -152,4 +144,4 @@ class Calibrated:
             return from_rank_zero(ranked)
 
         kept = session.kept.once(session.kept.key("fidelity_ranking", stage, *known), measure)
-        return Ranked([(str(kind), int(layer)) for kind, layer in kept["order"]], kept["harm"])
+        return Ranking([(str(kind), int(layer)) for kind, layer in kept["order"]], kept["harm"])

@@ -15,7 +15,7 @@ from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
 from litestage.profile import Importance, StepCosts
 from litestage.profile.compensation import fit_compensation
-from litestage.profile.fidelity import FidelityRanking, rank_by_fidelity
+from litestage.profile.fidelity import Ranking, rank_by_fidelity
 from litestage.profile.forced import Sequenced, TeacherForced, about
 from litestage.progress import Advance
 from litestage.trace import StageTrace
@@ -52,7 +52,7 @@ def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
 
 def fidelity_ranking(
     engine: Engine, sequences: Sequence[Sequenced], costs: StepCosts, max_budget: int, advance: Advance
-) -> FidelityRanking:
+) -> Ranking:
     """Sub-layers by fidelity, on some of ``sequences`` drawn by lot; ``advance`` is told of every one ranked."""
     saving = costs.sublayer_seconds(context=max(len(prompt) for prompt, _ in sequences))
     rows = about(sequences, RANKED_TOKENS, seed=0)
