@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from litestage.cli.output import print_json, print_table, writable
+from litestage.atomic import writable
+from litestage.cli.output import print_json, print_table
 
 
 def run_bench(quick: bool, output: Path, as_json: bool) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from litestage.cli.output import print_json, writable
+from litestage.atomic import writable
+from litestage.cli.output import print_json
 from litestage.errors import LiteStageError
 
 

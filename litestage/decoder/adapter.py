@@ -98,7 +98,7 @@ def merged(model: Any, folder: Path) -> Any:
             settings = PeftConfig.from_pretrained(str(folder))
             if unread := {key for key, value in config.items() if value and key not in settings.to_dict()}:
                 raise ValueError(f"its settings {listed(unread)} are none that this PEFT knows")
-            adapted = PeftModel.from_pretrained(model, str(folder), config=settings)
+            adapted: Any = PeftModel.from_pretrained(model, str(folder), config=settings)
             wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
             left = {name for name in given - wanted if name.replace(".base_layer.", ".") not in whole}
             for what, names in (("lacks", wanted - given), ("holds what it has no place for:", left)):
@@ -127,4 +127,4 @@ def _untie(model: Any) -> None:
     for module in model.modules():
         base = getattr(module, "base_layer", None)
         if isinstance(base, nn.Module) and id(base._parameters.get("weight")) in shared:
-            base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+            base.weight = nn.Parameter(base.get_parameter("weight").detach().clone(), requires_grad=False)
