@@ -82,10 +82,9 @@ _OF_COMPARISONS = ("methods", "variants", "budget", "questions", "latency_questi
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparison as a table, one method a row: what of the report's table has room in a terminal."""
-    from litestage.report.tables import methods_table
+    from litestage.report.tables import methods_cells
 
-    found = methods_table(results).cells
-    shown = {name: cells for name, cells in found.items() if name not in IN_THE_REPORT}
+    shown = {name: cells for name, cells in methods_cells(results).items() if name not in IN_THE_REPORT}
     print_table(
         [name.replace(": ", "\n") for name in shown],
         list(zip(*shown.values(), strict=True)),

@@ -14,7 +14,7 @@ from typing import Any
 from litestage.cli import run_alone
 from litestage.errors import LiteStageError
 from litestage.reading import read_json
-from litestage.report.tables import markdown, methods_table
+from litestage.report.tables import markdown, methods_cells
 
 REPORTS = Path("reports")
 PICTURE = REPORTS / "overview.svg"
@@ -53,7 +53,7 @@ def comparison(reports: Path) -> str:
 
 
 def _table(results: Mapping[str, Any], notes: bool = True) -> str:
-    methods, made, found = results["methods"], results["environment"], methods_table(results).cells
+    methods, made, found = results["methods"], results["environment"], methods_cells(results)
     columns = {
         "method": [f"`{name}`" for name in found["method"]],
         **{name: found[name] for name in FROM_THE_REPORT if name in found},

@@ -29,11 +29,6 @@ class Table:
     note: str = ""
     remarks: Sequence[str] = ()
 
-    @property
-    def cells(self) -> dict[str, Sequence[str]]:
-        """Every column's cells."""
-        return dict(zip(self.columns, zip(*self.rows, strict=True), strict=True))
-
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Collection[str] = ()) -> str:
     """A table in Markdown, of cells that mean nothing else there; ``figures`` are the columns that end alike."""
@@ -45,7 +40,15 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Col
 
 
 def methods_table(results: Mapping[str, Any]) -> Table:
-    """Every method of a comparison; columns that no method has a figure for are left out."""
+    """Every method of a comparison, with what its figures are of."""
+    shown = methods_cells(results)
+    ours = frozenset(i for i, name in enumerate(shown["method"]) if name.startswith("litestage"))
+    rows = list(zip(*shown.values(), strict=True))
+    return Table("Methods", list(shown), rows, ours, _methods_note(results), _methods_remarks(results))
+
+
+def methods_cells(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By column, every method's cell; columns that no method has a figure for are left out."""
     methods = results["methods"]
     stages = " / ".join(methods[0]["stages"])
     any_chosen = any(method.get("chosen_by_likelihood") for method in methods)
@@ -68,10 +71,7 @@ def methods_table(results: Mapping[str, Any]) -> Table:
         "by likelihood": [str(m.get("chosen_by_likelihood", 0)) if any_chosen else "" for m in methods],
         "peak CUDA MB": [f"{m['peak_cuda_mb']:.0f}" if "peak_cuda_mb" in m else "" for m in methods],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    ours = frozenset(i for i, method in enumerate(methods) if method["name"].startswith("litestage"))
-    rows = list(zip(*shown.values(), strict=True))
-    return Table("Methods", list(shown), rows, ours, _methods_note(results), _methods_remarks(results))
+    return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def _methods_note(results: Mapping[str, Any]) -> str:
