@@ -53,7 +53,18 @@ def test_weights_that_follow_each_other_in_memory_do_not_touch():
 )
 def test_every_token_is_float32s_best_but_for_rounding(family):
     """Rows that share a prompt, rows that do not, a skip set: a wrong mask, turn or norm chooses far worse tokens."""
-    model = random_model(FAMILIES[family].config, 0.1).bfloat16()
+    best_but_for_rounding(FAMILIES[family].config)
+
+
+@needs_panels
+def test_so_it_is_with_biases_on_every_projection():
+    config = copy.deepcopy(FAMILIES["llama"].config)
+    config.attention_bias = config.mlp_bias = True
+    best_but_for_rounding(config, std=0.2)
+
+
+def best_but_for_rounding(config, std=0.1):
+    model = random_model(config, std).bfloat16()
     exact = copy.deepcopy(model).float()
     engine = Engine(model, Characters())
     engine.eos = (-1,)
@@ -64,7 +75,7 @@ def test_every_token_is_float32s_best_but_for_rounding(family):
         for prompt, row in zip(prompts, batch.generations, strict=True):
             logits = reference_logits(exact, prompt, row.tokens, skip)
             short = logits.max(dim=1).values - logits.gather(1, torch.tensor(row.tokens)[:, None])[:, 0]
-            assert short.max() < 0.1 * logits.std(), (family, prompt)
+            assert short.max() < 0.1 * logits.std(), (config.model_type, prompt)
     assert engine.lean.counts
 
 

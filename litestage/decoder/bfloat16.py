@@ -84,11 +84,14 @@ def mhsa(attention: Attention, turned: bool, between: Callable[[Tensor, Tensor |
 
 
 def feed_forward(ffn: FeedForward) -> Step | None:
-    """A feed-forward sub-layer with SiLU, or None where a projection is not in panels or it is of another form."""
+    """A feed-forward sub-layer with SiLU, or None where a projection is not in panels or it is of another form, as with
+    biases before the SiLU."""
     parts = _panels([*ffn.projections, ffn.output])
     if parts is None or len(parts) != 3 or ffn.activation is not torch.nn.functional.silu or not _plainly_added(ffn):
         return None
-    gate, _, down = parts
+    gate, up, down = parts
+    if gate.part.bias or up.part.bias:
+        return None
     norm, weight = _norm(ffn.norm, gate.inputs)
     shape = _FeedForward(norm, *(part.part for part in parts))
     at, functions, room_width = ctypes.addressof(shape), library(), gate.inputs + down.inputs
