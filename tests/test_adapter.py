@@ -214,6 +214,10 @@ def test_what_is_no_adapter_or_two_of_them_or_without_a_base_is_refused(base, ad
         ({"name": base, "adapter": "./nowhere"}, "no adapter folder './nowhere'"),
         ({"name": base, "adapter": base}, "is not an adapter"),
         ({"name": str(adapter), "adapter": str(adapter)}, "is an adapter itself"),
+        ({"name": str(adapter), "revision": "v1"}, "revision is 'v1'"),
+        ({"name": base, "adapter": str(adapter), "revision": "v1"}, "revision is 'v1'"),
+        ({"name": base, "adapter": f"{tmp_path}/{'a' * 300}"}, "no adapter folder"),
+        ({"name": f"{tmp_path}/{'a' * 300}"}, "no model folder"),
     ):
         with pytest.raises(LiteStageError, match=said):
             load_model(**arguments)

@@ -37,7 +37,7 @@ def adapter_folder(name: str) -> Path:
         LiteStageError: there is none.
     """
     folder = Path(os.path.expanduser(name))
-    if folder.is_dir():
+    if os.path.isdir(folder):
         if not is_adapter(folder):
             raise LiteStageError(f"The folder {name!r} is not an adapter; it has no {CONFIG}.")
         return folder
@@ -70,7 +70,7 @@ def base_of(folder: Path) -> str:
             "give its base as pretrained and the folder as adapter."
         )
     beside = folder / base
-    return str(beside) if beside.is_dir() else base
+    return str(beside) if os.path.isdir(beside) else base
 
 
 def merged(model: Any, folder: Path) -> Any:

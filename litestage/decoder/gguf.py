@@ -43,7 +43,7 @@ def converted(file: Path) -> Path:
     """
     import transformers
 
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise LiteStageError(f"There is no GGUF file {str(file)!r}; check the path.")
     with _explained(file), file.open("rb") as opened:
         start = opened.read(len(POINTER))

@@ -40,7 +40,7 @@ class Source:
 
     @property
     def local(self) -> bool:
-        return Path(self.place).is_dir()
+        return os.path.isdir(self.place)
 
 
 def source_of(name: str, revision: str | None = None, adapter: str | None = None) -> Source:
@@ -60,7 +60,7 @@ def source_of(name: str, revision: str | None = None, adapter: str | None = None
         if source.adapter is not None:
             raise LiteStageError(f"{name!r} is an adapter itself; give its base as pretrained to merge {adapter!r}.")
         source = replace(source, adapter=adapter_folder(adapter))
-    if revision is not None and source.local and source.adapter is None:
+    if revision is not None and (source.local or source.revision != revision):
         raise LiteStageError(f"revision is {revision!r}, but {name!r} is not on the hub; leave revision out.")
     return source
 
@@ -90,9 +90,9 @@ def _named(name: str, revision: str | None) -> Source:
     path = Path(os.path.expanduser(name))  # unlike Path's, without complaint of a user that is not there
     if path.suffix == ".gguf":
         return Source(str(converted(path)))
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path's, which raises at a name that is too long
         return _over_its_base(path) if is_adapter(path) else Source(str(path))
-    if path.is_file():
+    if os.path.isfile(path):
         raise LiteStageError(f"{name!r} is a file; give the folder that holds it, or a GGUF file (.gguf).")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise LiteStageError(
