@@ -297,6 +297,8 @@ def test_what_would_mislead_is_refused(model, tmp_path):
         evaluate(model(), "menagerie_multistage", use_cache=str(tmp_path / "cache.db"))
     with pytest.raises(LiteStageError, match="--system_instruction"):
         evaluate(model(), "menagerie_multistage", system_instruction="Be brief.")
+    with pytest.raises(LiteStageError, match="--limit leaves 0 questions"):
+        evaluate(model(), "menagerie_multistage", limit=0)
 
 
 def test_the_reference_model_warns_of_tasks_it_cannot_know(model, caplog, monkeypatch):

@@ -204,6 +204,8 @@ class StagedTask(_OwnQuestions, _Generated):
             raise LiteStageError(_NEEDS_OURS.format(self.config.task))
         if keywords.get("system_instruction"):
             raise LiteStageError("--system_instruction does not reach the stages' prompts; use a pipeline YAML.")
+        if (limit := keywords.get("limit")) is not None and limit < 1:
+            raise LiteStageError(f"--limit leaves {limit} questions of {self.config.task!r}; give 1 or more.")
         super().build_all_requests(*args, **{**keywords, "cache_requests": False, "rewrite_requests_cache": False})
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **keywords: Any) -> Any:
