@@ -265,6 +265,12 @@ def test_help_answers_without_loading_anything_heavy():
     assert time.perf_counter() - started < 60  # a hang, not a benchmark
 
 
+def test_python_m_litestage_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "litestage", "plan", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "litestage plan" in done.stdout
+
+
 @pytest.mark.parametrize(("fit", "n"), [((), None), ((1,), 1)])
 def test_timed_questions_that_do_not_fit_the_context_leave_results_and_a_reason(litestage, tmp_path, fit, n):
     """Two of four questions are timed: if neither fits there is no speed-up, said why; else it is over the rest."""
