@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,13 +24,10 @@ class Written:
 
 def going_on(session: Session) -> Session:
     """The same session, whose texts have no end but the limit: no token of the vocabulary ends them."""
-    loaded = session.loaded
-    model = copy.copy(loaded.model)
-    model.generation_config = copy.deepcopy(loaded.model.generation_config)
-    model.generation_config.eos_token_id = model.get_input_embeddings().weight.shape[0]
-    engine = Engine(model, loaded.tokenizer)
+    engine = Engine(session.loaded.model, session.loaded.tokenizer)
+    engine.eos = (engine.decoder.embeddings,)
     reusing = ReusingEngine(engine, session.reusing.fingerprint, session.reusing.store)
-    return replace(session, loaded=replace(loaded, model=model), engine=engine, reusing=reusing)
+    return replace(session, engine=engine, reusing=reusing)
 
 
 @dataclass(frozen=True)

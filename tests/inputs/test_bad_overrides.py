@@ -6,7 +6,7 @@ import pytest
 
 from litestage.config import load_config, load_schema
 from litestage.decoder import load_model
-from litestage.experiment.threshold import ThresholdConfig
+from litestage.experiment import threshold
 from litestage.overrides import configure
 from litestage.plan import ExitRule
 
@@ -214,7 +214,7 @@ def test_an_exit_rule_that_is_none_cannot_be_made(one_sentence, rule):
 
 @pytest.mark.parametrize("override", ["thresholds=[0.5,2]", "windows=[0]", "thresholds=[]", "exit.rule=x"])
 def test_an_experiments_rules_are_checked_with_its_options(one_sentence, override):
-    one_sentence(lambda: load_schema(ThresholdConfig, [override]))
+    one_sentence(lambda: load_schema(threshold.Options, [override]))
 
 
 @pytest.mark.parametrize(
