@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from tiny import Characters, random_prompts, tiny_model
+from tiny import Characters, random_prompts, some_questions, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -17,10 +17,12 @@ from litestage.bench.picture import as_markdown, as_svg
 from litestage.bench.reference import question_rows, reference_rows
 from litestage.bench.row import Row, compared, take_turns
 from litestage.cli.commands import app
+from litestage.cli.run_bench import run_bench
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.plan import Plan, SkipSet
 from litestage.session.workbench import Workbench
+from litestage.stages import load_pipeline
 
 
 def test_the_ratio_is_of_pairs_and_a_slow_moment_does_not_move_it():
@@ -138,6 +140,14 @@ def test_lm_evals_own_hf_writes_the_same_texts_after_the_same_prompts():
     assert rivals.answer(rivals.by_harness(model, tokenizer, 4), work.pipeline, questions) == by_hand
 
 
+def test_a_joint_stage_may_write_as_much_as_all_its_options_together():
+    pipeline, (question,) = load_pipeline("recall_analyze_summarize").with_mode("joint"), some_questions(1)
+    asked = {}
+    rivals.answer(lambda stage, prompts, limit: asked.update({stage.name: limit}) or ["A"], pipeline, [question])
+    each = {stage.name: stage.max_new_tokens for stage in pipeline.stages}
+    assert asked == {**each, "analyze": len(question.options) * each["analyze"]}
+
+
 @pytest.mark.slow
 def test_a_whole_question_stands_in_the_table_under_each_plan_with_its_bar():
     work = Workbench.open(load_config(FEW))
@@ -184,6 +194,13 @@ def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
     assert "on a machine, 1 threads" in markdown
     assert "not measured" in markdown
     assert (tmp_path / "out" / "bench.svg").read_text() == as_svg(content)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_bench_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr("litestage.bench.bench", lambda quick: pytest.fail("it ran"))
+    (tmp_path / "file").touch()
+    with pytest.raises(LiteStageError, match="file"):
+        run_bench(False, tmp_path / "file" / "out", as_json=False)
 
 
 # --- three stages, and what their tokens are worth ---

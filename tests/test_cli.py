@@ -9,6 +9,7 @@ import time
 import pytest
 import yaml
 
+from litestage.cli.output import say_unused
 from litestage.comparison import write
 from litestage.errors import LiteStageError
 from litestage.session.workbench import Workbench
@@ -263,6 +264,12 @@ def test_help_answers_without_loading_anything_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr
     assert time.perf_counter() - started < 60  # a hang, not a benchmark
+
+
+def test_options_of_comparisons_are_said_to_do_nothing_elsewhere(capsys):
+    say_unused("search", ["methods=[full]", "budget=4", "search.max_budget=2", "methods=[full]"])
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["litestage search makes no use of methods.", "litestage search makes no use of budget."]
 
 
 def test_python_m_litestage_is_the_command():

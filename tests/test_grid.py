@@ -42,6 +42,13 @@ def test_every_model_meets_every_task_with_every_seed_and_one_models_cells_follo
     assert (last.output, last.grid.given) == ("here/mine/csqa/seed-7", False)
 
 
+def test_the_folder_one_is_in_is_called_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    (cell,) = cells_of(load_config(["grid.model=[.]", "output=out"]))
+    assert cell.config.output == "out/mine"
+
+
 @pytest.mark.parametrize(
     ("grid", "named"),
     [

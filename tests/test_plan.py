@@ -293,6 +293,7 @@ def test_a_plan_that_fits_is_accepted():
         ({}, {"layers": 5, "stages": ("recall", "analyse", "summarize")}, ["'analyze'", "did you mean 'analyse'"]),
         ({}, {"layers": 5, "stages": ("think", "say")}, ["'recall'", "say, think"]),
         ({"stages": {}}, {"layers": 5, "stages": ("default",)}, ["no stage 'default'", "none", "uniform:4"]),
+        ({"stages": {"default": StagePlan()}}, {"layers": 5, "stages": ("say",)}, ["only the stage 'default'", "say"]),
     ],
 )
 def test_a_plan_that_does_not_fit_says_what_differs(changes, fits, named):

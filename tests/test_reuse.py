@@ -52,6 +52,14 @@ def test_the_same_again_is_found_and_is_the_same(warm):
     ]
 
 
+def test_an_engine_that_only_looks_up_finds_what_is_there_and_keeps_nothing(warm):
+    looking = ReusingEngine(warm.engine, "tiny", warm.store, keep=False)
+    for _ in range(2):  # what it ran before is run again
+        warm.engine.ran = 0
+        looking.generate(requests_of(PROMPTS[:5]), PLAN, Decoding())
+        assert warm.engine.ran == 2
+
+
 def test_only_what_is_missing_is_run(warm):
     more = requests_of(PROMPTS[:5])
     rows = warm.generate(more[::-1], PLAN, Decoding())

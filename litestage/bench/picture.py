@@ -55,7 +55,13 @@ def as_svg(content: Mapping[str, Any]) -> str:
         axes.plot(row["ratio"], place, "o", color="#c2410c")
         if row["bar"] is not None:
             axes.plot(row["bar"], place, "|", color="#64748b", markersize=14)
-    axes.set_yticks(range(len(rows)), [f"{row['model'].split(',')[0]}: {row['what']}" for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("times as fast (or share); a stroke marks the bar")
+    axes.set_yticks(range(len(rows)), list(map(_label, rows)), fontsize=7)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("times as fast, or share; stroke: bar", fontsize=8)
     return svg_file(figure, "bench")
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """What was done by what, and beside what, without how that was asked."""
+    model, against = row["model"].partition(";")[0], row["against"].partition(", options")[0]
+    return f"{model}: {row['what']}\nbeside {against}"
