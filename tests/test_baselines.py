@@ -343,6 +343,7 @@ def measured_on(model):
     return SimpleNamespace(
         order=lambda name, count, extend: extend(forced_on(model), [], count)[:count],
         of_forced=lambda measure: measure(forced_on(model)),
+        steps=lambda name, count, measure: measure(forced_on(model))[count],
         prices=lambda: {"mhsa": 1.0, "ffn": 1.0},
     )
 

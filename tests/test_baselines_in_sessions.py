@@ -1,5 +1,7 @@
 """The baselines in a session: measured on a task, kept, written to files, and answering alike however they are run."""
 
+from dataclasses import replace
+
 import pytest
 from tiny import PIPELINE, some_questions, staged_model
 
@@ -39,13 +41,23 @@ def test_what_is_measured_needs_a_task(session, method):
         session.plan(f"{method}:2", None, None)
 
 
-@pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint-bare"])
+@pytest.mark.parametrize("method", ["sleb", "finercut", "shortgpt", "sprint", "sprint-bare"])
 def test_one_ranking_serves_every_budget(session, method, monkeypatch):
     larger = session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip
     monkeypatch.setattr("litestage.session.session.run", lambda *_, **__: pytest.fail("measured again"))
     smaller = session.plan(f"{method}:2", Task(), PIPELINE)["recall"].skip
     assert set(smaller.names) < set(larger.names)
     assert session.plan(f"{method}:4", Task(), PIPELINE)["recall"].skip == larger
+
+
+def test_what_sprint_solved_on_the_way_is_what_it_would_solve_for_a_budget_alone(session):
+    plans = {budget: session.plan(f"sprint:{budget}", Task(), PIPELINE)["recall"] for budget in (4, 2, 5)}
+    for budget, found in plans.items():
+        alone = replace(session, held={}).plan(f"sprint:{budget}", Task(), PIPELINE)["recall"]
+        assert alone.skip == found.skip
+        assert alone.tensors.keys() == found.tensors.keys()
+        for name, weight in found.tensors.items():
+            assert weight.sub(alone.tensors[name]).norm() < 1e-3 * weight.norm()  # solutions in float32
 
 
 def test_a_larger_budget_takes_the_ranking_up_where_it_ended(session, monkeypatch):

@@ -31,6 +31,7 @@ class WrittenDown:
     wrong_with_exit: set[int] = field(default_factory=set)
     seconds: dict[int, float] = field(default_factory=dict)
     asked: list[tuple[int, list[str]]] = field(default_factory=list)
+    tokens: dict[int, int] = field(default_factory=dict)
     engine: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="none"))
 
     def run(self, questions, plans, pipeline, *, timed=False, journal=None, progress=None):
@@ -44,7 +45,16 @@ class WrittenDown:
         self.asked.append((skipped, question.id))
         stage_s = self.seconds.get(skipped, 0.3) / 3 if timed else None
         stages = tuple(
-            StageTrace(name, (10,), 0, (5,), ("",), ("eos",), stage_s and stage_s / 2, stage_s and stage_s / 2)
+            StageTrace(
+                name,
+                (10,),
+                0,
+                (self.tokens.get(skipped, 5),),
+                ("",),
+                ("eos",),
+                stage_s and stage_s / 2,
+                stage_s and stage_s / 2,
+            )
             for name in STAGES
         )
         wrong = self.wrong.get(skipped, set()) | (self.wrong_with_exit if plan["recall"].exit else set())
@@ -125,6 +135,26 @@ def test_losing_hard_questions_does_not_count_twice():
     assert passed
     assert candidate.accuracy_drop == pytest.approx(1 / 200)
     assert candidate.questions == session.count(6) == 200
+
+
+def test_a_plan_that_rambles_is_out_after_a_few_questions_however_right_it_is():
+    session = WrittenDown({}, tokens={3: 50})
+    case = problem(session)
+    rambling, passed = case.race(same(1))
+    assert not passed
+    assert rambling.verdict == "dropped early: slower than full depth on 16 questions"
+    assert rambling.questions == session.count(3) == 16
+    assert rambling.latency_s > case.full().latency_s
+    _, passed = case.race(same(2))
+    assert passed
+    found = one_budget_search(problem(WrittenDown({}, tokens={3: 50, 9: 50}), rungs=4))
+    assert found.chosen.budgets == same(2)
+    assert [candidate.questions for candidate in found.candidates] == [16, 200, 16]
+
+
+def test_a_plan_that_writes_no_more_than_full_depth_is_asked_all():
+    for tokens in ({}, {3: 4}):
+        assert problem(WrittenDown({}, tokens=tokens)).race(same(1))[0].questions == 200
 
 
 def test_full_depths_own_mistakes_can_be_won_back():

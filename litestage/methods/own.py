@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -97,3 +97,6 @@ class _OfVersion:
 
     def order(self, method: str, count: int, extend: Extend) -> list[int]:
         return self.measurements.order(f"{method}@{self.version}", count, extend)
+
+    def steps(self, method: str, count: int, measure: Callable[[TeacherForced], Sequence[Measured]]) -> Measured:
+        return self.measurements.steps(f"{method}@{self.version}", count, measure)

@@ -41,6 +41,14 @@ class Measurements(Protocol):
         """The first ``count`` units of a method's greedy order: kept from before, or extended from there."""
         ...
 
+    def steps(self, method: str, count: int, measure: Callable[[TeacherForced], Sequence[Measured]]) -> Measured:
+        """What ``measure`` finds after ``count`` steps of a method's greedy order, which steps it found before served.
+
+        Args:
+            measure: what it finds after 0, 1, 2, ... steps, ``count`` at least; held while the session is open.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Setting:

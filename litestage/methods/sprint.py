@@ -9,7 +9,7 @@ five are solved for anew in every round. A model with a norm behind its down pro
 import torch
 
 from litestage.methods.setting import Setting
-from litestage.methods.sprint_bare import order, prices_of
+from litestage.methods.sprint_bare import named, order, prices_of
 from litestage.plan import SkipSet, StagePlan
 from litestage.profile.forced import TeacherForced
 from litestage.profile.sprint import Pruning
@@ -19,10 +19,11 @@ def plan(setting: Setting) -> dict[str, StagePlan]:
     prices = prices_of(setting)
     places = order(setting, "sprint", prices, tunes=True)
 
-    def tuned(forced: TeacherForced) -> dict[str, torch.Tensor]:
+    def tuned(forced: TeacherForced) -> list[dict[int, torch.Tensor]]:
         pruning = Pruning(forced, prices, tunes=True)
         pruning.extend(places, len(places))
-        return {f"ffn.{place // 2}": weight for place, weight in pruning.weights.items()}
+        return pruning.weights_at
 
-    tensors = setting.measurements.of_forced(tuned)
+    weights = setting.measurements.steps(named("sprint", prices), setting.budget, tuned)
+    tensors = {f"ffn.{place // 2}": weight for place, weight in weights.items()}
     return dict.fromkeys(setting.stages, StagePlan(SkipSet.of_places(places), compensation="tuned", tensors=tensors))

@@ -31,4 +31,9 @@ def order(setting: Setting, method: str, prices: Mapping[str, float], tunes: boo
     def extend(forced: TeacherForced, known: Sequence[int], count: int) -> list[int]:
         return Pruning(forced, prices, tunes).extend(known, count)
 
-    return setting.measurements.order(f"{method} at {prices['mhsa']:g}", setting.budget, extend)
+    return setting.measurements.order(named(method, prices), setting.budget, extend)
+
+
+def named(method: str, prices: Mapping[str, float]) -> str:
+    """A method's order, which depends on the prices' ratio."""
+    return f"{method} at {prices['mhsa']:g}"

@@ -46,6 +46,7 @@ class Pruning:
     Attributes:
         gone: those that were left out, in order.
         weights: by place, the tuned down projections [inner, width] of the feed-forwards that stay.
+        weights_at: the same as they were when so many were gone, 0 first.
 
     Raises:
         LiteStageError: feed-forwards are to be tuned, and a norm follows their down projections.
@@ -60,6 +61,7 @@ class Pruning:
             )
         self.gone: list[int] = []
         self.weights: dict[int, Tensor] = {}
+        self.weights_at: list[dict[int, Tensor]] = [{}]
         self._harms: dict[int, float] = {}  # untuned, of those that what was left out last does not bear on
 
     @torch.inference_mode()
@@ -93,6 +95,7 @@ class Pruning:
         if tuning is not None and tuning.weight is not None:
             self.weights[tuning.place] = tuning.weight
         self.weights.pop(place, None)
+        self.weights_at.append(dict(self.weights))
         del self._forced.streams[place + 1 :]
         self._harms = {at: harm for at, harm in self._harms.items() if self._seen_at(at) < place}
 

@@ -24,7 +24,8 @@ def one_budget_search(problem: SearchProblem, advance: Advance = lambda plans: N
     for rung in _rungs(problem):
         candidate, within = problem.race(dict.fromkeys(problem.nothing, rung), rule)
         drop = f"{problem.what_it_loses(candidate)}, {candidate.questions} questions tried"
-        candidate = replace(candidate, verdict=f"{'within the bound' if within else 'dropped'}: {drop}")
+        verdict = candidate.verdict or f"{'within the bound' if within else 'dropped'}: {drop}"
+        candidate = replace(candidate, verdict=verdict)
         candidates.append(candidate)
         if candidate.latency_s < full.latency_s:
             faster.append(candidate)

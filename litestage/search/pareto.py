@@ -168,6 +168,8 @@ def _pays(candidate: Candidate, raced: Mapping[tuple[object, ...], tuple[Candida
 
 
 def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
+    if candidate.verdict:
+        return candidate.verdict
     drop = problem.what_it_loses(candidate)
     if passed:
         return f"within the bound: {drop}, {candidate.latency_s * 1000:.2f} ms"

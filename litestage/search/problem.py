@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from litestage.profile.exits import calibrated_exits, cut_share, uncut
 from litestage.search.answers import Answers
 from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Estimate, Ladder
-from litestage.search.race import Standing, looks
+from litestage.search.race import FEW, Standing, looks, surely_slower
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound, Pairs
 from litestage.store import ResultStore
@@ -147,16 +147,20 @@ class SearchProblem:
         Within it is the drop's upper limit; the drop itself where what is found has yet to be certified.
 
         First come questions that earlier candidates lost: a plan that loses too many of those is out for certain,
-        however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced.
+        however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced;
+        the first few show whether it is slower than full depth.
         """
         plan, bound, sure = self.plan(rungs, rule), self.max_accuracy_drop, not self.confirm
         hard = self.answers.hardest(self.questions)
-        parts = [self.questions[:count] for count in looks(len(self.questions))]
-        for asked in [hard, *parts] if hard else parts:
+        few, *parts = [self.questions[:count] for count in (FEW, *looks(len(self.questions)))]
+        for asked in [hard, few, *parts] if hard else [few, *parts]:
             standing = self._standing(plan, asked)
             at_best = self._at_best(plan)
             if not at_best.within(bound, sure):
                 return self._candidate(rungs, rule, self.answers.known(plan, self.questions), at_best), False
+            if asked is few and self._surely_slower(plan, few):
+                slower = self._candidate(rungs, rule, few, standing)
+                return replace(slower, verdict=f"dropped early: slower than full depth on {len(few)} questions"), False
             if asked is not hard and standing.hopeless(bound):
                 return self._candidate(rungs, rule, asked, standing), False
         return self._candidate(rungs, rule, self.questions, standing), standing.within(bound, sure)
@@ -221,6 +225,14 @@ class SearchProblem:
         """Predicted seconds per question, by stage."""
         each = [self.costs.by_stage(plan, trace) for trace in traces]
         return {name: fmean(of[name] for of in each if name in of) for name in self.pipeline.stage_names}
+
+    def _surely_slower(self, plan: Plan, asked: Sequence[Question]) -> bool:
+        """Whether full depth is predicted to take less for these questions, beyond reasonable doubt."""
+
+        def seconds(of: Plan) -> list[float]:
+            return [sum(self.costs.by_stage(of, trace).values()) for trace in self.answers.of(of, asked)]
+
+        return surely_slower(seconds(plan), seconds(self.full_depth))
 
     def provenance(self, strategy: str, chosen: Candidate, full: Candidate) -> dict[str, Any]:
         """Where the plan came from, as it stands in the plan's file."""

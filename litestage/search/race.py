@@ -2,17 +2,22 @@
 
 Against full depth, question by question: ``lost`` questions were right at full depth only and ``gained``
 right under the candidate only. It is dropped when its drop in accuracy is above the bound with error level 5 %
-(one-sided, normal approximation of the paired difference).
+(one-sided, normal approximation of the paired difference). After a few questions it is dropped too when full depth is
+faster on these beyond reasonable doubt: a plan that rambles takes longest to try.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, sqrt
+from statistics import fmean, stdev
 
 from litestage.stats import Pairs
 
 _Z = 1.6449  # one-sided 5 %
 Z90 = 1.2816  # one-sided 10 %
+FEW = 16
+"""How many questions show whether a candidate is slower than full depth, before it is asked more."""
 ASKED = 0.6
 """The share of the questions that a candidate is asked, about: most are dropped early."""
 
@@ -41,6 +46,12 @@ class Standing(Pairs):
         lost, gained, n = self.lost + 1, self.gained + 1, self.n + 2
         spread = sqrt(max(lost + gained - (lost - gained) ** 2 / n, 0.0)) / n
         return (lost - gained) / n - _Z * spread > bound
+
+
+def surely_slower(seconds: Sequence[float], full: Sequence[float]) -> bool:
+    """Whether full depth takes less of the same questions' seconds, on average, beyond reasonable doubt."""
+    more = [plan - beside for plan, beside in zip(seconds, full, strict=True)]
+    return len(more) > 1 and fmean(more) > _Z * stdev(more) / sqrt(len(more))
 
 
 def looks(questions: int) -> list[int]:

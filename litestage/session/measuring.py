@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,13 +61,23 @@ class TaskMeasurements:
 
     def order(self, method: str, count: int, extend: Extend) -> list[int]:
         questions, pipeline = self._calibration()
-        kept, asked = self._session.kept, [asdict(question) for question in questions]
-        key = kept.key("order", method, asked, pipeline.hash, self._session.chat_template, ROWS)
+        kept, key = self._session.kept, self._key(method, questions, pipeline)
         known: list[int] = (kept.known(key) or {}).get("order", [])
         if len(known) < count:
             known = self.of_forced(lambda forced: extend(forced, known, count))
             kept.put(key, {"order": known})
         return known[:count]
+
+    def steps(self, method: str, count: int, measure: Callable[[TeacherForced], Sequence[Measured]]) -> Measured:
+        held, key = self._session.held, self._key(method, *self._calibration())
+        if len(held.get(key, ())) <= count:
+            held[key] = self.of_forced(measure)
+        found: Measured = held[key][count]
+        return found
+
+    def _key(self, method: str, questions: list[Question], pipeline: Pipeline) -> str:
+        asked = [asdict(question) for question in questions]
+        return self._session.kept.key("order", method, asked, pipeline.hash, self._session.chat_template, ROWS)
 
     def _calibration(self) -> tuple[list[Question], Pipeline]:
         if self._task is None or self._pipeline is None:

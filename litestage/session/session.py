@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Session:
         chat_template: put each stage's prompt through the tokenizer's chat template: as one user's turn, or as the
             turns that the pipeline gives it.
         calibration_questions: how many of a task's calibration questions are used for importance.
+        held: measurements too large for the store, by their keys, as long as the session is open.
     """
 
     loaded: LoadedModel
@@ -59,6 +60,7 @@ class Session:
     chat_template: bool = False
     calibration_questions: int = 128
     batch_size: int = 64
+    held: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     @classmethod
     def open(
