@@ -39,6 +39,13 @@ def test_a_question_of_ones_own_is_answered_at_full_depth_and_under_the_plan(ask
     assert f"  recall: {said['full']['stages'][0]['texts'][0]}" in printed.out
 
 
+def test_options_of_comparisons_do_nothing_to_one_question(asked, tmp_path):
+    code, printed = asked(f"store={tmp_path / 'store.sqlite'}", "methods=[full,uniform:4]")
+    assert code in (0, None)
+    assert "litestage ask makes no use of methods." in printed.err
+    assert "uniform" not in printed.out
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_the_terminal_cannot_show_is_replaced(asked, monkeypatch, tmp_path, encoding: str):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

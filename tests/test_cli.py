@@ -272,6 +272,14 @@ def test_options_of_comparisons_are_said_to_do_nothing_elsewhere(capsys):
     assert said == ["litestage search makes no use of methods.", "litestage search makes no use of budget."]
 
 
+def test_a_comparison_does_not_take_the_place_of_a_search(litestage, tmp_path):
+    assert litestage("search", *SMALL, "output=here")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir() if path.is_file()}
+    for methods in ("methods=[full]", "methods=[full,litestage]"):
+        assert_one_sentence(litestage("compare", *SMALL, methods, "output=here"), "here", "search.json", "output=")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir() if path.is_file()} == before
+
+
 def test_python_m_litestage_is_the_command():
     done = subprocess.run([sys.executable, "-m", "litestage", "plan", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -240,7 +240,11 @@ def test_the_best_plan_within_any_drop_is_read_off_the_frontier(tmp_path):
     for allowed, expected in ((0.005, 0), (0.019, 0), (0.02, 1), (0.5, 2)):
         path, entry = best_within(tmp_path, allowed)
         assert path.stem == plans[expected].hash == entry["plan"]
-    with pytest.raises(LiteStageError, match=r"0\.4%.*the least is 0\.5%"):
+    with pytest.raises(LiteStageError, match=r"sure to lose at most 0\.4%.*the least is 0\.5%"):
+        best_within(tmp_path, 0.004)
+    write_search(replace(found, on="agreement"), tmp_path)
+    assert best_within(tmp_path, 0.02)[1]["on"] == "agreement"
+    with pytest.raises(LiteStageError, match=r"sure to change at most 0\.4%"):
         best_within(tmp_path, 0.004)
     with pytest.raises(LiteStageError, match=r"search\.json"):
         best_within(tmp_path / "nowhere", 0.1)

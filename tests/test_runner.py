@@ -79,13 +79,25 @@ def test_a_trace_says_what_happened_in_every_stage():
 def test_an_answer_is_right_wrong_or_missing():
     letters = run(QUESTIONS, {"full": contestant()})["full"]
     for question, trace in zip(QUESTIONS, letters, strict=True):
-        assert trace.answer == PIPELINE.parse_answer({"summarize": trace.stages[2].texts[0]})
+        named = PIPELINE.parse_answer({"summarize": trace.stages[2].texts[0]})
+        assert trace.answer == (named if named in question.labels else None)
         assert trace.correct == (trace.answer == question.answer)
     silent = replace(PIPELINE, answer="no such text ([A-Z])")
     for trace in run(QUESTIONS, {"full": contestant(pipeline=silent)})["full"]:
         assert (trace.answer, trace.correct, trace.parse_failure) == (None, False, True)
     unknown = [replace(question, answer=None) for question in QUESTIONS]
     assert {trace.correct for trace in run(unknown, {"full": contestant()})["full"]} == {None}
+
+
+def test_a_letter_that_no_option_has_is_no_answer(monkeypatch):
+    monkeypatch.setattr(Pipeline, "parse_answer", lambda self, outputs: "C")
+    three = Question("three", "Where?", ("here", "there", "nowhere"), "C")
+    two = Question("two", "Where?", ("here", "there"), "B")
+    traces = run([three, two], {"full": contestant()})["full"]
+    assert [(trace.answer, trace.correct, trace.parse_failure) for trace in traces] == [
+        ("C", True, False),
+        (None, False, True),
+    ]
 
 
 def test_a_question_that_is_too_long_is_wrong_and_the_run_goes_on():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from litestage.cli.output import print_json, print_table
+from litestage.cli.output import print_json, print_table, say_unused
 from litestage.config import SearchConfig, load_config
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import check_spec, wants_drafts
@@ -31,6 +31,7 @@ def ask(
     """
     given = any(override.startswith("search.") for override in overrides)
     config = load_config(overrides if given else [*SOON, *overrides])
+    say_unused("ask", overrides)
     if (question is None) != (not options):
         raise LiteStageError("A question needs its options, and options a question: --question '...' --option a ...")
     from litestage.session.workbench import Workbench

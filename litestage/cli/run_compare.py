@@ -25,12 +25,13 @@ def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> No
         run_grid(config, typed, as_json)
         return
     from litestage.comparison.entrants import check_methods
-    from litestage.comparison.write import compare_into
+    from litestage.comparison.write import compare_into, refuse_a_search
     from litestage.session.workbench import Workbench
 
     check_methods(config)
     bench = Workbench.open(config)
     folder = output_folder(config, command)
+    refuse_a_search(folder, config)
     results, found = compare_into(folder, bench, typed, command)
     print_results(results)
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))

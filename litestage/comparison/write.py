@@ -11,8 +11,10 @@ from litestage.comparison.compare import Comparison, compare
 from litestage.comparison.results import write_results
 from litestage.comparison.samples import write_samples
 from litestage.config import RunConfig, save_config
+from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parted
 from litestage.ranks import here
+from litestage.records import SEARCH, Search, read_record
 from litestage.report import read_run, write_report
 from litestage.search.record import clear_frontier, write_search
 from litestage.session.profiled import write_known_importance
@@ -63,6 +65,18 @@ def _clear(folder: Path, config: RunConfig, searched: bool) -> None:
             (folder / name).unlink(missing_ok=True)
     if left:
         clear_frontier(folder)
+
+
+def refuse_a_search(folder: Path, config: RunConfig) -> None:
+    """Raises LiteStageError where the folder holds what ``litestage search`` left and none of its plans is compared."""
+    file = folder / "search.json"
+    if not file.is_file() or compares_a_plan_in(folder, config):
+        return
+    if read_record(file, {SEARCH: Search}).get("command"):  # one that a comparison left names none
+        raise LiteStageError(
+            f"{folder} holds the search.json of a search, which would be lost; give another output=, compare its plan "
+            f"({folder / 'plan.yaml'}), or move it."
+        )
 
 
 def compares_a_plan_in(folder: Path, config: RunConfig) -> bool:

@@ -67,7 +67,7 @@ class FreshQuestions:
     def _answer(self, plan: Plan, what: str) -> Answered:
         session = self.bench.session.with_store(self._written, keep=self._full is None)
         pipeline = self.bench.pipeline
-        costs = self.bench.session.step_costs({stage.compensation for stage in plan.stages.values()} - {"none"})
+        costs = self.bench.session.step_costs(stage.compensation for stage in plan.stages.values())
         answers: list[str | None] = []
         correct: list[bool] = []
         seconds = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -43,6 +43,7 @@ class Search(Shape):
     """search.json."""
 
     met: bool
+    on: Literal["accuracy", "agreement"] = "accuracy"
     full: _Candidate
     chosen: _Candidate
     frontier: list[_Candidate]

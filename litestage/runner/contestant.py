@@ -169,17 +169,17 @@ class Contestant:
     def _answered(
         self, question: Question, outputs: dict[str, str | list[str]], stops: Iterable[str]
     ) -> tuple[str | None, bool]:
-        """The answer's letter, and whether it was chosen by likelihood because the last stage's text had none.
+        """The option's letter, and whether it was chosen by likelihood because the last stage's text named none.
 
         There is none where any stage's prompt did not fit, or a text broke off.
         """
         if {"too_long", "non_finite"} & set(stops):
             return None, False
         answer = self.pipeline.parse_answer(outputs)
-        if self.pipeline.choose == "likelihood" and answer not in question.labels:
-            chosen = self._by_likelihood(question, outputs)
-            return chosen or answer, chosen is not None
-        return answer, False
+        if answer in question.labels:
+            return answer, False
+        chosen = self._by_likelihood(question, outputs) if self.pipeline.choose == "likelihood" else None
+        return chosen, chosen is not None
 
     def _by_likelihood(self, question: Question, outputs: dict[str, str | list[str]]) -> str | None:
         """The option's letter that goes on best from the last stage's text.

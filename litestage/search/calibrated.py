@@ -60,7 +60,7 @@ class Calibrated:
     @property
     def costs(self) -> StepCosts:
         """Step costs on this machine, those of the forms of compensation among them."""
-        return self.session.step_costs(form for form in self._forms if form != "none")
+        return self.session.step_costs(self._forms)
 
     @property
     def max_budget(self) -> int:

@@ -72,6 +72,7 @@ class SearchResult:
         met: whether any plan but full depth met the accuracy bound and was faster.
         plans: the frontier's plans by hash, where the search keeps them.
         walk: how candidates were certified; None where no questions were kept for that.
+        on: what was bounded: ``accuracy`` or ``agreement``.
     """
 
     plan: Plan
@@ -81,6 +82,7 @@ class SearchResult:
     met: bool
     plans: Mapping[str, Plan] = field(default_factory=dict)
     walk: Walk | None = None
+    on: str = "accuracy"
 
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -54,6 +54,7 @@ def choose(
         met=bool(allowed),
         plans={candidate.plan: plan(candidate) for candidate in frontier(judged)} if keep else {},
         walk=walked,
+        on=problem.on,
     )
 
 

@@ -35,6 +35,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "schema": SEARCH,
         "plan": found.plan.hash,
         "met": found.met,
+        "on": found.on,
         **({"command": command} if command else {}),
         "memory": peak_memory(),
         "full": asdict(found.full),
@@ -63,7 +64,7 @@ def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str,
     is run.
 
     Returns:
-        The plan's file, and its candidate as it stands in search.json.
+        The plan's file, and its candidate as it stands in search.json, with what the search bounded: ``on``.
 
     Raises:
         LiteStageError: no search in the folder, one that kept no plans, or no plan within the drop.
@@ -73,7 +74,8 @@ def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str,
         raise LiteStageError(f"There is no search.json in {folder}; give the folder that litestage search wrote.")
     if not isfinite(max_accuracy_drop):
         raise LiteStageError(f"The drop is {max_accuracy_drop}; give a fraction, e.g. 0.02.")
-    candidates = read_record(record, {SEARCH: Search})["frontier"]
+    search = read_record(record, {SEARCH: Search})
+    candidates, on = search["frontier"], search.get("on", "accuracy")
     kept = [c for c in candidates if c.get("plan") and (folder / FRONTIER / f"{c['plan']}.yaml").is_file()]
     if not kept:
         raise LiteStageError(f"The search in {folder} kept no frontier of plans; search with search.strategy=pareto.")
@@ -81,8 +83,9 @@ def best_within(folder: Path, max_accuracy_drop: float) -> tuple[Path, dict[str,
     if not within:
         least = min(c["accuracy_drop_upper"] for c in kept)
         raise LiteStageError(
-            f"No plan in {folder} is sure to lose at most {max_accuracy_drop:.1%}; the least is {least:.1%}. "
+            f"No plan in {folder} is sure to {'lose' if on == 'accuracy' else 'change'} at most "
+            f"{max_accuracy_drop:.1%}; the least is {least:.1%}. "
             "Allow more, or search with more calibration questions."
         )
     best = min(within, key=lambda candidate: candidate["latency_s"])
-    return folder / FRONTIER / f"{best['plan']}.yaml", best
+    return folder / FRONTIER / f"{best['plan']}.yaml", {**best, "on": on}

@@ -15,6 +15,7 @@ from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand
 from litestage.plan import ExitRule, Plan, load_plan
 from litestage.plan.draft import Draft
+from litestage.plan.stage import CHANGED
 from litestage.profile import (
     Importance,
     StandInCosts,
@@ -327,7 +328,10 @@ class Session:
         return self.kept.key("importance", asked, pipeline.hash, self.chat_template)
 
     def step_costs(self, forms: Iterable[str] = ()) -> StepCosts:
-        """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept."""
+        """Seconds of a forward pass on this machine, and of stand-ins of the given forms; measured once, then kept.
+
+        A form that puts nothing in a skipped sub-layer's place has no price: none, and changed feed-forwards.
+        """
 
         def timed(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             return self._on_this_machine(kind, lambda: from_rank_zero(measure))
@@ -337,7 +341,8 @@ class Session:
             return StandInCosts.from_dict(measured)
 
         costs = StepCosts.from_dict(timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
-        return replace(costs, stand_ins={form: stand_in(form) for form in forms})
+        priced = sorted({*forms} - {"none", *CHANGED})
+        return replace(costs, stand_ins={form: stand_in(form) for form in priced})
 
     def token_share(self) -> float:
         """What one more token costs in a decode step on this machine, as a share of it; measured once, then kept."""

@@ -156,7 +156,7 @@ class Workbench:
             pipeline=self.pipeline,
             questions=calibrated.questions,
             ladders=ladders.plans,
-            costs=calibrated.costs,
+            costs=self.session.step_costs(stage.compensation for ladder in ladders.plans.values() for stage in ladder),
             max_accuracy_drop=search.max_accuracy_drop,
             exit=self.exit_rule if search.exit else None,
             reference_exit=self.exit_rule if search.against == "full+exit" else None,
