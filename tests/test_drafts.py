@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lm_eval_runs import evaluate, lite_stage
 from tiny import FAMILIES, random_prompts, tiny_engine
+from tiny_model import save_tiny_model
 
 from litestage.cli.run_plan import show
 from litestage.comparison.compare import compare
@@ -323,3 +325,14 @@ def test_a_row_without_drafts_says_so_and_another_model_takes_its_suffix(bench, 
     half = entrant_of(bench, "full-half+exit+lookup", None, {})
     assert half.note == f"retrained at half the depth; drafts: {NO_DRAFTS}"
     assert all(half.contestant.plan[stage].exit for stage in bench.pipeline.stage_names)
+
+
+def test_under_lm_eval_drafts_that_sampling_makes_no_use_of_are_said(tmp_path, caplog):
+    plan = tmp_path / "plan.yaml"
+    stages = ("recall", "analyze", "summarize")
+    save_plan(Plan.full(stages).with_drafts(dict.fromkeys(stages, Draft(sources=("prompt",)))), plan)
+    model = lite_stage(pretrained=save_tiny_model(tmp_path / "tiny"), plan=str(plan), batch_size=4)
+    for keywords, said in (({"do_sample": True, "temperature": 2.0}, 1), (None, 0)):
+        caplog.clear()
+        evaluate(model, "menagerie_multistage", gen_kwargs=keywords)
+        assert caplog.text.count("the drafts of the plan are not used") == said

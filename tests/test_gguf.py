@@ -15,6 +15,7 @@ from tiny_model import TEXT, save_tiny_model
 from transformers import AutoTokenizer
 
 from litestage.decoder import gguf, load_model
+from litestage.decoder.generation import eos_ids
 from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
 from litestage.plan import StagePlan
@@ -50,6 +51,14 @@ def test_its_weights_are_dequantised_and_its_tokenizer_and_template_come_along(t
     prompt = tuple(own(TEXT)["input_ids"])
     batch = Engine(loaded.model, loaded.tokenizer).generate([Request(prompt, 12)], StagePlan(), Decoding())
     assert batch.generations[0].tokens == greedy(loaded.model, prompt, 12)
+
+
+def test_what_ends_a_turn_ends_a_text_too(tiny, cache, tmp_path):
+    folder, file = tiny[0], tmp_path / "turns.gguf"
+    eos = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).eos_token_id
+    write_tiny_gguf(folder, file, metadata={"tokenizer.ggml.eot_token_id": 7, "tokenizer.ggml.eom_token_id": 7})
+    assert eos_ids((turns := load_model(str(file))).model, turns.tokenizer) == (eos, 7)
+    assert eos_ids((plain := load_model(str(tiny[1]))).model, plain.tokenizer) == (eos,)
 
 
 def test_it_is_converted_once(tiny, cache, monkeypatch):

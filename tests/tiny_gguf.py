@@ -51,7 +51,7 @@ def write_tiny_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     for key, value in (metadata or {}).items():
-        writer.add_float32(key, value)
+        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(key, value)
     _add_tokenizer(writer, tokenizer)
     read = {}
     for name, weight in load_file(folder / "model.safetensors").items():

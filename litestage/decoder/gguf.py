@@ -19,6 +19,9 @@ from litestage.progress import bar
 
 _UNREAD = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that change every position's rotation, and which transformers passes over."""
+_ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+"""What ends a text, a turn and a message: llama.cpp ends a generation at each, and transformers reads the first."""
+_CONVERSION = 2  # of what is read in a file: one that was converted otherwise is converted anew
 
 
 def installed_gguf(package: str) -> Path | None:
@@ -55,7 +58,7 @@ def converted(file: Path) -> Path:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()[:32]
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "litestage" / "gguf"
-        folder = cache / f"{digest}-transformers-{transformers.__version__}"
+        folder = cache / f"{digest}-{_CONVERSION}-transformers-{transformers.__version__}"
         if not folder.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix="unfinished-") as unfinished:
@@ -100,6 +103,8 @@ def _dequantised(file: Path) -> tuple[Any, Any]:
         )
         refuse_other_tensors(info, str(file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+        if len(ends := _ends(file)) > 1:
+            model.generation_config.eos_token_id = ends
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None  # or it refuses to be saved
@@ -174,6 +179,14 @@ def _check(file: Path, config: Any) -> None:
             f"{file} has tensors that its configuration has no place for: {listed(placeless)}; "
             "give the model's safetensors."
         )
+
+
+def _ends(file: Path) -> list[int]:
+    """The ids of the tokens that end a generation, the text's own first."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    return list(dict.fromkeys(int(fields[key].contents()) for key in _ENDS if key in fields))
 
 
 def _computed_with(config: Any) -> dict[str, Any]:

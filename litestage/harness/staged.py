@@ -144,6 +144,8 @@ class StagedRequests:
         asked = self.arguments.pipeline or request["pipeline"]
         pipeline = task.through(asked, self.arguments.analyze, session.chat_template)
         plan = session.plan(self.arguments.plan, task, pipeline)
+        if plan.drafts and decoding.temperature > 0:
+            getLogger("lm_eval.litestage").warning("Tokens are drawn, so the drafts of the plan are not used.")
         through_another = self.plans.get(task.name, (pipeline, plan))[0] != pipeline
         self.plans[f"{task.name} through {pipeline.name}" if through_another else task.name] = (pipeline, plan)
         answers: dict[tuple[str, int], Answered] = {}
