@@ -90,7 +90,7 @@ def save_plan(plan: Plan, path: str | Path) -> None:
         # cloned: stages may share a tensor, which safetensors refuses
         own = {key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
         with replacing(beside) as file:
-            save_file(own, file)
+            save_file(own, file, {name: _fitted_for(stage) for name, stage in plan.stages.items()})
     write_text(path, yaml.safe_dump(plan_to_dict(plan), sort_keys=False, default_flow_style=None))
     if not tensors:
         beside.unlink(missing_ok=True)
@@ -109,7 +109,16 @@ def load_plan(path: str | Path) -> Plan:
         )
     raw = read_yaml(path, _File)
     try:
-        return plan_from_dict(raw, _tensors(path.with_suffix(".safetensors")))
+        tensors, fitted_for = _tensors(path.with_suffix(".safetensors"))
+        plan = plan_from_dict(raw, tensors)
+        for name, stage in plan.stages.items():
+            skipped = _fitted_for(stage)
+            if stage.tensors and fitted_for.get(name, skipped) != skipped:
+                raise LiteStageError(
+                    f"stage {name!r} leaves out {skipped or 'nothing'}, but its compensation was fitted for "
+                    f"{fitted_for[name] or 'nothing'}; put that back, or search the plan again."
+                )
+        return plan
     except LiteStageError as error:
         raise LiteStageError(f"{path}: {error}") from None
 
@@ -180,14 +189,20 @@ def _stage(name: str, raw: Any, tensors: Mapping[str, Any]) -> StagePlan:
         raise LiteStageError(f"stage {name!r} does not read as a plan ({error}); see README for one.") from None
 
 
-def _tensors(path: Path) -> Mapping[str, Any]:
+def _fitted_for(stage: StagePlan) -> str:
+    """What a stage leaves out, as its tensors' file says it: ``mhsa.3 ffn.3``."""
+    return " ".join(f"{kind}.{layer}" for kind, layer in stage.skip.names)
+
+
+def _tensors(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """The tensors by name, and by stage what they were fitted for, where the file says it."""
     if not path.is_file():
-        return {}
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+        return {}, {}
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LiteStageError(
             f"{path} does not hold tensors ({error}); copy it again, or search the plan again."

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from litestage.methods.shorthand import parse_shorthand
-from litestage.plan import Plan, SkipSet, StagePlan, load_plan
+from litestage.plan import Plan, SkipSet, StagePlan, load_plan, save_plan
 
 HEAD = "schema: litestage.plan/1\n"
 
@@ -127,6 +127,21 @@ def test_a_tensor_of_another_shape_is_one_sentence(one_sentence, form, fits, oth
             check()
         else:
             one_sentence(check, list(shape), "ffn 1 in stage 'recall'", form)
+
+
+@pytest.mark.parametrize(("compensation", "key"), [("block", "ffn.1"), ("linear", "ffn.1"), ("tuned", "ffn.3")])
+def test_a_skip_set_edited_under_its_compensation_is_one_sentence(one_sentence, tmp_path, compensation, key):
+    """A matrix that stood for three sub-layers would stand for two."""
+    file, wider = tmp_path / "plan.yaml", SkipSet(mhsa=(2,), ffn=(1, 2))
+    rows = {"block": 8, "linear": 9, "tuned": 32}[compensation]
+    keys = [f"{kind}.{layer}" for kind, layer in wider.names] if compensation == "linear" else [key]
+    tensors = {name: torch.ones(rows, 8) for name in keys}
+    plan = Plan({"recall": StagePlan(wider, compensation=compensation, tensors=tensors), "analyze": StagePlan()})
+    save_plan(plan, file)
+    assert load_plan(file) == plan
+    text = file.read_text()
+    file.write_text(text.replace("ffn: [1, 2]", "ffn: [1]"))
+    one_sentence(lambda: load_plan(file), "'recall' leaves out ffn.1 mhsa.2", "fitted for ffn.1 mhsa.2 ffn.2")
 
 
 def test_what_is_no_tensor_is_one_sentence(one_sentence):
