@@ -8,12 +8,24 @@ import torch
 from oracle import ffn, tiny_oracle
 from test_fast import fans, outcome
 from test_parity import NEW, PROMPTS, ragged, run
-from tiny import FAMILIES, LONGROPES, _hooked, skipping_by_hooks, tiny_engine, tiny_model, whole_sequence_logits
+from tiny import (
+    FAMILIES,
+    LONGROPE_SWITCH,
+    LONGROPES,
+    Characters,
+    _hooked,
+    random_prompts,
+    skipping_by_hooks,
+    tiny_engine,
+    tiny_model,
+    whole_sequence_logits,
+)
 
 from litestage.decoder import native
 from litestage.decoder.decoder import _times
 from litestage.decoder.packed import PackedLinear
-from litestage.engine import Request, scheduler
+from litestage.engine import Engine, Request, scheduler
+from litestage.engine.cache import KVCache
 from litestage.engine.runner import HostRunner
 from litestage.plan import SkipSet, StagePlan
 
@@ -145,6 +157,32 @@ def test_the_online_rule(family, phase):
     assert alone == [row.tokens for row in rows]
     options = [Request(prompt, NEW) for prompt in PROMPTS[:4]]  # of one question: rows of one lane that part ways
     assert [row.tokens for row in run(tiny_engine(family), options, plan)] == alone[:4]
+
+
+@pytest.mark.parametrize("family", LONGROPES)
+def test_what_the_online_rule_observed_outlives_the_change_of_longropes_factors(family):
+    """The text is run anew there, with the sub-layers that its first tokens decided on."""
+    plan = StagePlan(BASE, schedule={"online": {"observe": OBSERVE, "threshold": -1}})  # all feed-forwards go
+    prompts = random_prompts([LONGROPE_SWITCH - before for before in (-3, 1, 3, OBSERVE, OBSERVE + 1, 12, 23)])
+    expected = [row.tokens for row in run(tiny_oracle(family), ragged(prompts, 20), plan)]
+    assert [row.tokens for row in run(tiny_engine(family), ragged(prompts, 20), plan)] == expected
+
+
+def test_rows_that_memory_let_go_are_observed_anew(monkeypatch):
+    plan = StagePlan(BASE, schedule={"online": {"observe": OBSERVE, "threshold": -1}})
+    expected = [row.tokens for row in run(tiny_engine("llama"), ragged(PROMPTS), plan)]
+    enter, calls = KVCache.enter, []
+
+    def entered(self, lanes, tokens, *, fresh=False):
+        calls.append(lanes)
+        if len(calls) == OBSERVE:
+            raise MemoryError
+        return enter(self, lanes, tokens, fresh=fresh)
+
+    monkeypatch.setattr(KVCache, "enter", entered)
+    engine = Engine(tiny_model("llama"), Characters())
+    assert [row.tokens for row in run(engine, ragged(PROMPTS), plan)] == expected
+    assert engine.most_rows == len(PROMPTS) // 2
 
 
 @phases

@@ -63,7 +63,7 @@ def test_rows_run_guesses_of_any_number_in_one_pass_and_nothing_rejected_stays(p
     written = tiny_oracle("qwen2").generate(REQUESTS[:4], StagePlan(), Decoding()).generations
     rows = [Row(request, None, (2,), Detokenise(Characters()), False) for request in REQUESTS[:4]]
     runner, passes = Engine(tiny_model("qwen2"), Characters(), path).runner, 0
-    batch = runner.batch(StagePlan(), Sampler(Decoding()), lanes=2, slots=30, widest=2)
+    batch = runner.batch(runner.layers(StagePlan()), Sampler(Decoding()), lanes=2, slots=30, widest=2)
     batch.trees[:] = prompt_trees(rows, 64)
     runner.prefill(batch, [0, 1])
     while any(row.going for row in rows):

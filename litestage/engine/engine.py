@@ -20,6 +20,7 @@ from litestage.decoder.lean import LeanDecoder
 from litestage.engine import scheduler, sequences
 from litestage.engine.graph.compiled import COMPILING
 from litestage.engine.graph.runner import GraphRunner
+from litestage.engine.layer_schedule import LayerSchedule
 from litestage.engine.memory import out_of_memory
 from litestage.engine.prefix_cache import PrefixCache, common_prefix
 from litestage.engine.requests import Decoding, Generation, Request
@@ -109,13 +110,13 @@ class Engine:
         room = self.decoder.context_length
         for row in rows:
             row.fit(room, self.decoder.rerun_length)
-        sampler = Sampler(decoding)
+        layers, sampler = self.runner.layers(plan), Sampler(decoding)
         waiting = [row for row in rows if row.stop is None]
         prefill_s = self.clock() - started
         if waiting:
-            prefill_s += self._run(waiting, plan, sampler, prefixes)
+            prefill_s += self._run(waiting, layers, sampler, prefixes)
         while waiting := [row for row in waiting if row.stop is None]:
-            self._run(waiting, plan, sampler, prefixes)  # anew: their rotary factors changed under way (Phi-3 longrope)
+            self._run(waiting, layers, sampler, prefixes)  # anew: their rotary factors changed under way (longrope)
         generations = [row.generation() for row in rows]
         return Batch(generations, prefill_s, self.clock() - started - prefill_s)
 
@@ -206,14 +207,14 @@ class Engine:
                     "embedding; leave it out."
                 )
 
-    def _run(self, rows: list[Row], plan: StagePlan, sampler: Sampler, prefixes: PrefixCache | None) -> float:
+    def _run(self, rows: list[Row], layers: LayerSchedule, sampler: Sampler, prefixes: PrefixCache | None) -> float:
         """Decodes rows to their ends; returns the seconds until they had their first tokens.
 
         When memory runs out, what has not ended begins anew with half as many rows in flight.
         """
         while True:
             try:
-                return scheduler.run(self.runner, rows, plan, sampler, self.clock, self.most_rows, prefixes)
+                return scheduler.run(self.runner, rows, layers, sampler, self.clock, self.most_rows, prefixes)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -223,6 +224,7 @@ class Engine:
                 return 0.0
             for row in rows:
                 row.restart()
+            layers.restart()
             self._halve(min(len(rows), scheduler.MAX_ROWS), max(row.length + row.limit for row in rows))
 
     def _halve(self, rows: int, tokens: int) -> None:

@@ -54,6 +54,12 @@ class LayerSchedule:
             for token in (1, *(start for start, _ in step_sets(self.plan.schedule))):
                 self.path([None], token)
 
+    def restart(self) -> None:
+        """Forgets what was observed, as rows begin anew."""
+        self._observed.clear()
+        self._decided.clear()
+        self._paths.clear()
+
     @cached_property
     def prefill(self) -> Path:
         """What prompts run."""

@@ -72,12 +72,16 @@ class HostRunner:
         """Why the host writes out this plan's decode steps, or None where they are static."""
         return "engine.path is not static"
 
-    def batch(self, plan: StagePlan, sampler: Sampler, *, lanes: int, slots: int, widest: int) -> RunningBatch:
-        """An empty batch, of so many lanes (or more) of so many slots; what is known of the plan beforehand is made."""
+    def layers(self, plan: StagePlan) -> LayerSchedule:
+        """The paths of one generation; what is known of them beforehand is made."""
         layers = LayerSchedule(self.decoder, plan, self.path, self.lean.sublayers)
-        cache = self._cache(lanes, slots)
         if self.why_not_static(plan):
             layers.prepare()
+        return layers
+
+    def batch(self, layers: LayerSchedule, sampler: Sampler, *, lanes: int, slots: int, widest: int) -> RunningBatch:
+        """An empty batch, of so many lanes (or more) of so many slots."""
+        cache = self._cache(lanes, slots)
         return RunningBatch(cache, [None] * len(cache.used), widest, layers, sampler)
 
     def prefill(self, batch: RunningBatch, lanes: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from litestage.engine.attention import SHARED
 from litestage.engine.drafting import Drafter
+from litestage.engine.layer_schedule import LayerSchedule
 from litestage.engine.memory import rows_that_fit
 from litestage.engine.prefix_cache import CachedPrefix, PrefixCache, common_length
 from litestage.engine.prompt_tree import PromptTree, prompt_trees
@@ -36,7 +37,7 @@ MIN_PROMPTS_TO_SHARE = 4
 def run(
     runner: HostRunner,
     rows: Sequence[Row],
-    plan: StagePlan,
+    layers: LayerSchedule,
     sampler: Sampler,
     clock: Callable[[], float],
     most: int,
@@ -47,7 +48,7 @@ def run(
 
     At most ``most`` rows are in flight at a time, and no more than free memory holds.
     """
-    started = clock()
+    started, plan = clock(), layers.plan
     limit = runner.decoder.longrope_limit
     waiting = prompt_trees(rows, most, limit)
     if limit is not None:
@@ -59,7 +60,7 @@ def run(
     threads = _threads(runner, waiting, plan)
     lanes = _lanes(runner, waiting, most) // threads
     parts = [waiting[first::threads] for first in range(threads)]
-    schedulers = [Scheduler(runner, part, plan, sampler, clock, lanes, leave) for part in parts]
+    schedulers = [Scheduler(runner, part, layers, sampler, clock, lanes, leave) for part in parts]
     set_up = clock() - started
     if threads == 1:
         schedulers[0].run()
@@ -87,17 +88,17 @@ class Scheduler:
         self,
         runner: HostRunner,
         waiting: list[PromptTree],
-        plan: StagePlan,
+        layers: LayerSchedule,
         sampler: Sampler,
         clock: Callable[[], float],
         lanes: int,
         leave: PrefixCache | None,
     ) -> None:
         self._runner, self._waiting, self._clock, self._leave = runner, waiting, clock, leave
-        widest = max(len(tree.rows) for tree in waiting)
+        plan, widest = layers.plan, max(len(tree.rows) for tree in waiting)
         lanes = min(len(waiting), max(1, min(lanes, MAX_ROWS // widest)))
         slots = max(tree.first_slots for tree in waiting)
-        self.batch = runner.batch(plan, sampler, lanes=lanes, slots=slots, widest=widest)
+        self.batch = runner.batch(layers, sampler, lanes=lanes, slots=slots, widest=widest)
         tries = plan.exit is not None and bool(plan.exit.on_trial)  # then a trial may stand between any two tokens
         drafts = plan.draft and sampler.greedy and not tries
         self._decode = Drafter(runner, plan).decode if drafts else runner.decode

@@ -14,6 +14,8 @@ from litestage.environment import DECIDES_TOKENS, environment
 VERSION = 3
 """Of what is written down and of how it is found. 1 left out what ends a text, the tokenizer and the kernels; 2 ran
 longrope, schedules of many questions and what importance measures in another way."""
+LONGROPE_VERSION = 4
+"""The same of a model with longrope: 3 forgot what an online schedule had observed where the factors changed."""
 
 
 def identity(engine: Any, fingerprint: str, tokenizer: str) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def identity(engine: Any, fingerprint: str, tokenizer: str) -> dict[str, Any]:
     if ran["device"] != "cpu":
         del ran["threads"]  # of the host; they change no digit there
     return {
-        "version": VERSION,
+        "version": VERSION if engine.decoder.longrope_limit is None else LONGROPE_VERSION,
         "weights": fingerprint,
         "tokenizer": tokenizer,
         "eos": list(engine.eos),
