@@ -18,6 +18,7 @@ from litestage.engine.memory import available_host_bytes, bytes_per_token, out_o
 from litestage.engine.runner import HostRunner
 from litestage.errors import LiteStageError
 from litestage.plan import SkipSet, StagePlan
+from litestage.plan.draft import Draft
 
 NO_MEMORY = (
     "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate "
@@ -174,6 +175,27 @@ def test_a_questions_options_come_apart_where_they_do_not_fit_together(monkeypat
     monkeypatch.setattr(scheduler, "prompt_trees", trees)
     assert outcome(run(Engine(tiny_model("llama"), Characters()), fans(3))) == outcome(expected)
     assert asked[-1] == 1
+
+
+def test_a_row_that_others_left_no_memory_for_begins_anew_alone_and_counts_anew(monkeypatch):
+    """Three of four end with their first tokens; the fourth has guessed some when memory runs out."""
+    (head,), tails = random_prompts((20,)), random_prompts((2, 3, 4, 5), seed=2)
+    requests = [Request(head + tail, 12 if n == 3 else 1, group=n) for n, tail in enumerate(tails)]
+    plan = StagePlan(draft=Draft("skip", skip=SkipSet(mhsa=(1,)), length=2))
+    (alone,) = run(Engine(tiny_model("llama"), Characters()), requests[3:], plan)
+    engine, verify, calls = Engine(tiny_model("llama"), Characters()), HostRunner.verify, []
+
+    def verified(self, batch, guesses):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise MemoryError
+        verify(self, batch, guesses)
+
+    monkeypatch.setattr(HostRunner, "verify", verified)
+    row = run(engine, requests, plan)[3]
+    assert alone.guessed
+    assert (row, row.guessed, row.accepted, row.reused) == (alone, alone.guessed, alone.accepted, 0)
+    assert engine.most_rows == 2
 
 
 def test_a_row_that_does_not_fit_alone_is_one_sentence(monkeypatch):

@@ -219,13 +219,13 @@ class Engine:
                 if not out_of_memory(error):
                     raise
             # here, not above: an error holds the frames that hold the tensors
-            rows = [row for row in rows if row.stop is None]
+            given, rows = len(rows), [row for row in rows if row.stop is None]
             if not rows:
                 return 0.0
             for row in rows:
                 row.restart()
             layers.restart()
-            self._halve(min(len(rows), scheduler.MAX_ROWS), max(row.length + row.limit for row in rows))
+            self._halve(min(given, scheduler.MAX_ROWS), max(row.length + row.limit for row in rows))
 
     def _halve(self, rows: int, tokens: int) -> None:
         """Allows half as many rows in flight as memory has just run out with; says so the first time."""

@@ -103,9 +103,10 @@ class Row:
             self.stop = "too_long"
 
     def restart(self) -> None:
-        """Forgets what was written; what is drawn for it is drawn again."""
+        """Forgets what was written and guessed; what is drawn for it is drawn again."""
         self.tokens.clear()
         self.sure = 0.0
+        self.guessed = self.accepted = self.reused = 0
         self.confidences.clear()
         for values in self.signals.values():
             values.clear()
