@@ -18,9 +18,11 @@ from tiny import (
 )
 
 from litestage.api import Answerer
+from litestage.drafts.lookup import Phrases
 from litestage.engine import Decoding, Engine, Request
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, StagePlan
+from litestage.plan.draft import Draft
 from litestage.profile.forced import TeacherForced, stage_sequences
 from litestage.profile.importance import measure_importance
 from litestage.runner import Contestant, run
@@ -84,6 +86,24 @@ def test_lanes_that_held_no_numbers_are_used_again(path, monkeypatch):
     for row, request in zip(rows, asked, strict=True):
         assert row.tokens == engine.generate([request], StagePlan(), Decoding()).generations[0].tokens
     assert [row.stop == "non_finite" for row in rows] == [index % 5 == 2 for index in range(15)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_guess_without_numbers_changes_no_text(path, family):
+    """Two options of one question and another question; each draft goes wrong at its third token, which breaks."""
+    model, prompts = broken_model(family=family), random_prompts((9, 12, 5))
+    asked = [Request(tuple(t for t in prompt if t != BAD), 12, group=n // 2) for n, prompt in enumerate(prompts)]
+    without = Engine(model, Characters(), path).generate(asked, StagePlan(), Decoding()).generations
+    assert all(row.stop == "length" and BAD not in row.tokens for row in without)
+    texts = [(*row.tokens[:2], BAD, *row.tokens[3:]) for row in without]
+    drafted = [replace(request, draft=text) for request, text in zip(asked, texts, strict=True)]
+    phrases = Phrases.of([request.prompt for request in asked], texts)
+    lookup = StagePlan(draft=Draft("lookup", ("calibration",), least=0, phrases=phrases))
+    engine = Engine(model, Characters(), path)
+    for requests, plan in ((drafted, StagePlan()), (asked, lookup), (asked, StagePlan())):
+        rows = engine.generate(requests, plan, Decoding()).generations
+        assert [(row.tokens, row.stop) for row in rows] == [(row.tokens, row.stop) for row in without]
 
 
 # --- a question ---

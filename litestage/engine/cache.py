@@ -172,12 +172,17 @@ class KVCache:
         self.positions[lane, :count] = torch.arange(count, device=self.device)
         self.used[lane] = count
 
-    def roll_back(self, slots: Sequence[tuple[int, int]]) -> None:
-        """Forgets what some slots hold, each (lane, slot); at a lane's end they are taken again by what comes next."""
+    def roll_back(self, slots: Sequence[tuple[int, int]], *, broken: bool = False) -> None:
+        """Forgets what some slots hold, each (lane, slot); at a lane's end they are taken again by what comes next.
+
+        Where some of that is ``broken``, no number, it is taken out as by :meth:`wipe`.
+        """
         if not slots:
             return
         flat = torch.tensor([lane * self.slots + slot for lane, slot in slots], device=self.device)
         self.positions.view(-1).index_fill_(0, flat, FREE)
+        for layer in self._layers.values() if broken else ():
+            layer.flat.index_fill_(1, flat, 0)
         for lane, slot in sorted(slots, reverse=True):
             if slot == self.used[lane] - 1:
                 self.used[lane] = slot

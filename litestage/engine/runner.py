@@ -125,6 +125,7 @@ class HostRunner:
         cache, lanes = batch.cache, list(batch.going)
         guesses = {row: [row.last] for rows in batch.going.values() for row in rows}
         slots: list[tuple[int, int]] = []
+        broken = False
         for _ in range(length):
             tokens, picked = list[list[Token]](), list[Row]()
             for lane in lanes:
@@ -138,9 +139,10 @@ class HostRunner:
             each = max(map(len, tokens))
             at = [index * each + n for index, new in enumerate(tokens) for n in range(len(new))]
             logits = self._logits(cache.enter(lanes, tokens), path, at, batch.work)
+            broken = broken or _broken(logits)
             for row, token in zip(picked, logits.argmax(dim=-1).tolist(), strict=True):
                 guesses[row].append(token)
-        cache.roll_back(slots)
+        cache.roll_back(slots, broken=broken)
         return guesses
 
     def settle(self, batch: RunningBatch) -> None:
@@ -206,6 +208,9 @@ class HostRunner:
         logits = self._logits(context, path, picked, batch.work)
         if len(picked) == len(runs):
             return batch.sampler.advance([one.row for one in runs], logits)
+        if _broken(logits):  # a guess without numbers takes those along that it is hidden from
+            _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs], broken=True)
+            return self._run(batch, {lane: {row: [row.last] for row in rows} for lane, rows in by_lane.items()})
         _accept(runs, logits, batch.sampler)
         _forget(batch.cache, [(one, one.rejected) for one in runs])
 
@@ -223,7 +228,7 @@ class HostRunner:
         chances = self._logits(context, path, picked, batch.work).softmax(dim=-1).amax(dim=-1)
         for one, chance in zip(runs, chances.tolist(), strict=True):
             one.row.sure = chance
-        _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs])
+        _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs], broken=bool(chances.isnan().any()))
         batch.work.steps += 1
 
     def _enter(
@@ -285,9 +290,15 @@ class _Run(NamedTuple):
         return range(self.row.length - self.length, len(self.tokens))
 
 
-def _forget(cache: KVCache, runs: Sequence[tuple[_Run, range]]) -> None:
-    """Empties the slots of some of the tokens of each."""
-    cache.roll_back([(lane, slot + n) for one, some in runs for lane, slot in [one.slot] for n in some])
+def _forget(cache: KVCache, runs: Sequence[tuple[_Run, range]], *, broken: bool = False) -> None:
+    """Empties the slots of some of the tokens of each, of which some may be ``broken``: no numbers."""
+    slots = [(lane, slot + n) for one, some in runs for lane, slot in [one.slot] for n in some]
+    cache.roll_back(slots, broken=broken)
+
+
+def _broken(logits: Tensor) -> bool:
+    """Whether a token's stream was no number: then none of its logits is one."""
+    return not bool(logits[:, 0].isfinite().all())
 
 
 def _accept(runs: Sequence[_Run], logits: Tensor, sampler: Sampler) -> None:
