@@ -111,5 +111,5 @@ class Trials:
         }
 
     def _stage_seconds(self, plan: Plan) -> list[dict[str, float]]:
-        costs = self.bench.session.step_costs()
+        costs = self.bench.session.step_costs(stage.compensation for stage in plan.stages.values())
         return [costs.by_stage(plan, trace) for trace in self.traces(plan)]
