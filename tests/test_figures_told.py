@@ -1,13 +1,18 @@
 """What is told of results: every figure is of the questions and plans that its words name."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from litestage.comparison.results import Measured
+from litestage.comparison.samples import write_samples
+from litestage.errors import LiteStageError
 from litestage.experiment.trials import Trials
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.costs import StandInCosts, StepCosts
+from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
 
 
@@ -37,3 +42,25 @@ def test_an_experiments_predicted_times_have_the_price_of_what_stands_in():
     bare = Plan({"think": StagePlan(skip=cut)})
     filled = Plan({"think": StagePlan(skip=cut, compensation="scale", tensors={"mhsa.1": torch.ones(4)})})
     assert trials.seconds(filled) == pytest.approx([trials.seconds(bare)[0] + 4 * 0.5])  # prefill and three steps
+
+
+def test_a_question_that_did_not_fit_has_no_time_in_an_experiment():
+    timed = {
+        "full": [answered("q0", latency_s=2.0), answered("q1", latency_s=4.0)],
+        "skips": [answered("q0", latency_s=1.0), answered("q1", "too_long", latency_s=0.001)],
+    }
+    trials = Trials(bench(run=lambda *_, **__: timed), ["q0", "q1"])
+    assert trials.by_the_clock({}, 2) == {"full": [2.0], "skips": [1.0]}
+    with pytest.raises(LiteStageError, match="None of the 1 timed questions fits the context"):
+        Trials(bench(run=lambda *_, **__: {"full": timed["skips"][1:]}), ["q1"]).by_the_clock({}, 2)
+
+
+def test_samples_have_times_of_questions_that_every_method_took_to_their_end(tmp_path):
+    questions = [Question(f"q{at}", "Why?", ("this", "that"), "A") for at in range(2)]
+    untimed = [answered("q0"), answered("q1")]
+    late = [answered("q0", latency_s=1.0), answered("q1", "too_long", latency_s=0.001)]
+    full = [answered("q0", latency_s=2.0), answered("q1", latency_s=4.0)]
+    plan = Plan({"think": StagePlan()})
+    write_samples(questions, {"full": Measured(plan, untimed, full), "skips": Measured(plan, untimed, late)}, tmp_path)
+    found = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [line.get("latency_s") for line in found] == [2.0, None, 1.0, None]
