@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_selection import honest, task
 
 from litestage.comparison.results import Measured
 from litestage.comparison.samples import write_samples
@@ -64,3 +65,37 @@ def test_samples_have_times_of_questions_that_every_method_took_to_their_end(tmp
     write_samples(questions, {"full": Measured(plan, untimed, full), "skips": Measured(plan, untimed, late)}, tmp_path)
     found = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [line.get("latency_s") for line in found] == [2.0, None, 1.0, None]
+
+
+@pytest.fixture
+def shows(litestage, tmp_path):
+    """Runs a small experiment in this process; what it shows, as one text, and its results."""
+
+    def run(name, *options):
+        store = f"store={tmp_path / 'store.sqlite'}"
+        code, _, err = litestage(
+            "experiment", name, "questions=6", "search.strategy=greedy", *options, store, "output=here"
+        )
+        assert code == 0, err
+        results = json.loads((tmp_path / "here" / "results.json").read_text())
+        return " ".join(results["shows"]), results
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_search_is_judged_on_as_many_other_questions_as_there_are(shows, tmp_path):
+    mine = task(tmp_path / "mine", honest, honest)
+    said, results = shows(
+        *("noise", f"task={mine}", "search.calibration=6", "search.max_budget=2", "search.confidence=0.995"),
+        *("repeats=2", "fresh=5000", "uncertified=0", "search.bound=agreement"),
+    )
+    assert "On 8 other questions they lose" in said
+    assert "0.5% is stated" in said
+    assert results["n"] == 8
+    assert "answers truly as full depth" in (tmp_path / "here" / "plot.svg").read_text()
+
+
+def test_a_simulated_guarantee_is_held_to_the_confidence_that_was_asked_for(shows):
+    said, _ = shows("certificate", "searches=50", "sizes=[200]", "bounds=[0.1]", "search.confidence=0.995")
+    assert "where 0.5% is allowed; the interval ends below 1.5% for" in said
