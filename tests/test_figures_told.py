@@ -10,8 +10,10 @@ from test_selection import honest, task
 from litestage.comparison.results import Measured
 from litestage.comparison.samples import write_samples
 from litestage.errors import LiteStageError
+from litestage.experiment.panels import over_budgets
+from litestage.experiment.sensitivity import what_stages_bear
 from litestage.experiment.trials import Trials
-from litestage.plan import Plan, SkipSet, StagePlan
+from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, save_plan
 from litestage.profile.costs import StandInCosts, StepCosts
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
@@ -99,3 +101,77 @@ def test_a_search_is_judged_on_as_many_other_questions_as_there_are(shows, tmp_p
 def test_a_simulated_guarantee_is_held_to_the_confidence_that_was_asked_for(shows):
     said, _ = shows("certificate", "searches=50", "sizes=[200]", "bounds=[0.1]", "search.confidence=0.995")
     assert "where 0.5% is allowed; the interval ends below 1.5% for" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adaptive-exit", ["plans=[cosine:6]", "rules=[confidence]", "search.confirm=4"]),
+        ("transfer", ["others=[menagerie@menagerie_two_stage]", "search.max_budget=2"]),
+    ],
+)
+def test_a_bound_on_agreement_is_told_as_answers_that_change(shows, name, options):
+    said, results = shows(
+        name, *options, "search.calibration=8", "search.max_accuracy_drop=0.5", "search.bound=agreement"
+    )
+    assert "change at most 50 % of answers" in said
+    assert results["bounded"] == "agreement"
+
+
+def test_an_uncut_plan_has_no_exit_rule_of_its_own(shows, tmp_path):
+    rule = ExitRule("confidence", 0.9999, 1)
+    save_plan(
+        Plan({stage: StagePlan(exit=rule) for stage in ("recall", "analyze", "summarize")}), tmp_path / "cut.yaml"
+    )
+    _, results = shows("threshold", f"plans=[{tmp_path / 'cut.yaml'}]", "thresholds=[0.9999]", "windows=[1]")
+    uncut, cut = (sum(stage["cut"] for stage in row["stages"].values()) for row in results["rows"])
+    assert uncut == 0 < cut
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "twice"),
+    [
+        ("deep", "budgets=[4,4]", "4"),
+        ("calibration", "rankings=[cosine,cosine]", "'cosine'"),
+        ("scale", "depths=[3,6,12,12]", "12"),
+        ("protocol", "sizes=[50,50]", "50"),
+        ("heuristics", "policies=[uniform,cosine,uniform]", "'uniform'"),
+    ],
+)
+def test_a_value_that_is_given_twice_does_not_count_twice(litestage, name, option, twice):
+    code, out, err = litestage("experiment", name, option)
+    assert (code, out) == (2, "")
+    assert f"{option.partition('=')[0]} has {twice} twice" in err
+
+
+def test_a_step_that_leaves_no_budget_is_refused(litestage):
+    code, out, err = litestage(
+        "experiment", "sensitivity", "step=13", "rankings=[cosine]", "search.calibration=4", "questions=1"
+    )
+    assert (code, out) == (2, "")
+    assert "step is 13, which leaves nothing to skip; give at most 12" in err
+
+
+def test_a_picture_leaves_no_line_out_for_want_of_a_colour():
+    names = [f"ranking {at}" for at in range(11)]
+    rows = [
+        {"stage": "recall", "ranking": name, "budget": budget, "lost": 0.1, "lost_ci95": [0.0, 0.2]}
+        for name in names
+        for budget in (2, 4)
+    ]
+    figure = over_budgets(rows, names, "lost", title="{}", y="lost")
+    assert figure.axes[0].get_legend_handles_labels()[1] == names
+
+
+def losing(budget, low):
+    """A row of a plan that loses at least so much."""
+    drop = {"accuracy_drop": low + 0.02, "accuracy_drop_ci95": [low, low + 0.04]}
+    return {"ranking": "fidelity", "stage": "analyze", "budget": budget, **drop}
+
+
+def test_a_larger_budget_that_does_not_measurably_lose_is_named():
+    rows = [losing(0, -0.02), losing(2, 0.01), losing(4, 0.03), losing(6, -0.01), losing(8, 0.2)]
+    assert what_stages_bear(rows, "fidelity", 24).endswith(
+        "analyze loses measurably from 2 on, 3.0 points (95 % interval 1.0 to 5.0), but not at 6."
+    )

@@ -14,7 +14,7 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Columns, Findings, Row
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import each
 from litestage.search.split import confirming
@@ -191,7 +191,7 @@ def _cost(rows: Sequence[Row]) -> str:
 def _figure(rows: Sequence[Row], stated: float) -> Any:
     figure, (broken, speed) = panels(2, width=4.8, share_y=False)
     sizes = sorted({row["calibration"] for row in rows})
-    for size, colour in zip(sizes, PALETTE, strict=False):
+    for size, colour in coloured(sizes):
         mine = [row for row in rows if row["calibration"] == size]
         x = [row["uncertified_broken_rate"] * 100 for row in mine]
         style = {"fmt": "o", "markersize": 4, "color": colour, "label": f"{size} questions"}
