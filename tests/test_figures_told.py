@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_gate import run_folder
 from test_selection import honest, task
 
 from litestage.comparison.results import Measured
@@ -13,6 +14,8 @@ from litestage.errors import LiteStageError
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.sensitivity import what_stages_bear
 from litestage.experiment.trials import Trials
+from litestage.gate import GateOptions, judge, read_record
+from litestage.gate.summary import sentences
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, save_plan
 from litestage.profile.costs import StandInCosts, StepCosts
 from litestage.stages import Question
@@ -175,3 +178,29 @@ def test_a_larger_budget_that_does_not_measurably_lose_is_named():
     assert what_stages_bear(rows, "fidelity", 24).endswith(
         "analyze loses measurably from 2 on, 3.0 points (95 % interval 1.0 to 5.0), but not at 6."
     )
+
+
+def test_the_gate_tells_the_speed_ups_of_the_questions_that_it_pairs_and_which_are_gone(tmp_path):
+    """Ten of 100 questions are left, on which the speed-up fell by half, whatever the file says of others."""
+    before = run_folder(tmp_path / "before", {"full": [], "skips": []}, seconds={"skips": 0.5})
+    after = run_folder(tmp_path / "after", {"full": [], "skips": []}, seconds={"skips": 1.0})
+    results, samples = json.loads(after.read_text()), after.with_name("samples.jsonl")
+    results["n"] = 10
+    results["methods"][1] |= {"speedup": 9.0, "speedup_ci95": [8.9, 9.1]}  # as if over others
+    after.write_text(json.dumps(results))
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines if int(line["id"][1:]) < 10))
+    verdict = judge(read_record(before), read_record(after), GateOptions())
+    (speed,) = (figure for figure in verdict.figures if figure.name == "speed-up")
+    assert speed.regression
+    assert speed.worse
+    assert speed.before == pytest.approx(2, rel=0.05)
+    assert speed.after == pytest.approx(1, rel=0.05)
+    assert any("90 of the baseline's 100 questions were not asked now" in note for note in verdict.notes)
+    assert sentences(verdict)[-1] == f"Failed: 1 of {len(verdict.figures)} figures compared."
+
+
+def test_what_is_missing_is_no_figure_that_was_compared(tmp_path):
+    before = run_folder(tmp_path / "before", {"full": [], "skips": []})
+    after = run_folder(tmp_path / "after", {"full": []})
+    assert sentences(judge(read_record(before), read_record(after), GateOptions()))[-1] == "Failed: 1 missing."
