@@ -1,10 +1,12 @@
 """What is told of results: every figure is of the questions and plans that its words name."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from run_folders import FULL, candidate, method, results
 from test_gate import run_folder
 from test_selection import honest, task
 
@@ -18,6 +20,10 @@ from litestage.gate import GateOptions, judge, read_record
 from litestage.gate.summary import sentences
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, save_plan
 from litestage.profile.costs import StandInCosts, StepCosts
+from litestage.report.failures import failures
+from litestage.report.pictures import search_pictures
+from litestage.report.runs import Run
+from litestage.report.tables import methods_table
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
 
@@ -82,8 +88,8 @@ def shows(litestage, tmp_path):
             "experiment", name, "questions=6", "search.strategy=greedy", *options, store, "output=here"
         )
         assert code == 0, err
-        results = json.loads((tmp_path / "here" / "results.json").read_text())
-        return " ".join(results["shows"]), results
+        found = json.loads((tmp_path / "here" / "results.json").read_text())
+        return " ".join(found["shows"]), found
 
     return run
 
@@ -91,13 +97,13 @@ def shows(litestage, tmp_path):
 @pytest.mark.slow
 def test_a_search_is_judged_on_as_many_other_questions_as_there_are(shows, tmp_path):
     mine = task(tmp_path / "mine", honest, honest)
-    said, results = shows(
+    said, found = shows(
         *("noise", f"task={mine}", "search.calibration=6", "search.max_budget=2", "search.confidence=0.995"),
         *("repeats=2", "fresh=5000", "uncertified=0", "search.bound=agreement"),
     )
     assert "On 8 other questions they lose" in said
     assert "0.5% is stated" in said
-    assert results["n"] == 8
+    assert found["n"] == 8
     assert "answers truly as full depth" in (tmp_path / "here" / "plot.svg").read_text()
 
 
@@ -115,11 +121,11 @@ def test_a_simulated_guarantee_is_held_to_the_confidence_that_was_asked_for(show
     ],
 )
 def test_a_bound_on_agreement_is_told_as_answers_that_change(shows, name, options):
-    said, results = shows(
+    said, found = shows(
         name, *options, "search.calibration=8", "search.max_accuracy_drop=0.5", "search.bound=agreement"
     )
     assert "change at most 50 % of answers" in said
-    assert results["bounded"] == "agreement"
+    assert found["bounded"] == "agreement"
 
 
 def test_an_uncut_plan_has_no_exit_rule_of_its_own(shows, tmp_path):
@@ -127,8 +133,8 @@ def test_an_uncut_plan_has_no_exit_rule_of_its_own(shows, tmp_path):
     save_plan(
         Plan({stage: StagePlan(exit=rule) for stage in ("recall", "analyze", "summarize")}), tmp_path / "cut.yaml"
     )
-    _, results = shows("threshold", f"plans=[{tmp_path / 'cut.yaml'}]", "thresholds=[0.9999]", "windows=[1]")
-    uncut, cut = (sum(stage["cut"] for stage in row["stages"].values()) for row in results["rows"])
+    _, found = shows("threshold", f"plans=[{tmp_path / 'cut.yaml'}]", "thresholds=[0.9999]", "windows=[1]")
+    uncut, cut = (sum(stage["cut"] for stage in row["stages"].values()) for row in found["rows"])
     assert uncut == 0 < cut
 
 
@@ -184,10 +190,10 @@ def test_the_gate_tells_the_speed_ups_of_the_questions_that_it_pairs_and_which_a
     """Ten of 100 questions are left, on which the speed-up fell by half, whatever the file says of others."""
     before = run_folder(tmp_path / "before", {"full": [], "skips": []}, seconds={"skips": 0.5})
     after = run_folder(tmp_path / "after", {"full": [], "skips": []}, seconds={"skips": 1.0})
-    results, samples = json.loads(after.read_text()), after.with_name("samples.jsonl")
-    results["n"] = 10
-    results["methods"][1] |= {"speedup": 9.0, "speedup_ci95": [8.9, 9.1]}  # as if over others
-    after.write_text(json.dumps(results))
+    found, samples = json.loads(after.read_text()), after.with_name("samples.jsonl")
+    found["n"] = 10
+    found["methods"][1] |= {"speedup": 9.0, "speedup_ci95": [8.9, 9.1]}  # as if over others
+    after.write_text(json.dumps(found))
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines if int(line["id"][1:]) < 10))
     verdict = judge(read_record(before), read_record(after), GateOptions())
@@ -204,3 +210,27 @@ def test_what_is_missing_is_no_figure_that_was_compared(tmp_path):
     before = run_folder(tmp_path / "before", {"full": [], "skips": []})
     after = run_folder(tmp_path / "after", {"full": []})
     assert sentences(judge(read_record(before), read_record(after), GateOptions()))[-1] == "Failed: 1 missing."
+
+
+def test_a_line_of_the_search_joins_no_plan_with_another_exit_rule():
+    """The last of the plans that skip nothing has an exit rule and answers at 10 %."""
+    tried = [candidate(2, 0, 0.8), candidate(4, 0, 0.7), candidate(0, 0, 0.1) | {"exit": {"rule": "confidence"}}]
+    full = candidate(0, 0, 0.9)
+    picture = search_pictures({"full": full, "chosen": full, "candidates": tried})[1]
+    line = next(line for line in picture.figure.axes[0].get_lines() if line.get_linestyle() == "-")
+    assert list(line.get_xdata()) == [0, 2, 4]
+    assert list(line.get_ydata()) == pytest.approx([90, 80, 70])
+
+
+def test_a_text_that_is_a_little_longer_is_not_said_not_to_be():
+    slow = method("cosine", 0.9, 0.8, [0.7, 0.9], skipped=4, tokens=100.9)
+    found = results(method("full", 0.9, 1.0, [1.0, 1.0], tokens=100), slow)
+    (said,) = failures(Run(Path(), comparison=found))
+    assert "its texts are hardly longer (105 tokens a question, full depth 104)" in said
+
+
+def test_what_a_tables_words_are_of_is_said():
+    found = results(FULL, method("full+prefix", 0.9, 1.1, [1.0, 1.2], same_text=0.93, mcnemar_p_holm=1.0))
+    remarks = " ".join(methods_table(found | {"minimum_detectable_drop": {"drop": 0.02, "power": 0.8}}).remarks)
+    assert "it is the share of the timed questions" in remarks
+    assert "on so many questions, before p is adjusted." in remarks
