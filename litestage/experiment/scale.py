@@ -68,7 +68,7 @@ def run(bench: Workbench, config: Options) -> Findings:
     for option, sizes in (("depths", config.depths), ("stages", config.stages)):
         if len(set(sizes)) < 3:
             raise LiteStageError(f"{option} is {sizes}; give three or more, or an exponent has no interval.")
-        some(**{option: sizes})
+    some(depths=config.depths, stages=config.stages)
     at_least(1, depths=min(config.depths), stages=min(config.stages), stage_tokens=config.stage_tokens)
     at_least(1, cost_questions=config.cost_questions, projected_layers=config.projected_layers)
     ours = {name: value for name, value in asdict(config).items() if name not in ("store", "output", "tracking")}
