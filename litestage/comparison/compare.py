@@ -106,7 +106,7 @@ def _latency_measured(measured: Mapping[str, Measured], timed: int, context: int
     """How seconds were measured, of which questions if not of all that were timed, or why there are none."""
     if not timed:
         return "not measured, as latency_questions is 0: there is no speed-up"
-    answered = len(answered_by_the_clock(measured))
+    answered = len(answered_by_the_clock(method.latency for method in measured.values()))
     non_finite = any(trace.non_finite for method in measured.values() for trace in method.latency)
     rest = f"the context of {context} tokens" + (" without logits that are no numbers" if non_finite else "")
     if not answered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -59,7 +59,7 @@ def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
     ``mcnemar_p`` tests the drop in accuracy, and ``mcnemar_p_holm`` is the same adjusted for all the methods here.
     ``agreement`` is the share of questions answered as full depth answers them, right or wrong.
     """
-    full, timed = methods["full"], answered_by_the_clock(methods)
+    full, timed = methods["full"], answered_by_the_clock(measured.latency for measured in methods.values())
     entries = [_entry(name, measured, full, timed) for name, measured in methods.items()]
     adjusted = holm({entry["name"]: entry["mcnemar_p"] for entry in entries if entry["name"] != "full"})
     return [
@@ -67,12 +67,12 @@ def summarise(methods: Mapping[str, Measured]) -> list[dict[str, Any]]:
     ]
 
 
-def answered_by_the_clock(methods: Mapping[str, Measured]) -> set[str]:
+def answered_by_the_clock(by_method: Iterable[Sequence[Trace]]) -> set[str]:
     """Ids of the timed questions that every method took to their end: others have no time to compare.
 
     Left out are those with a prompt that did not fit the context, or with logits that are no numbers.
     """
-    timed = [trace for measured in methods.values() for trace in measured.latency]
+    timed = [trace for traces in by_method for trace in traces]
     broken = {trace.question_id for trace in timed if trace.too_long or trace.non_finite}
     return {trace.question_id for trace in timed} - broken
 

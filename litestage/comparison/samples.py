@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from litestage.atomic import replacing
-from litestage.comparison.results import Measured
+from litestage.comparison.results import Measured, answered_by_the_clock
 from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
 
@@ -29,10 +29,12 @@ def _samples(questions: Sequence[Question], methods: Mapping[str, Measured]) -> 
 
     ``question`` is the question's digest: by it the gate knows that an id still stands for the same one.
     ``chosen_by_likelihood`` stands where the answer was not read but chosen.
-    ``latency_s``, ``ttft_s`` and ``tpot_s`` stand where the question was also run alone, by the clock.
+    ``latency_s``, ``ttft_s`` and ``tpot_s`` stand where the question was also run alone, by the clock, and every method
+    took it to its end.
     """
+    timed = answered_by_the_clock(measured.latency for measured in methods.values())
     for name, measured in methods.items():
-        clocked = {trace.question_id: _seconds(trace) for trace in measured.latency}
+        clocked = {trace.question_id: _seconds(trace) for trace in measured.latency if trace.question_id in timed}
         for question, trace in zip(questions, measured.accuracy, strict=True):
             line: dict[str, Any] = {
                 "method": name,

@@ -26,6 +26,7 @@ from litestage.search.choice import choose
 from litestage.search.pareto import WORTHWHILE
 from litestage.search.problem import SearchProblem
 from litestage.session.workbench import Workbench
+from litestage.stats import Bound
 
 FIXED = "fixed 0.5"
 PROMISES = {None: "", True: "yes", False: "no"}
@@ -49,7 +50,7 @@ def run(bench: Workbench, config: Options) -> Findings:
     some(plans=config.plans)
     some(SIMPLE_RULES, rules=config.rules)
     without_exit(config.plans)
-    plans = {spec: bench.plan(spec) for spec in config.plans}
+    plans = {spec: bench.plan(spec).with_exit(None) for spec in config.plans}
     trials, rows = Trials.on_test(bench), []
     with bar("plans and exit rules", len(plans) * (len(config.rules) + 1)) as advance:
         for spec, plan in plans.items():
@@ -59,7 +60,7 @@ def run(bench: Workbench, config: Options) -> Findings:
             for name, rules in tried.items():
                 rows.append(_row(problem, trials, plan, spec, name, rules))
                 advance(1)
-    bound = config.search.max_accuracy_drop
+    bound = Bound(config.search.max_accuracy_drop, config.search.confidence, config.search.bound)
     sentences = [_sentence(rows, spec, bound) for spec in plans]
     return Findings(
         questions=len(trials.questions),
@@ -72,7 +73,7 @@ def run(bench: Workbench, config: Options) -> Findings:
         },
         shows=(sentences[0], " ".join(sentences[1:]) or "Other plans were not asked for."),
         figure=_figure(rows, list(plans)),
-        more={"bound": bound, "confidence": config.search.confidence},
+        more={"bound": bound.most, "bounded": bound.on, "confidence": bound.confidence},
     )
 
 
@@ -116,14 +117,14 @@ def _against(row: Row) -> str:
     return "" if against is None else f"{signed_points(against)}, {against['predicted_speedup']:.2f}x"
 
 
-def _sentence(rows: Sequence[Row], spec: str, bound: float) -> str:
+def _sentence(rows: Sequence[Row], spec: str, bound: Bound) -> str:
     mine = [row for row in where(rows, of=spec) if row["rule"] != "uncut"]
     fixed = next(row for row in mine if row["rule"] == FIXED)
     faster = [row for row in mine if row["certified"] and row["against_uncut"]["predicted_speedup_ci95"][0] > 1]
     said = (
-        f"On {spec} the fixed 0.5 is {'certified' if fixed['certified'] else 'not certified'} to lose at most "
-        f"{bound * 100:g} points against the plan uncut, loses {drop_of(fixed['against_uncut'])} and is predicted "
-        f"{speedup_of(fixed['against_uncut'])}"
+        f"On {spec} the fixed 0.5 is {'certified' if fixed['certified'] else 'not certified'} to "
+        f"{bound.in_words('lose', 'change')} against the plan uncut, loses {drop_of(fixed['against_uncut'])} and is "
+        f"predicted {speedup_of(fixed['against_uncut'])}"
     )
     if not faster:
         return f"{said}; no rule of {len(mine)} is certified and measurably faster."

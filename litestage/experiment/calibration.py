@@ -18,7 +18,7 @@ from litestage.config import RunConfig
 from litestage.errors import at_least
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import some, sublayer_budgets
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.texts import (
     OBJECTIVES,
     Orders,
@@ -209,6 +209,8 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
         for row in where(rows, budget=budget)
         if row["ranking"] not in (first, *(row["ranking"] for row in differing))
     ]
+    if len(distinct(rows, "ranking")) == 1:
+        return "No other ranking was asked for."
     if not differing:
         return f"No ranking can be told from {first} at any budget: what is measured matters less than chance here."
     parts = [
@@ -221,7 +223,7 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
 
 def _figure(rows: Sequence[Row], rankings: Sequence[str], budgets: Sequence[int]) -> Any:
     figure, (axis,) = panels(1, width=3 + 0.8 * len(rankings), height=3.8)
-    for shift, (budget, colour) in enumerate(zip(budgets, PALETTE, strict=False)):
+    for shift, (budget, colour) in enumerate(coloured(budgets)):
         chosen = where(rows, budget=budget)
         beside = [index + 0.12 * shift for index in range(len(chosen))]
         label = f"{budget} skipped in every stage"

@@ -19,7 +19,7 @@ from litestage.engine import Decoding
 from litestage.errors import at_least, one_of
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import sublayer_budgets
-from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import LINE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
@@ -262,7 +262,7 @@ def _mends(rows: Sequence[Row]) -> str:
 
 def _figure(rows: Sequence[Row], forced: Sequence[Row], config: Options) -> Any:
     figure, axes = panels(1 + len(config.budgets), width=3.9, share_y=False)
-    for budget, colour in zip(config.budgets, PALETTE, strict=False):
+    for budget, colour in coloured(config.budgets):
         chosen = where(forced, budget=budget)
         style = {"color": colour, "label": f"{budget} skipped", **LINE}
         middles = [row["from"] + config.bins / 2 for row in chosen]
@@ -271,7 +271,7 @@ def _figure(rows: Sequence[Row], forced: Sequence[Row], config: Options) -> Any:
     name_axes(axes[0], y="next tokens that differ, %")
     legend(axes[0])
     for axis, budget in zip(axes[1:], config.budgets, strict=True):
-        for row, colour in zip(where(rows, budget=budget), PALETTE * 2, strict=False):
+        for row, colour in coloured(where(rows, budget=budget)):
             still = [share * 100 for share in row["still_same"]]
             axis.step(
                 range(1, len(still) + 1), still, where="post", color=colour, label=row["refreshed"], linewidth=1.2

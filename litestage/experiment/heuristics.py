@@ -13,7 +13,7 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels
+from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, either_way, skipped, speedup_of
 from litestage.methods import METHODS
@@ -140,7 +140,7 @@ def _behind(row: Row) -> str:
 def _figure(searched: Row, others: Sequence[Row]) -> Any:
     figure, (axis,) = panels(1, width=7.2, height=4.2)
     policies = dict.fromkeys(row["policy"].split()[0] for row in others)
-    for policy, colour in zip(policies, PALETTE[1:], strict=False):
+    for policy, colour in coloured(policies, PALETTE[1:]):
         lines = dict.fromkeys(row["policy"] for row in others if row["policy"].split()[0] == policy)
         for index, line in enumerate(lines):
             rows = [row for row in others if row["policy"] == line and row["match"] in ("curve", "fixed")]

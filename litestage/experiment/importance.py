@@ -154,7 +154,7 @@ def _ranks(correlations: Sequence[Row]) -> str:
     lost = [row for row in by_stage if row["damage"] == "answers_changed"]
     unsure = [row["stage"] for row in lost if row["spearman"] is None or row["spearman_ci95"][0] <= 0]
     blind = (
-        f"the {INTERVAL} of cosine's rank correlation with answers changed holds 0 in {', '.join(unsure)}"
+        f"cosine's rank correlation with answers changed is not measurably above 0 in {', '.join(unsure)}"
         if unsure
         else "cosine's rank correlation with answers changed is above 0 in every stage"
     )

@@ -19,7 +19,10 @@ def sublayer_budgets(bench: Workbench, budgets: Sequence[int]) -> None:
 
 
 def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:
-    """Raises LiteStageError for a list that is empty, or, where ``known`` names are given, holds another."""
+    """Raises LiteStageError for a list that is empty, has a value twice or, given ``known`` ones, another.
+
+    A value twice would count twice in what is said.
+    """
     names = list(known)
     for option, values in lists.items():
         if not values:
@@ -27,6 +30,9 @@ def some(known: Iterable[str] = (), **lists: Sequence[object]) -> None:
             raise LiteStageError(f"{option} is empty; give {choice}.")
         if names:
             all_known(f"{option} has the unknown", values, names)
+        twice = next((value for at, value in enumerate(values) if value in values[:at]), None)
+        if twice is not None:
+            raise LiteStageError(f"{option} has {twice!r} twice; give each once.")
 
 
 def without_exit(plans: Iterable[str]) -> None:

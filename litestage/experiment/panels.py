@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any, TypeVar
 
 from litestage.report.drawing import panel
+
+Item = TypeVar("Item")
 
 PALETTE = ("#c2410c", "#0f766e", "#1d4ed8", "#7c3aed", "#64748b", "#a16207", "#be185d", "#334155")
 LINE: dict[str, Any] = {"fmt": "o-", "markersize": 3, "linewidth": 1.2}
@@ -30,6 +33,11 @@ def legend(axes: Any, **where: Any) -> None:
     axes.legend(fontsize=8, frameon=False, **where)
 
 
+def coloured(items: Iterable[Item], colours: Sequence[str] = PALETTE) -> Iterator[tuple[Item, str]]:
+    """Each with a colour; with more than there are, the first come again, and none is left out."""
+    return zip(items, cycle(colours), strict=False)
+
+
 def over_budgets(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], figure: str, *, title: str, y: str) -> Any:
     """A Figure with a panel for every stage: the rows' ``figure``, in per cent, over budgets, a line for each ranking.
 
@@ -39,7 +47,7 @@ def over_budgets(rows: Sequence[Mapping[str, Any]], rankings: Sequence[str], fig
     stages = list(dict.fromkeys(row["stage"] for row in rows))
     drawn, axes = panels(len(stages))
     for axis, stage in zip(axes, stages, strict=True):
-        for shift, (ranking, colour) in enumerate(zip(rankings, PALETTE, strict=False)):
+        for shift, (ranking, colour) in enumerate(coloured(rankings)):
             chosen = [row for row in rows if row["stage"] == stage and row["ranking"] in ("full", ranking)]
             beside = [row["budget"] + 0.2 * shift for row in chosen]  # so that intervals can be told apart
             with_intervals(axis, beside, chosen, figure, scale=100, color=colour, label=ranking, **LINE)

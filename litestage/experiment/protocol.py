@@ -20,7 +20,7 @@ from litestage.errors import LiteStageError, at_least
 from litestage.experiment.drawn import PLACES, RULES, Table, choose
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels
+from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels
 from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import distinct, where
@@ -183,7 +183,7 @@ def _cure(rows: Sequence[Row], bound: float) -> str:
 
 def _figure(rows: Sequence[Row], sizes: Sequence[int]) -> Any:
     figure, (optimism, broken) = panels(2, width=4.4, share_y=False)
-    for place, colour in zip(PLACES, PALETTE, strict=False):
+    for place, colour in coloured(PLACES):
         for rule, style in zip(RULES, ("o-", "s--"), strict=True):
             chosen = [_find(rows, place, rule, size) for size in sizes]
             label, marks = f"{place}, {rule}", {"color": colour, "markersize": 4, "linewidth": 1.2}

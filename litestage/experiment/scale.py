@@ -22,7 +22,7 @@ from litestage.config import ModelConfig, RunConfig, SearchConfig, variant
 from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.random_weights import chain, random_session
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
@@ -68,6 +68,7 @@ def run(bench: Workbench, config: Options) -> Findings:
     for option, sizes in (("depths", config.depths), ("stages", config.stages)):
         if len(set(sizes)) < 3:
             raise LiteStageError(f"{option} is {sizes}; give three or more, or an exponent has no interval.")
+    some(depths=config.depths, stages=config.stages)
     at_least(1, depths=min(config.depths), stages=min(config.stages), stage_tokens=config.stage_tokens)
     at_least(1, cost_questions=config.cost_questions, projected_layers=config.projected_layers)
     ours = {name: value for name, value in asdict(config).items() if name not in ("store", "output", "tracking")}
@@ -264,7 +265,7 @@ def _finds(trained: Sequence[Row], projections: Sequence[Row]) -> str:
 def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
     figure, (depth, stages, quality) = panels(3, width=3.8, share_y=False)
     for axis, (of, size) in zip((depth, stages), SIZES.items(), strict=True):
-        for search, colour in zip(searches, PALETTE, strict=False):
+        for search, colour in coloured(searches):
             chosen = sorted(where(rows, of=of, search=search), key=lambda row: float(row[size]))
             x, y = [row[size] for row in chosen], [row["sublayer_tokens"] / 1e6 for row in chosen]
             axis.plot(x, y, "o-", color=colour, markersize=4, linewidth=1.2, label=search)
@@ -276,7 +277,7 @@ def _figure(rows: Sequence[Row], searches: Sequence[str]) -> Any:
         name_axes(axis, title="random weights", x={"depth": "layers", "stages": "stages of a chain"}[of])
     name_axes(depth, y="sub-layer passes of a token, millions")
     legend(depth)
-    for row, colour in zip(where(rows, of="quality"), PALETTE, strict=False):
+    for row, colour in coloured(where(rows, of="quality")):
         label = f"{row['model']}, {row['layers']} layers"
         style = {"fmt": "o", "color": colour, "label": label}
         with_intervals(quality, [row["predicted_speedup"]], [row], "accuracy_drop", scale=100, **style)

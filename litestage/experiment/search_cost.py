@@ -108,6 +108,8 @@ def search_from_nothing(bench: Workbench, options: SearchConfig) -> Costed:
 
 def _cost(rows: Sequence[Row]) -> str:
     first, *others = rows
+    if not others:
+        return f"{first['search']} takes {first['seconds']:.0f} s; no other search was asked for."
     parts = [
         f"{row['search']} takes {row['share_of_first']:.2f} of its time, "
         f"{row['tokens_forwarded'] / first['tokens_forwarded']:.2f} of the tokens and "

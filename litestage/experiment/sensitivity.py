@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from litestage.config import RunConfig
-from litestage.errors import at_least
+from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import over_budgets
@@ -41,6 +41,9 @@ def run(bench: Workbench, config: Options) -> Findings:
     trials, rows = Trials.on_test(bench), []
     for ranking in config.rankings:
         ladders = bench.ladders(RANKINGS[ranking])
+        most = min(map(len, ladders.values())) - 1
+        if config.step > most:
+            raise LiteStageError(f"step is {config.step}, which leaves nothing to skip; give at most {most}.")
         budgets = [(stage, at) for stage, ladder in ladders.items() for at in range(0, len(ladder), config.step)]
         before = trials.full
         for stage, budget in each(f"{ranking}, one stage at a time", budgets):
@@ -78,7 +81,12 @@ def what_stages_bear(rows: Sequence[Row], ranking: str, sublayers: int) -> str:
         if row is None:
             parts.append(f"{stage} does not measurably lose up to {most}")
         else:
-            parts.append(f"{stage} loses measurably from {row['budget']} on, {drop_of(row)}")
+            more = [later for later in where(rows, ranking=ranking, stage=stage) if later["budget"] > row["budget"]]
+            but = ", ".join(str(later["budget"]) for later in more if later["accuracy_drop_ci95"][0] <= 0)
+            parts.append(
+                f"{stage} loses measurably from {row['budget']} on, {drop_of(row)}"
+                + (f", but not at {but}" if but else "")
+            )
     return f"Of {sublayers} sub-layers skipped in one stage only, by {ranking}: {'; '.join(parts)}."
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from litestage.config import RunConfig
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some, without_exit
-from litestage.experiment.panels import LINE, PALETTE, legend, name_axes, panels, with_intervals
+from litestage.experiment.panels import LINE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of, where
 from litestage.plan import ExitRule, Plan
@@ -88,10 +88,11 @@ def run(bench: Workbench, config: Options) -> Findings:
 
 
 def _plan(bench: Workbench, spec: str) -> Plan:
+    """The plan without the exit rule that a search or a file has given it."""
     if spec == "litestage":
-        return bench.search().plan
+        return bench.search().plan.with_exit(None)
     without_exit([spec])
-    return bench.session.plan(spec, bench.task, bench.pipeline)
+    return bench.session.plan(spec, bench.task, bench.pipeline).with_exit(None)
 
 
 def _cuts(row: Row) -> bool:
@@ -140,7 +141,7 @@ def _figure(rows: Sequence[Row], plans: Sequence[str]) -> Any:
     windows = list(dict.fromkeys(row["window"] for row in rows if row["window"] is not None))
     for index, spec in enumerate(plans):
         lost, faster = axes[2 * index : 2 * index + 2]
-        for shift, (window, colour) in enumerate(zip(windows, PALETTE, strict=False)):
+        for shift, (window, colour) in enumerate(coloured(windows)):
             chosen = where(rows, of=spec, window=window)
             beside = [row["threshold"] + 0.006 * shift for row in chosen]  # so that intervals can be told apart
             against = [row["against_uncut"] for row in chosen]

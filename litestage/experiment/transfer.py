@@ -21,7 +21,7 @@ from litestage.experiment.wording import COLUMNS, drop_of, points, skipped
 from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
-from litestage.stats import wilson_interval
+from litestage.stats import Bound, wilson_interval
 
 
 @dataclass
@@ -56,7 +56,7 @@ def run(bench: Workbench, config: Options) -> Findings:
             "full depth": lambda row: f"{row['full_accuracy']:.1%}",
             **COLUMNS,
         },
-        shows=(_own(rows), _others(rows, config.search.max_accuracy_drop)),
+        shows=(_own(rows), _others(rows, Bound(config.search.max_accuracy_drop, on=config.search.bound))),
         figure=_figure(rows, list(benches)),
         more={
             "settings": {
@@ -64,6 +64,7 @@ def run(bench: Workbench, config: Options) -> Findings:
                 for name, of in benches.items()
             },
             "bound": config.search.max_accuracy_drop,
+            "bounded": config.search.bound,
         },
     )
 
@@ -128,19 +129,20 @@ def _own(rows: Sequence[Row]) -> str:
     return f"Under its own plan {'; '.join(parts)}.{note if guessing else ''}"
 
 
-def _others(rows: Sequence[Row], bound: float) -> str:
+def _others(rows: Sequence[Row], bound: Bound) -> str:
     """What plans of other settings do, where full depth is above chance."""
     moved = [row for row in rows if row["of"] != row["used_on"] and row["above_chance"]]
     if not moved:
         return "No plan could be used in another setting in which full depth is above chance."
-    within = [row for row in moved if row["accuracy_drop"] <= bound]
+    lost = [row["accuracy_drop"] if bound.on == "accuracy" else 1 - row["agreement"] for row in moved]
+    within = sum(loss <= bound.most + 1e-12 for loss in lost)  # 1 - 0.98 is above 0.02
     behind = [row for row in moved if row["behind_own_ci95"][0] > 0]
     worst = max(moved, key=lambda row: row["accuracy_drop"])
     measurably = "none is" if not behind else f"{len(behind)} are"
     return (
-        f"Of {len(moved)} plans used in a setting they were not searched in, {len(within)} lose no more than the bound "
-        f"of {bound * 100:.1f} points there, and {measurably} measurably behind the setting's own plan; the worst, of "
-        f"{worst['of']} on {worst['used_on']}, loses {drop_of(worst)}, "
+        f"Of {len(moved)} plans used in a setting they were not searched in, {within} "
+        f"{bound.in_words('lose', 'change')} there, and {measurably} measurably behind the setting's own plan; the "
+        f"worst, of {worst['of']} on {worst['used_on']}, loses {drop_of(worst)}, "
         f"{points(worst['behind_own'], worst['behind_own_ci95'])} more than the own plan."
     )
 

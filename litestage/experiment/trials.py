@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from litestage.comparison.results import beside, estimate, sped
+from litestage.comparison.results import answered_by_the_clock, beside, estimate, sped
+from litestage.errors import LiteStageError
 from litestage.plan import Plan
 from litestage.runner import run
 from litestage.session.workbench import Workbench
@@ -81,7 +82,13 @@ class Trials:
         return estimate(name, fmean(reference) - fmean(own), accuracy_drop_interval(reference, own))
 
     def by_the_clock(self, plans: Mapping[str, Plan], count: int) -> dict[str, list[float]]:
-        """Measured seconds of the first ``count`` questions, one at a time, plans interleaved."""
+        """Measured seconds of the first ``count`` questions, one at a time, plans interleaved.
+
+        Left out are questions that some plan did not take to their end.
+
+        Raises:
+            LiteStageError: that leaves none.
+        """
         session = self.bench.session
         traces = session.run(
             self.questions[:count],
@@ -91,7 +98,16 @@ class Trials:
             journal=session.reusing.store,
             progress="latency, one at a time",
         )
-        return {name: [trace.latency_s or 0.0 for trace in rows] for name, rows in traces.items()}
+        answered = answered_by_the_clock(traces.values())
+        if not answered:
+            raise LiteStageError(
+                f"None of the {min(count, len(self.questions))} timed questions fits the context in every stage of "
+                "every plan, so that there is no time to tell; ask shorter ones, or lower max_new_tokens."
+            )
+        return {
+            name: [trace.latency_s or 0.0 for trace in rows if trace.question_id in answered]
+            for name, rows in traces.items()
+        }
 
     def answers(self, plan: Plan, against: Plan | None = None) -> dict[str, Any]:
         """The part of :meth:`row` that no clock has any part in: accuracy, answers and tokens."""
@@ -111,5 +127,5 @@ class Trials:
         }
 
     def _stage_seconds(self, plan: Plan) -> list[dict[str, float]]:
-        costs = self.bench.session.step_costs()
+        costs = self.bench.session.step_costs(stage.compensation for stage in plan.stages.values())
         return [costs.by_stage(plan, trace) for trace in self.traces(plan)]

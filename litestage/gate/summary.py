@@ -31,11 +31,9 @@ def sentences(verdict: Verdict) -> list[str]:
     """What is wrong, a sentence each; then what a reader must know; the result last."""
     said = [*map(_regression, verdict.regressions), *(f"{missing}." for missing in verdict.missing)]
     compared = f"{len(verdict.figures)} figures compared"
-    result = (
-        f"Passed: {compared}, none worse by more than noise."
-        if verdict.passed
-        else f"Failed: {len(said)} of {compared}."
-    )
+    wrong = [f"{len(verdict.regressions)} of {compared}"] if verdict.regressions else []
+    wrong += [f"{len(verdict.missing)} missing"] if verdict.missing else []
+    result = f"Failed: {', '.join(wrong)}." if wrong else f"Passed: {compared}, none worse by more than noise."
     return [*said, *verdict.notes, result]
 
 

@@ -65,6 +65,12 @@ def judge(before: Record, after: Record, options: GateOptions) -> Verdict:
                 f"{record.path} is from before questions had digests, so they are paired by id alone: another question "
                 "under the same id is not seen."
             )
+    asked, now = (set(record.samples.get("full", ())) for record in (before, after))
+    if asked and now and asked - now:
+        notes.append(
+            f"{len(asked - now)} of the baseline's {len(asked)} questions were not asked now: figures are of the "
+            f"{len(asked & now)} that both have."
+        )
     new = [name for name in after.methods if name not in before.methods]
     if new:
         notes.append(f"New, without a baseline: {', '.join(new)}; --update takes them in.")

@@ -72,7 +72,8 @@ def _written(full: Mapping[str, Any], method: Mapping[str, Any]) -> str:
     ours, theirs = _tokens(method), _tokens(full)
     if ours > LONGER * theirs:
         return f"it writes {ours:.0f} tokens a question instead of {theirs:.0f}."
-    return f"its texts are not longer ({ours:.0f} tokens a question, full depth {theirs:.0f})."
+    how = "hardly" if ours > theirs else "not"
+    return f"its texts are {how} longer ({ours:.0f} tokens a question, full depth {theirs:.0f})."
 
 
 def _tokens(method: Mapping[str, Any]) -> float:

@@ -108,14 +108,17 @@ def _methods_remarks(results: Mapping[str, Any]) -> list[str]:
     if any("same_text" in method for method in results["methods"]):
         remarks.append(
             "same text: the plan computes full depth's text another way, and so many of the questions had the very "
-            "same tokens: all of them in float32; in bfloat16 rounding changes some."
+            "same tokens: all of them in float32; in bfloat16 rounding changes some. Of a plan with a prefix cache, "
+            "which is only there by the clock, it is the share of the timed questions."
         )
-    if any("mcnemar_p_holm" in method for method in results["methods"]):
+    adjusted = any("mcnemar_p_holm" in method for method in results["methods"])
+    if adjusted:
         remarks.append("p: McNemar's exact test of the drop, adjusted after Holm for all methods here.")
     if (detectable := results.get("minimum_detectable_drop")) and detectable["drop"] > 0:
         remarks.append(
             f"A drop of {detectable['drop'] * 100:.1f} points is the least that this test would find with "
-            f"{detectable['power']:.0%} certainty on so many questions."
+            f"{detectable['power']:.0%} certainty on so many questions"
+            f"{', before p is adjusted' if adjusted else ''}."
         )
     noted: dict[str, list[str]] = {}
     for method in results["methods"]:

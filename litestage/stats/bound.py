@@ -45,8 +45,12 @@ class Bound:
 
     def __str__(self) -> str:
         """What a plan that keeps it does."""
+        return self.in_words("loses", "changes")
+
+    def in_words(self, lose: str, change: str) -> str:
+        """The same with these words for losing accuracy and for changing answers."""
         share = f"{self.most * 100:g}"
-        return f"loses at most {share} points" if self.on == "accuracy" else f"changes at most {share} % of answers"
+        return f"{lose} at most {share} points" if self.on == "accuracy" else f"{change} at most {share} % of answers"
 
     @property
     def level(self) -> float:

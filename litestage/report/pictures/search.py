@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,8 @@ def _of_stage(search: Mapping[str, Any], candidates: Sequence[Candidate], most: 
         f"search-stage-{index + 1}",
         f"The search in stage {stage}",
         f"Accuracy of the whole answer, and the stage's own predicted time, against how many of its sub-layers are "
-        f"skipped; {budget} were chosen (star). A line joins plans that differ in nothing else.",
+        f"skipped; {budget} were chosen (star). A line joins plans that skip as many in other stages, with the same "
+        f"exit rule and the same stand-ins there.",
         f"Two scatter plots over budgets {tried[0]} to {tried[-1]} of {stage}; chosen {budget}, predicted "
         f"{chosen['stage_latency_s'][stage] * 1000:.1f} ms instead of "
         f"{search['full']['stage_latency_s'][stage] * 1000:.1f} ms.",
@@ -100,10 +102,12 @@ def _points(axes: Any, candidates: Sequence[Candidate], most: int, x: Axis, y: A
 
 
 def _along(candidates: Sequence[Candidate], stage: str) -> list[Candidate]:
-    """The plans that differ in this stage's budget only: the largest such group, by budget."""
-    groups: dict[tuple[int, ...], dict[int, Candidate]] = {}
+    """The plans that are the same elsewhere, by this stage's budget: the largest such group, of a budget the first."""
+    groups: dict[str, dict[int, Candidate]] = {}
     for candidate in candidates:
-        others = tuple(budget for name, budget in candidate["budgets"].items() if name != stage)
-        groups.setdefault(others, {})[candidate["budgets"][stage]] = candidate
+        parts = candidate["budgets"], candidate.get("compensation") or {}
+        elsewhere = [{name: value for name, value in part.items() if name != stage} for part in parts]
+        same = json.dumps([*elsewhere, candidate.get("exit")], sort_keys=True)
+        groups.setdefault(same, {}).setdefault(candidate["budgets"][stage], candidate)
     largest = max(groups.values(), key=len)
     return [largest[budget] for budget in sorted(largest)]
