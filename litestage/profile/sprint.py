@@ -5,7 +5,7 @@ the stream X of the sub-layers as they are is compared with X_u, without it: ``s
 sequence, then their mean. Divided by the seconds that a sub-layer of its kind takes, the least is left out. With
 tuning the five least are looked at again, each after that feed-forward's down projection has been solved for:
 ``W = lstsq(I'I, I'(X - R))``, I what the projection is given and R the stream it adds to, without the sub-layer; the
-projection of the one that is left out is kept. Float32, no damping; a solution that is no number is not kept.
+projection of the one that is left out is kept. No damping; a solution that is no number is not kept.
 """
 
 from __future__ import annotations
@@ -180,4 +180,5 @@ def _lstsq(a: Tensor, b: Tensor) -> Tensor:
     if not bool(a.isfinite().all() and b.isfinite().all()):
         return torch.full_like(b, float("nan"))
     rank_at = float(torch.finfo(a.dtype).eps) * len(a)
-    return torch.from_numpy(lstsq(a.numpy(), b.numpy(), cond=rank_at, lapack_driver="gelsy")[0])
+    solved = lstsq(a.double().numpy(), b.double().numpy(), cond=rank_at, lapack_driver="gelsy")[0]
+    return torch.from_numpy(solved).to(a.dtype)
