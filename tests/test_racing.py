@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from litestage.cli.run_plan import best
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan
 from litestage.profile import StepCosts
@@ -222,6 +223,16 @@ def candidate(plan, drop, upper, latency):
     empty = dict.fromkeys(STAGES, 1)
     by_stage = dict.fromkeys(STAGES, latency / 3)
     return Candidate(empty, 1 - drop, drop, latency, by_stage, 1.0, 100, empty, plan.hash, accuracy_drop_upper=upper)
+
+
+def test_a_search_that_bounds_agreement_is_told_in_answers_that_changed(tmp_path, capsys):
+    session = WrittenDown({3: {1}})
+    for on, told in (("agreement", "0.5 % of answers changed on"), ("accuracy", "+0.5 points on")):
+        found = one_budget_search(problem(session, rungs=2, bound=0.05, on=on))
+        assert found.chosen.budgets == same(1)
+        write_search(replace(found, plans={found.plan.hash: found.plan}), tmp_path)
+        best(tmp_path, 0.05, as_json=False)
+        assert told in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_search_that_tried_nothing_has_an_empty_frontier():

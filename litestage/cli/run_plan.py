@@ -57,11 +57,14 @@ def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
 
     path, entry = best_within(folder, max_accuracy_drop)
     budgets = " / ".join(f"{stage} {budget}" for stage, budget in entry["budgets"].items())
-    sure = f"90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f}"
-    loses = f"{entry['accuracy_drop'] * 100:+.1f} points on the calibration questions"
     if entry["on"] == "agreement":
-        loses += f", {100 - entry['agreement'] * 100:.1f} % of answers changed"
-    print(f"{path}: skips {budgets}; predicted {entry['latency_s'] * 1000:.1f} ms, {loses} ({sure}).")
+        loses = f"{(1 - entry.get('agreement', 1)) * 100:.1f} % of answers changed"
+    else:
+        loses = f"{entry['accuracy_drop'] * 100:+.1f} points"
+    print(
+        f"{path}: skips {budgets}; predicted {entry['latency_s'] * 1000:.1f} ms, {loses} on the calibration questions "
+        f"(90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f})."
+    )
     print(load_plan(path).certificate or "It is not certified: of many plans tried, the search keeps a lucky one.")
     if as_json:
         print_json({"plan": str(path), **entry})

@@ -35,6 +35,7 @@ class _Candidate(Shape):
     questions: Count
     plan: str = ""
     accuracy_drop_upper: float = 0.0
+    agreement: Share = 1.0
     exit: _Exit | None = None
     verdict: str = ""
 
