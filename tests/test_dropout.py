@@ -83,7 +83,9 @@ def test_an_adapter_is_tuned_with_dropout(tmp_path: Path, compiled: bool):
         *("lora={rank: 4}", "sublayer_dropout={analyze: 0.5, recall: 0.2}", "questions=4", "tokens=400", "steps=3"),
         *("threads=1", "accelerator=cpu", "precision=32-true", f"compile={compiled}"),
     ]
-    train(load_config("staged", options))
+    # the reference model has more layers than may be compiled one by one: what is compiled for one is good for all
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        train(load_config("staged", options))
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 

@@ -30,7 +30,7 @@ class Cost(Callback):  # type: ignore[misc]
         largest = max(batches, key=lambda batch: batch.input_ids.numel()).to(module.device)
         for _ in range(2):
             began = time.perf_counter()
-            with trainer.strategy.precision_plugin.forward_context():
+            with trainer.strategy.precision_plugin.forward_context(), module.dropping(largest, 0):
                 loss = summed_loss(module.model, largest)
             loss.backward()  # type: ignore[no-untyped-call]
             module.zero_grad()

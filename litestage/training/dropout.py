@@ -10,11 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+MIN_ROOM = 64
+"""Sequences that what is kept has room for, at least."""
 
 
 class SublayerDropout:
@@ -27,13 +30,14 @@ class SublayerDropout:
 
     def __init__(self, model: Any, rates: Mapping[str, float], seed: int) -> None:
         self.rates, self._seed = rates, seed
-        self._keep: Tensor | None = None  # [sub-layers, sequences], 1 or 0
         layers = model.get_decoder().layers
         depth = torch.arange(len(layers), dtype=torch.float64) / max(1, len(layers) - 1)
         self._rises = (torch.exp2(depth) - 1).repeat_interleave(2)
-        for index, layer in enumerate(layers):
-            layer.self_attn.register_forward_hook(partial(self._multiply, 2 * index))
-            layer.mlp.register_forward_hook(partial(self._multiply, 2 * index + 1))
+        self._sublayers = [sublayer for layer in layers for sublayer in (layer.self_attn, layer.mlp)]
+        for sublayer in self._sublayers:
+            # a buffer of each, and one hook for all: what is compiled for a layer is then good for every other
+            sublayer.register_buffer("keep", None, persistent=False)
+            sublayer.register_forward_hook(_multiply)
 
     def drawn(self, stages: Sequence[str], step: int, part: int) -> Tensor:
         """Which sub-layers a micro-batch's sequences, of the stages named, keep: [sub-layers, sequences] of 0 and 1.
@@ -49,15 +53,22 @@ class SublayerDropout:
     @contextmanager
     def dropping(self, stages: Sequence[str], step: int, part: int, device: torch.device) -> Iterator[None]:
         """While it is open the model runs without what is drawn."""
-        self._keep = self.drawn(stages, step, part).to(device)
+        # as long for other counts of sequences: what is compiled is compiled for this length
+        room = max(MIN_ROOM, 1 << (len(stages) - 1).bit_length())
+        drawn = functional.pad(self.drawn(stages, step, part), (0, room - len(stages))).to(device)
+        for sublayer, keep in zip(self._sublayers, drawn, strict=True):
+            sublayer.keep = keep[:, None, None].clone()
         try:
             yield
         finally:
-            self._keep = None
+            for sublayer in self._sublayers:
+                sublayer.keep = None
 
-    def _multiply(self, index: int, module: Any, inputs: Any, outputs: Any) -> Any:
-        if self._keep is None:
-            return outputs
-        update = outputs[0] if isinstance(outputs, tuple) else outputs
-        update = update * self._keep[index, :, None, None].to(update.dtype)
-        return (update, *outputs[1:]) if isinstance(outputs, tuple) else update
+
+def _multiply(sublayer: Any, inputs: Any, outputs: Any) -> Any:
+    """The update, [sequences, tokens, width], times 0 in the sequences that go without the sub-layer."""
+    if sublayer.keep is None:
+        return outputs
+    update = outputs[0] if isinstance(outputs, tuple) else outputs
+    update = update * sublayer.keep[: update.shape[0]].to(update.dtype)
+    return (update, *outputs[1:]) if isinstance(outputs, tuple) else update

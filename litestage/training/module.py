@@ -42,7 +42,7 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
         total = total.clamp(min=torch.finfo(total.dtype).tiny)  # patterns alone may leave a step without a weight
         loss = torch.zeros((), device=self.device)
         for index, batch in enumerate(batches):
-            with self._dropping(batch, index):
+            with self.dropping(batch, index):
                 part = summed_loss(self.model, batch) / total
             self.manual_backward(part)
             loss += part.detach()
@@ -52,7 +52,8 @@ class StagedTraining(lightning.LightningModule):  # type: ignore[misc]
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log("loss", loss, prog_bar=True)
 
-    def _dropping(self, batch: TreeBatch, part: int) -> AbstractContextManager[None]:
+    def dropping(self, batch: TreeBatch, part: int) -> AbstractContextManager[None]:
+        """While it is open the model goes without the sub-layers that are dropped in this part of the step."""
         if self.dropout is None:
             return nullcontext()
         return self.dropout.dropping(batch.stages, self.global_step, part, self.device)
