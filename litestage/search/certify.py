@@ -60,10 +60,10 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
         return Walk(len(problem.confirm))
     tried = [c for c in candidates if c.questions == len(problem.questions) and problem.kept_by(c)]
     plans = [problem.plan(c.rungs, c.exit_rule) for c in tried]
-    pairs = [problem.answers.pairs(plan, problem.questions) for plan in plans]
+    standings = [problem.answers.standing(plan, problem.questions) for plan in plans]
     steps: list[Step] = []
     certificates: dict[str, Certificate] = {}
-    changed = [of.lost + of.gained for of in pairs]
+    changed = [of.lost + of.gained for of in standings]
     inside = [[_inside(plan, other) for other in plans] for plan in plans]
     for index in walk_order([c.latency_s for c in tried], changed, full.latency_s, inside):
         plan = plans[index]
@@ -133,9 +133,8 @@ def _step(problem: SearchProblem, plan: Plan) -> Step:
     bound, answers = problem.bound, problem.answers
     asked = sorted(problem.confirm, key=lambda question: -answers.lost[question.id])
     for count in looks(len(asked)):
-        so_far = answers.pairs(plan, asked[:count])
-        at_best = Pairs(so_far.lost, so_far.gained + answers.to_be_gained(asked[count:]), len(asked))
-        p = bound.p_value(at_best)
+        so_far = answers.standing(plan, asked[:count])
+        p = bound.p_value(answers.at_best(so_far, asked[count:]))
         if p > bound.level:
             return Step(plan.hash, count, so_far.lost, so_far.gained, p, passed=False)
     return Step(plan.hash, len(asked), so_far.lost, so_far.gained, p, passed=True)

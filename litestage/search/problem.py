@@ -138,7 +138,7 @@ class SearchProblem:
 
     def evaluate(self, rungs: Rungs, rule: ExitRule | None = None) -> Candidate:
         """Answers all calibration questions under the plan."""
-        standing = self._standing(self.plan(rungs, rule), self.questions)
+        standing = self.answers.standing(self.plan(rungs, rule), self.questions)
         return self._candidate(rungs, rule, self.questions, standing)
 
     def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
@@ -154,10 +154,11 @@ class SearchProblem:
         hard = self.answers.hardest(self.questions)
         few, *parts = [self.questions[:count] for count in (FEW, *looks(len(self.questions)))]
         for asked in [hard, few, *parts] if hard else [few, *parts]:
-            standing = self._standing(plan, asked)
-            at_best = self._at_best(plan)
+            standing = self.answers.standing(plan, asked)
+            known, rest = self.answers.parted(plan, self.questions)
+            at_best = self.answers.at_best(self.answers.standing(plan, known), rest)
             if not at_best.within(bound, sure):
-                return self._candidate(rungs, rule, self.answers.known(plan, self.questions), at_best), False
+                return self._candidate(rungs, rule, known, at_best), False
             if asked is few and self._surely_slower(plan, few):
                 slower = self._candidate(rungs, rule, few, standing)
                 return replace(slower, verdict=f"dropped early: slower than full depth on {len(few)} questions"), False
@@ -191,7 +192,7 @@ class SearchProblem:
         plan = self.plan(rungs, rule)
         both, traces = self.answers.beside_full_depth(plan, asked), self.answers.of(plan, asked)
         full = [bool(trace.correct) for trace in self.answers.of(self.full_depth, self.questions[: standing.n])]
-        drop = standing.drop if self.on == "accuracy" else self.answers.pairs(plan, asked, "accuracy").drop
+        drop = standing.drop if self.on == "accuracy" else self.answers.standing(plan, asked, "accuracy").drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
@@ -208,18 +209,6 @@ class SearchProblem:
             agreement=fmean(trace.answer == full.answer for trace, full in both),
             exit=rule.to_dict() if rule else None,
         )
-
-    def _standing(self, plan: Plan, asked: Sequence[Question]) -> Standing:
-        pairs = self.answers.pairs(plan, asked)
-        return Standing(pairs.lost, pairs.gained, pairs.n)
-
-    def _at_best(self, plan: Plan) -> Standing:
-        """Where the plan would stand after all questions if it lost none of those it has not been asked."""
-        asked = self.answers.known(plan, self.questions)
-        so_far = self._standing(plan, asked)
-        names = {question.id for question in asked}
-        to_be_gained = self.answers.to_be_gained([question for question in self.questions if question.id not in names])
-        return Standing(so_far.lost, so_far.gained + to_be_gained, len(self.questions))
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         """Predicted seconds per question, by stage."""
