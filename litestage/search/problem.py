@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class SearchProblem:
-    """Calibration questions, the plans to choose from, step costs, and the accuracy a plan may lose.
+    """Calibration questions, the plans to choose from, step costs, and what a plan may lose.
 
     Attributes:
         ladders: by stage, what it may skip.
-        max_accuracy_drop: as a fraction of the questions, against full depth; where agreement is bounded, of answers
-            that may differ from full depth's.
+        bound: against full depth; its confidence is the certificate's.
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
         reference_exit: exit rule of the full depth that drops are measured against; None: what the exit itself loses
             counts.
@@ -43,8 +42,6 @@ class SearchProblem:
         origin: what the ladders were made from, for the plan's provenance.
         confirm: questions that certify what the search found, and that nothing else looks at; without any, the plan has
             no certificate.
-        confidence: of the certificate.
-        on: what is bounded: ``accuracy`` or ``agreement``.
         task: its name, for the certificate.
         prefix_cache: whether the plans that skip something have one.
         estimates: by stage, what each rung of its ladder is expected to do; for strategies that ask for it.
@@ -55,7 +52,7 @@ class SearchProblem:
     questions: Sequence[Question]
     ladders: Mapping[str, Ladder]
     costs: StepCosts
-    max_accuracy_drop: float
+    bound: Bound
     exit: ExitRule | None = None
     reference_exit: ExitRule | None = None
     try_exits: bool = False
@@ -65,29 +62,22 @@ class SearchProblem:
     journal: ResultStore | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     confirm: Sequence[Question] = ()
-    confidence: float = 0.9
-    on: str = "accuracy"
     task: str = ""
     prefix_cache: bool = False
     estimates: Mapping[str, Sequence[Estimate]] = field(default_factory=dict)
 
-    @property
-    def bound(self) -> Bound:
-        """What is to be certified."""
-        return Bound(self.max_accuracy_drop, self.confidence, self.on)
-
     def loss(self, candidate: Candidate) -> float:
         """What of a candidate is bounded: its drop, or the share of its answers that are not full depth's."""
-        return candidate.accuracy_drop if self.on == "accuracy" else 1 - candidate.agreement
+        return candidate.accuracy_drop if self.bound.on == "accuracy" else 1 - candidate.agreement
 
     def kept_by(self, candidate: Candidate) -> bool:
         """Whether a candidate's loss on the questions it was tried on is within the bound."""
-        return self.loss(candidate) <= self.max_accuracy_drop + 1e-12
+        return self.loss(candidate) <= self.bound.most + 1e-12
 
     def what_it_loses(self, candidate: Candidate) -> str:
         """``+0.8 points``, or ``0.8 % of answers changed``."""
         share = self.loss(candidate) * 100
-        return f"{share:+.1f} points" if self.on == "accuracy" else f"{share:.1f} % of answers changed"
+        return f"{share:+.1f} points" if self.bound.on == "accuracy" else f"{share:.1f} % of answers changed"
 
     def certificate(self, plan: str, pairs: Pairs, p: float) -> Certificate:
         """The certificate of the plan of this hash."""
@@ -95,9 +85,9 @@ class SearchProblem:
             plan=plan,
             model=self.session.loaded.fingerprint,
             pipeline=self.pipeline.hash,
-            bound=self.max_accuracy_drop,
-            on=self.on,
-            confidence=self.confidence,
+            bound=self.bound.most,
+            on=self.bound.on,
+            confidence=self.bound.confidence,
             against="full" if self.reference_exit is None else "full+exit",
             task=self.task,
             questions=pairs.n,
@@ -130,7 +120,7 @@ class SearchProblem:
     @cached_property
     def answers(self) -> Answers:
         """What was answered so far."""
-        return Answers(self.session, self.pipeline, self.full_depth, self.on)
+        return Answers(self.session, self.pipeline, self.full_depth, self.bound.on)
 
     def full(self) -> Candidate:
         """What full depth does, which all others are held against."""
@@ -150,7 +140,7 @@ class SearchProblem:
         however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced;
         the first few show whether it is slower than full depth.
         """
-        plan, bound, sure = self.plan(rungs, rule), self.max_accuracy_drop, not self.confirm
+        plan, bound, sure = self.plan(rungs, rule), self.bound.most, not self.confirm
         hard = self.answers.hardest(self.questions)
         few, *parts = [self.questions[:count] for count in (FEW, *looks(len(self.questions)))]
         for asked in [hard, few, *parts] if hard else [few, *parts]:
@@ -192,7 +182,7 @@ class SearchProblem:
         plan = self.plan(rungs, rule)
         both, traces = self.answers.beside_full_depth(plan, asked), self.answers.of(plan, asked)
         full = [bool(trace.correct) for trace in self.answers.of(self.full_depth, self.questions[: standing.n])]
-        drop = standing.drop if self.on == "accuracy" else self.answers.standing(plan, asked, "accuracy").drop
+        drop = standing.drop if self.bound.on == "accuracy" else self.answers.standing(plan, asked, "accuracy").drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
@@ -231,7 +221,7 @@ class SearchProblem:
             "method": "litestage",
             "strategy": strategy,
             **self.origin,
-            "max_accuracy_drop": self.max_accuracy_drop,
+            "max_accuracy_drop": self.bound.most,
             "calibration_questions": len(self.questions),
             "confirming_questions": len(self.confirm),
             "accuracy": {"full": full.accuracy, "plan": chosen.accuracy},

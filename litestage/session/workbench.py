@@ -66,11 +66,15 @@ class Workbench:
         return self._calibration[1]
 
     @property
+    def _bound(self) -> Bound:
+        search = self.config.search
+        return Bound(search.max_accuracy_drop, search.confidence, search.bound)
+
+    @property
     def _calibration(self) -> tuple[list[Question], list[Question]]:
         search = self.config.search
         asked = self.task.questions("calibration")[: search.calibration]
-        bound = Bound(search.max_accuracy_drop, search.confidence, search.bound)
-        confirm = confirming(len(asked), bound) if search.confirm is None else search.confirm
+        confirm = confirming(len(asked), self._bound) if search.confirm is None else search.confirm
         if confirm >= len(asked):
             raise LiteStageError(
                 f"search.confirm is {confirm}, but the calibration split has {len(asked)} questions, which leaves none "
@@ -157,7 +161,7 @@ class Workbench:
             questions=calibrated.questions,
             ladders=ladders.plans,
             costs=self.session.step_costs(stage.compensation for ladder in ladders.plans.values() for stage in ladder),
-            max_accuracy_drop=search.max_accuracy_drop,
+            bound=self._bound,
             exit=self.exit_rule if search.exit else None,
             reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
@@ -166,8 +170,6 @@ class Workbench:
             timed_questions=search.timed_questions,
             journal=self.session.reusing.store,
             confirm=self.confirmation(),
-            confidence=search.confidence,
-            on=search.bound,
             prefix_cache=search.phase == "decode",  # all prompts are run at full depth, so stages can share them
             task=self.task.name,
             estimates=ladders.estimates,
