@@ -16,9 +16,9 @@ from litestage.ranks import launch
 from litestage.search import find_strategy
 from litestage.search.calibrated import Calibrated
 from litestage.search.candidate import SearchResult
+from litestage.search.enough import confirming
 from litestage.search.ladders import Ladder, Ladders
 from litestage.search.problem import SearchProblem
-from litestage.search.split import confirming
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound
