@@ -167,7 +167,7 @@ def measure_stand_in(engine: Engine, form: str) -> StandInCosts:
     for _ in timing.rounds(f"what a stand-in costs, {form}", [*fitted, *held_out], _PAIRS, least=_REPEATS):
         prices = _prices(timing, timing.chosen(fitted), len(stand_ins(skips[0], form)))
         error = _price_error(timing, timing.chosen(held_out), prices, len(stand_ins(skips[1], form)))
-        prices = prices._replace(held_out_error=error)
+        prices = replace(prices, held_out_error=error)
         if error <= TOLERATED_ERROR:
             break
     else:

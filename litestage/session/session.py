@@ -333,23 +333,21 @@ class Session:
         A form that puts nothing in a skipped sub-layer's place has no price: none, and changed feed-forwards.
         """
 
-        def timed(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            return self._on_this_machine(kind, lambda: from_rank_zero(measure))
-
         def stand_in(form: str) -> StandInCosts:
-            measured = timed(f"stand_in/{form}", lambda: measure_stand_in(self.engine, form)._asdict())
+            measured = self._timed(f"stand_in/{form}", lambda: asdict(measure_stand_in(self.engine, form)))
             return StandInCosts.from_dict(measured)
 
-        costs = StepCosts.from_dict(timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+        costs = StepCosts.from_dict(self._timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
         priced = sorted({*forms} - {"none", *CHANGED})
         return replace(costs, stand_ins={form: stand_in(form) for form in priced})
 
     def token_share(self) -> float:
         """What one more token costs in a decode step on this machine, as a share of it; measured once, then kept."""
-        share: float = self._on_this_machine(
-            "token_share", lambda: from_rank_zero(lambda: {"share": measure_token_share(self.engine)})
-        )["share"]
+        share: float = self._timed("token_share", lambda: {"share": measure_token_share(self.engine)})["share"]
         return share
+
+    def _timed(self, kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return self._on_this_machine(kind, lambda: from_rank_zero(measure))
 
     def _on_this_machine(self, kind: str, measure: Callable[[], dict[str, Any]], *content: object) -> dict[str, Any]:
         """What was measured here before, else as ``measure`` gives it, the same on all ranks."""
