@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import told, write_text
+from litestage.atomic import told, write_json
 from litestage.comparison.entrants import check_methods
 from litestage.comparison.grid.cells import Cell, cells_of, results_before
 from litestage.comparison.grid.made_of import made_of, model_files
@@ -102,5 +101,5 @@ def _run(
 
 
 def _write(summary: Mapping[str, Any], folder: Path) -> None:
-    write_text(folder / "results.json", json.dumps({"schema": GRID, **summary}, indent=2) + "\n")
+    write_json(folder / "results.json", {"schema": GRID, **summary})
     write_grid_report(summary, folder)
