@@ -48,11 +48,6 @@ class Journal(BasePredictionWriter):
                     by_question.setdefault(trace.question_id, {})[name] = trace.to_dict()
             self._kept.keep(by_question, self._engine.fingerprint, self._engine.engine.name)
 
-    def close(self) -> None:
-        """The run is finished: nothing is left to take up."""
-        if self._kept is not None:
-            self._kept.close()
-
 
 def run_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:
     """A name that only the same questions, contestants, machine and way of measuring share."""
