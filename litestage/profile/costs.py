@@ -13,7 +13,7 @@ and not in a predicted one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -164,11 +164,10 @@ class StepCosts:
         return cls(raw["layers"], *coefficients, raw["held_out_error"], stand_ins, raw["path"])
 
 
-def _unchanging(plan: StagePlan, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _unchanging(plan: StagePlan, start: int, end: int) -> list[tuple[int, int]]:
     """The generated tokens from ``start`` up to ``end`` in parts in which the same sub-layers are skipped."""
     changes = [at for at, _ in step_sets(plan.schedule) if start < at < end]
-    marks = [start, *changes, end]
-    yield from ((first, last) for first, last in pairwise(marks) if last > first)
+    return [(first, last) for first, last in pairwise([start, *changes, end]) if last > first]
 
 
 def active(layers: int, skip: SkipSet) -> tuple[int, int]:
