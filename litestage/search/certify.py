@@ -16,7 +16,6 @@ from litestage.plan import Certificate, Plan, StagePlan
 from litestage.search.candidate import Candidate
 from litestage.search.problem import SearchProblem
 from litestage.search.race import looks
-from litestage.stats import Pairs
 
 EQUALLY_FAST = 0.01
 """Candidates within this share of each other's latency are one step of the walk: step costs are not more exact."""
@@ -71,9 +70,7 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
         steps.append(step)
         if not step.passed:
             break
-        certificates[plan.hash] = problem.certificate(
-            plan.answers_hash, Pairs(step.lost, step.gained, step.asked), step.p
-        )
+        certificates[plan.hash] = problem.certificate(plan, step)
     return Walk(len(problem.confirm), steps, certificates)
 
 

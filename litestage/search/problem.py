@@ -17,11 +17,12 @@ from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Estimate, Ladder
 from litestage.search.race import FEW, Standing, looks, surely_slower
 from litestage.stages import Pipeline, Question
-from litestage.stats import Bound, Pairs
+from litestage.stats import Bound
 from litestage.store import ResultStore
 from litestage.trace import Trace
 
 if TYPE_CHECKING:
+    from litestage.search.certify import Step
     from litestage.session import Session
 
 
@@ -79,10 +80,10 @@ class SearchProblem:
         share = self.loss(candidate) * 100
         return f"{share:+.1f} points" if self.bound.on == "accuracy" else f"{share:.1f} % of answers changed"
 
-    def certificate(self, plan: str, pairs: Pairs, p: float) -> Certificate:
-        """The certificate of the plan of this hash."""
+    def certificate(self, plan: Plan, step: Step) -> Certificate:
+        """The certificate of a plan that passed the test."""
         return Certificate(
-            plan=plan,
+            plan=plan.answers_hash,
             model=self.session.loaded.fingerprint,
             pipeline=self.pipeline.hash,
             bound=self.bound.most,
@@ -90,10 +91,10 @@ class SearchProblem:
             confidence=self.bound.confidence,
             against="full" if self.reference_exit is None else "full+exit",
             task=self.task,
-            questions=pairs.n,
-            lost=pairs.lost,
-            gained=pairs.gained,
-            p=p,
+            questions=step.asked,
+            lost=step.lost,
+            gained=step.gained,
+            p=step.p,
         )
 
     @property
