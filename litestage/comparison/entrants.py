@@ -17,8 +17,8 @@ from litestage.search.candidate import SearchResult
 from litestage.session import Session
 from litestage.session.workbench import Workbench, open_session
 
-RETRAINED = {"full-half": "reference-half"}
-"""Rows that are another model at full depth: the reference recipe trained at half the depth."""
+RETRAINED = "full-half"
+"""The row that is another model at full depth: the reference recipe trained at half the depth."""
 QUANTISED = "full-int8"
 """The row that is the same model at full depth with its weights in 8 bits."""
 
@@ -80,11 +80,11 @@ def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
     row_names(distinct(config.methods))
     for name in config.variants:
-        if name in (QUANTISED, *RETRAINED):
+        if name in (QUANTISED, RETRAINED):
             raise LiteStageError(f"variants.{name}: {name!r} is a row of its own; give the variant another name.")
     for spec in config.methods:
         body = parted(spec)[0]
-        if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):
+        if body in ("litestage", QUANTISED, RETRAINED, *config.variants):
             continue
         if _is_settled(body):
             check_spec(body)
@@ -98,12 +98,11 @@ def check_methods(config: RunConfig) -> None:
 def check_rows(config: RunConfig, specs: Sequence[str]) -> None:
     """Raises LiteStageError for a row of another model that this comparison cannot have, before any search."""
     bodies = {parted(spec)[0] for spec in specs}
-    for body in sorted(bodies & set(RETRAINED)):
-        if config.model.name != "reference":
-            raise LiteStageError(
-                f"{body} is the reference model retrained at half the depth; it can't be compared with "
-                f"{config.model.name!r}."
-            )
+    if RETRAINED in bodies and config.model.name != "reference":
+        raise LiteStageError(
+            f"{RETRAINED} is the reference model retrained at half the depth; it can't be compared with "
+            f"{config.model.name!r}."
+        )
     if QUANTISED in bodies:
         check_int8(config.engine.dtype, config.engine.device)
 
@@ -128,13 +127,13 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are those made so far."""
     session, pipeline = bench.session, bench.pipeline
     body = parted(spec)[0]
-    if body in (QUANTISED, *RETRAINED):
+    if body in (QUANTISED, RETRAINED):
         config = bench.config
         if body == QUANTISED:
             config = replace(config, engine=replace(config.engine, weights="int8"))
             pretrained, model, note = config.model.pretrained, f"{config.model.name}, int8", "weights in 8 bits"
         else:
-            pretrained, model, note = RETRAINED[body], RETRAINED[body], "retrained at half the depth"
+            pretrained, model, note = "reference-half", "reference-half", "retrained at half the depth"
         session = open_session(config, pretrained, session.reusing.store)
         plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
         return Entrant(session.contestant(pipeline, plan), _said(note, spec, plan), model=model)
