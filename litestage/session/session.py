@@ -192,16 +192,20 @@ class Session:
             plan = self.signed(plan, pipeline)
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
         try:
-            plan.validate(
-                layers=self.engine.decoder.layers,
-                width=self.engine.decoder.width,
-                fingerprint=self.loaded.fingerprint,
-                stages=stages,
-                pipeline_hash=pipeline.hash if pipeline else None,
-            )
+            self.check(plan, pipeline)
         except LiteStageError as error:
             raise LiteStageError(f"{body}: {error}") from None
         return plan
+
+    def check(self, plan: Plan, pipeline: Pipeline | None) -> None:
+        """Raises LiteStageError, saying what differs, where a plan does not fit this model or the pipeline."""
+        plan.validate(
+            layers=self.engine.decoder.layers,
+            width=self.engine.decoder.width,
+            fingerprint=self.loaded.fingerprint,
+            stages=pipeline.stage_names if pipeline else PLAIN_STAGE,
+            pipeline_hash=pipeline.hash if pipeline else None,
+        )
 
     def with_suffixes(
         self,
