@@ -229,7 +229,7 @@ class HostRunner:
     def _forward(
         self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]], first: int
     ) -> tuple[list[_Run], Tensor]:
-        """One pass of what rows run next, and the logits after each row's tokens from the ``first`` on (-1: the last)."""
+        """One pass of what rows run next; the logits after each row's tokens from the ``first`` on (-1: its last)."""
         cache, tokens, runs, picked = batch.cache, list[list[Token]](), list[_Run](), list[int]()
         each = max(sum(map(len, rows.values())) for rows in by_lane.values())  # tokens of a lane, padding included
         for index, (lane, rows) in enumerate(by_lane.items()):
