@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ def run_cells(
                 run.failed[cell] = str(error)
                 end(cell, str(error))
         run.summary = {**summarise_grid(cells, run.found, run.failed), "command": typed}
-        _write(run.summary, own_root)
+        write_json(own_root / "results.json", {"schema": GRID, **run.summary})
+        write_grid_report(run.summary, own_root)
     return run
 
 
@@ -98,8 +99,3 @@ def _run(
     words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
     results, _ = compare_into(folder, bench, " ".join(words), made_of=digests)
     return (bench.session, files), results
-
-
-def _write(summary: Mapping[str, Any], folder: Path) -> None:
-    write_json(folder / "results.json", {"schema": GRID, **summary})
-    write_grid_report(summary, folder)
