@@ -112,14 +112,8 @@ def load(
         chat_template=chat_template,
         store=store,
     )
-    if not isinstance(plan, Plan):
-        plan = session.plan(str(plan), chosen, through)
+    if isinstance(plan, Plan):
+        session.check(plan, through)
     else:
-        plan.validate(
-            layers=session.engine.decoder.layers,
-            width=session.engine.decoder.width,
-            fingerprint=session.loaded.fingerprint,
-            stages=through.stage_names,
-            pipeline_hash=through.hash,
-        )
+        plan = session.plan(str(plan), chosen, through)
     return Answerer(session, through, plan)

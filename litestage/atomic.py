@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 from litestage.errors import LiteStageError
 
@@ -34,6 +36,11 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, in one move; raises as :func:`replacing` does."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file as :func:`write_text` does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def writable(folder: Path) -> Path:

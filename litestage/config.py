@@ -91,7 +91,7 @@ class SearchConfig:
         max_budget: most sub-layers to skip in a stage; half of them unless given.
         calibration: how many questions of the calibration split are used.
         confirm: how many of these, the last, are kept from the search and certify what it found: unless given, up to
-            four fifths of them (:mod:`litestage.search.split`). With 0 the plan has no certificate.
+            four fifths of them (:mod:`litestage.search.enough`). With 0 the plan has no certificate.
         exit: have the exit rule on during the search.
         against: what a plan's drop is measured against: ``full`` depth, or ``full+exit``, which leaves out what the
             exit rule itself loses.

@@ -58,9 +58,9 @@ class Oracle:
         self, requests: Sequence[Request], plan: StagePlan, decoding: Decoding, *, confidences: bool = False
     ) -> Batch:
         detokenise, sampler = Detokenise(self.tokenizer, decoding.stop), Sampler(decoding)
-        rows = [Row(request, plan.exit, self.eos, detokenise, confidences) for request in requests]
+        room = self.decoder.context_length
+        rows = [Row(request, plan.exit, self.eos, detokenise, room, confidences) for request in requests]
         for row in rows:
-            row.fit(self.decoder.context_length, None)
             self._decode(row, plan, sampler)
         return Batch([row.generation() for row in rows], 0.0, 0.0)
 

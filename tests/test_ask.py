@@ -8,7 +8,7 @@ import pytest
 
 from litestage.cli import main
 from litestage.comparison.entrants import check_methods
-from litestage.comparison.grid import cells_of
+from litestage.comparison.grid.cells import cells_of
 from litestage.config import load_config
 from litestage.decoder.gguf import installed_gguf
 from litestage.plan import Plan

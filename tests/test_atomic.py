@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from litestage.atomic import replacing, write_text
-from litestage.comparison.results import write_results
+from litestage.atomic import replacing, write_json, write_text
 from litestage.errors import LiteStageError
 from litestage.plan import Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.store import default_store_path
@@ -23,7 +22,7 @@ def one_sentence(error):
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "deep" / "results.json"
-    write_results({"n": 1}, path)
+    write_json(path, {"n": 1})
     interrupted = False
     try:
         with replacing(path) as beside:
@@ -33,7 +32,7 @@ def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path):
         interrupted = True
     assert interrupted
     assert json.loads(path.read_text())["n"] == 1
-    write_results({"n": 3}, path)
+    write_json(path, {"n": 3})
     assert json.loads(path.read_text())["n"] == 3
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 

@@ -18,9 +18,9 @@ from litestage.report.answer import answer, in_two_sentences
 from litestage.report.runs import Run
 from litestage.search import find_strategy
 from litestage.search.certify import walk, walk_order
+from litestage.search.enough import confirming, fewest_calibrating
 from litestage.search.one_budget import one_budget_search
 from litestage.search.record import write_search
-from litestage.search.split import confirming, fewest_calibrating
 from litestage.stats import Bound, Pairs
 
 # --- the test -------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ import yaml
 from run_folders import FULL, method, results
 from tiny_model import save_tiny_model
 
-from litestage.comparison.grid import cells_of, results_before, summarise_grid
+from litestage.comparison.grid.cells import cells_of, results_before
 from litestage.comparison.grid.made_of import made_of, model_files
+from litestage.comparison.grid.summary import summarise_grid
 from litestage.config import load_config, save_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError

@@ -9,6 +9,7 @@ from litestage.comparison.entrants import row_names
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parse_shorthand, parted, plan_from_shorthand, seeded
 from litestage.plan import Plan, SkipSet
+from litestage.session.measuring import TaskMeasurements
 
 LAST_FEED_FORWARDS = """
 from litestage.plan import SkipSet, StagePlan
@@ -33,10 +34,13 @@ def write(folder: Path, text: str) -> str:
 
 
 def plan_of(spec: str, orders: dict | None = None) -> Plan:
-    def order(method: str, count: int, extend) -> list[int]:
-        return (orders if orders is not None else {}).setdefault(method, extend(None, [], count))
+    def of_version(version: str) -> SimpleNamespace:
+        def order(method: str, count: int, extend) -> list[int]:
+            return (orders if orders is not None else {}).setdefault((method, version), extend(None, [], count))
 
-    measurements = SimpleNamespace(order=order)
+        return SimpleNamespace(order=order)
+
+    measurements = SimpleNamespace(of_version=of_version)
     return plan_from_shorthand(parse_shorthand(spec), stages=("think", "answer"), layers=4, measurements=measurements)
 
 
@@ -68,6 +72,19 @@ def test_an_edited_file_does_not_find_the_order_of_the_one_before(tmp_path: Path
     assert list(orders.values()) == [[3, 2]]
     edited = plan_of(f"{write(tmp_path, RANKED.replace('[3, 2, 1]', '[0, 1, 2]'))}:2", orders)
     assert edited["think"].skip == SkipSet((0, 1), (0, 1))
+
+
+def test_a_session_keeps_the_orders_of_two_versions_apart(monkeypatch):
+    kept: dict[str, dict] = {}
+    by_key = SimpleNamespace(key=lambda *content: repr(content), known=kept.get, put=kept.__setitem__)
+    session = SimpleNamespace(kept=by_key, chat_template=False, calibration_questions=1)
+    monkeypatch.setattr(TaskMeasurements, "of_forced", lambda self, measure: measure(None))
+    task, pipeline = SimpleNamespace(questions=lambda split: []), SimpleNamespace(hash="p")
+    measured = TaskMeasurements(session, "mine.py:2", task, pipeline)
+    one, other = (measured.of_version(version) for version in ("one", "other"))
+    assert one.order("ranked", 2, lambda forced, known, count: [3, 2]) == [3, 2]
+    assert other.order("ranked", 2, lambda forced, known, count: [0, 1]) == [0, 1]
+    assert one.order("ranked", 2, lambda forced, known, count: []) == [3, 2]
 
 
 @pytest.mark.parametrize(

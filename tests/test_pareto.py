@@ -16,6 +16,7 @@ from litestage.search.problem import SearchProblem
 from litestage.search.race import Standing, looks
 from litestage.session import Session
 from litestage.stages import load_pipeline
+from litestage.stats import Bound
 
 STAGES = ("recall", "analyze", "summarize")
 
@@ -39,7 +40,7 @@ class Scripted(SearchProblem):
     def race(self, budgets, rule=None):
         self.raced.append((*(budgets[stage] for stage in STAGES), rule))
         candidate = self.evaluate(budgets, rule)
-        return candidate, candidate.accuracy_drop <= self.max_accuracy_drop
+        return candidate, candidate.accuracy_drop <= self.bound.most
 
     def cut_share(self, budgets, rule):
         return self.exits.get(rule, (0.0, 0.0))[0]
@@ -70,7 +71,7 @@ def problem(session, bound, **options):
         questions=[None] * 100,
         ladders=dict.fromkeys(STAGES, ladder),
         costs=StepCosts(12, (0.0,) * 7, (0.0,) * 7, 0.0),
-        max_accuracy_drop=bound,
+        bound=Bound(bound),
         **options,
     )
 
@@ -84,7 +85,7 @@ def best_by_trying_all(case):
     candidates = [
         case.evaluate({"recall": r, "analyze": a, "summarize": s}) for r in range(5) for a in range(5) for s in range(5)
     ]
-    return min((c for c in candidates if c.accuracy_drop <= case.max_accuracy_drop), key=lambda c: c.latency_s)
+    return min((c for c in candidates if c.accuracy_drop <= case.bound.most), key=lambda c: c.latency_s)
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.005, 0.016, 0.02, 0.3])

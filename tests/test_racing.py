@@ -17,6 +17,7 @@ from litestage.search.one_budget import one_budget_search
 from litestage.search.problem import SearchProblem
 from litestage.search.record import best_within, write_search
 from litestage.stages import Question, load_pipeline
+from litestage.stats import Bound
 from litestage.trace import StageTrace, Trace
 
 STAGES = ("recall", "analyze", "summarize")
@@ -66,7 +67,7 @@ class WrittenDown:
         return sum(budget == skipped for budget, _ in self.asked)
 
 
-def problem(session, rungs=4, questions=200, bound=0.02, **options):
+def problem(session, rungs=4, questions=200, bound=0.02, on="accuracy", **options):
     ladder = [StagePlan(skip=SkipSet(mhsa=tuple(range(rung)))) for rung in range(rungs)]
     return SearchProblem(
         session=session,
@@ -74,7 +75,7 @@ def problem(session, rungs=4, questions=200, bound=0.02, **options):
         questions=[Question(str(i), "?", ("a", "b"), "A") for i in range(questions)],
         ladders=dict.fromkeys(STAGES, ladder),
         costs=COSTS,
-        max_accuracy_drop=bound,
+        bound=Bound(bound, on=on),
         **options,
     )
 

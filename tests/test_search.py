@@ -13,6 +13,7 @@ from litestage.search.ladders import budget_ladder, cosine_orders
 from litestage.search.problem import SearchProblem
 from litestage.session import Session
 from litestage.stages import load_pipeline
+from litestage.stats import Bound
 
 STAGES = ("recall", "analyze", "summarize")
 EACH = (1e-3, 0, 2e-4, 0, 0, 3e-4, 0)
@@ -49,7 +50,7 @@ def scripted(reference_session, bound):
         questions=[],
         ladders=dict.fromkeys(STAGES, ladder),
         costs=StepCosts(12, (0.0,) * 7, (0.0,) * 7, 0.0),
-        max_accuracy_drop=bound,
+        bound=Bound(bound),
     )
 
 

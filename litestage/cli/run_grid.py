@@ -10,7 +10,7 @@ from litestage.config import RunConfig
 from litestage.errors import LiteStageError
 
 if TYPE_CHECKING:
-    from litestage.comparison.grid import Cell
+    from litestage.comparison.grid.cells import Cell
     from litestage.comparison.grid.run import GridRun
 
 

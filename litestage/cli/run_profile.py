@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from litestage.atomic import write_json
 from litestage.cli.output import command_line, output_folder, print_json, print_table, say_unused
 from litestage.config import load_config, save_config
 
@@ -15,7 +16,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     from litestage.environment import peak_memory
     from litestage.plan import SkipSet
     from litestage.report import read_run
-    from litestage.session.profiled import profile_of, write_profile
+    from litestage.session.profiled import profile_of
     from litestage.session.workbench import Workbench
     from litestage.tracking import track
 
@@ -54,7 +55,7 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
         "command": command_line("profile", *overrides),
     }
     save_config(config, folder)
-    write_profile(content, folder)
+    write_json(folder / "profile.json", content)
     print(f"Written to {folder}/: profile.json")
     track(config.tracking, read_run(folder), "profile")
     if as_json:

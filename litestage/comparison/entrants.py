@@ -9,16 +9,16 @@ from pathlib import Path
 from litestage.config import RunConfig, SearchConfig, variant
 from litestage.decoder.load import check_int8
 from litestage.errors import LiteStageError
-from litestage.methods.shorthand import cut, distinct, parse_shorthand, parted, wants_drafts
-from litestage.plan import Plan, load_plan
+from litestage.methods.shorthand import check_spec, cut, distinct, parse_shorthand, parted, wants_drafts
+from litestage.plan import Plan
 from litestage.plan.words import NO_DRAFTS, Exit, what_it_does
 from litestage.runner import Contestant
 from litestage.search.candidate import SearchResult
 from litestage.session import Session
 from litestage.session.workbench import Workbench, open_session
 
-RETRAINED = {"full-half": "reference-half"}
-"""Rows that are another model at full depth: the reference recipe trained at half the depth."""
+RETRAINED = "full-half"
+"""The row that is another model at full depth: the reference recipe trained at half the depth."""
 QUANTISED = "full-int8"
 """The row that is the same model at full depth with its weights in 8 bits."""
 
@@ -42,6 +42,11 @@ def _parts(spec: str) -> tuple[str, str, str]:
     body, suffixes = cut(spec)
     name, _, numbers = (body, "", "") if body.endswith((".yaml", ".yml")) else body.partition(":")
     return Path(name).stem if name.endswith((".yaml", ".yml", ".py")) else name, numbers, suffixes
+
+
+def _is_settled(body: str) -> bool:
+    """Whether a method's name says all that it skips: no search has to find its budget."""
+    return body == "full" or body.endswith((".yaml", ".yml")) or (":" in body and not body.endswith(":best"))
 
 
 def row_names(specs: Sequence[str]) -> dict[str, str]:
@@ -75,16 +80,14 @@ def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
     row_names(distinct(config.methods))
     for name in config.variants:
-        if name in (QUANTISED, *RETRAINED):
+        if name in (QUANTISED, RETRAINED):
             raise LiteStageError(f"variants.{name}: {name!r} is a row of its own; give the variant another name.")
     for spec in config.methods:
         body = parted(spec)[0]
-        if body in ("litestage", QUANTISED, *RETRAINED, *config.variants):
+        if body in ("litestage", QUANTISED, RETRAINED, *config.variants):
             continue
-        if body.endswith((".yaml", ".yml")):
-            load_plan(body)
-        elif body == "full" or (":" in body and not body.endswith(":best")):
-            parse_shorthand(body)
+        if _is_settled(body):
+            check_spec(body)
         else:
             method, _, budget = body.removesuffix(":best").partition(":")
             if budget:
@@ -95,12 +98,11 @@ def check_methods(config: RunConfig) -> None:
 def check_rows(config: RunConfig, specs: Sequence[str]) -> None:
     """Raises LiteStageError for a row of another model that this comparison cannot have, before any search."""
     bodies = {parted(spec)[0] for spec in specs}
-    for body in sorted(bodies & set(RETRAINED)):
-        if config.model.name != "reference":
-            raise LiteStageError(
-                f"{body} is the reference model retrained at half the depth; it can't be compared with "
-                f"{config.model.name!r}."
-            )
+    if RETRAINED in bodies and config.model.name != "reference":
+        raise LiteStageError(
+            f"{RETRAINED} is the reference model retrained at half the depth; it can't be compared with "
+            f"{config.model.name!r}."
+        )
     if QUANTISED in bodies:
         check_int8(config.engine.dtype, config.engine.device)
 
@@ -108,8 +110,7 @@ def check_rows(config: RunConfig, specs: Sequence[str]) -> None:
 def waits_for_a_search(config: RunConfig, spec: str) -> bool:
     """Whether a method's plan, or the budget that it takes, is a search's, or its row another model's."""
     body = parted(spec)[0]
-    given = body == "full" or body.endswith((".yaml", ".yml")) or (":" in body and not body.endswith(":best"))
-    return body in config.variants or not given
+    return body in config.variants or not _is_settled(body)
 
 
 def _budget(config: RunConfig, found: SearchResult | None, session: Session) -> int:
@@ -126,24 +127,23 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are those made so far."""
     session, pipeline = bench.session, bench.pipeline
     body = parted(spec)[0]
-    if body in RETRAINED:
-        session = open_session(bench.config, RETRAINED[body], bench.session.reusing.store)
+    if body in (QUANTISED, RETRAINED):
+        config = bench.config
+        if body == QUANTISED:
+            config = replace(config, engine=replace(config.engine, weights="int8"))
+            pretrained, model, note = config.model.pretrained, f"{config.model.name}, int8", "weights in 8 bits"
+        else:
+            pretrained, model, note = "reference-half", "reference-half", "retrained at half the depth"
+        session = open_session(config, pretrained, session.reusing.store)
         plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
-        note = _said("retrained at half the depth", spec, plan)
-        return Entrant(session.contestant(pipeline, plan), note, model=RETRAINED[body])
-    if body == QUANTISED:
-        in_int8 = replace(bench.config, engine=replace(bench.config.engine, weights="int8"))
-        session = open_session(in_int8, bench.config.model.pretrained, bench.session.reusing.store)
-        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
-        note = _said("weights in 8 bits", spec, plan)
-        return Entrant(session.contestant(pipeline, plan), note, model=f"{bench.config.model.name}, int8")
+        return Entrant(session.contestant(pipeline, plan), _said(note, spec, plan), model=model)
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = bench.with_suffixes(search.plan, parted(spec)[1])
         options = variant(bench.config, body) if body in bench.config.variants else bench.config.search
         rule = bench.config.exit if "exit" in parted(spec)[1] else search.chosen.exit
         return Entrant(session.contestant(pipeline, plan), _said(_note(search, options, rule), spec, plan), search)
-    if body != "full" and ":" not in body and not body.endswith((".yaml", ".yml")):
+    if not _is_settled(body):
         spec = spec.replace(body, f"{body}:{_budget(bench.config, found, session)}", 1)
     method, numbers, plus = _parts(spec)
     budget = numbers.split(":")[0]

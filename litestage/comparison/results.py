@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from litestage.atomic import write_text
 from litestage.plan import Certificate, Plan, StagePlan
-from litestage.records import RESULTS
 from litestage.stats import (
     ALPHA,
     POWER,
@@ -233,8 +229,3 @@ def _skipped(plan: StagePlan, rows: Sequence[StageTrace]) -> dict[str, float]:
 
 def _seconds(traces: Sequence[Trace]) -> list[float]:
     return [trace.latency_s for trace in traces if trace.latency_s is not None]
-
-
-def write_results(results: Mapping[str, Any], path: Path) -> None:
-    """Writes results.json with its schema first, in one move."""
-    write_text(path, json.dumps({"schema": RESULTS, **results}, indent=2) + "\n")

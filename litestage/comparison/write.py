@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import told
+from litestage.atomic import told, write_json
 from litestage.comparison.compare import Comparison, compare
-from litestage.comparison.results import write_results
 from litestage.comparison.samples import write_samples
 from litestage.config import RunConfig, save_config
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import parted
 from litestage.ranks import here
-from litestage.records import SEARCH, Search, read_record
+from litestage.records import RESULTS, SEARCH, Search, read_record
 from litestage.report import read_run, write_report
 from litestage.search.record import clear_frontier, write_search
 from litestage.session.profiled import write_known_importance
@@ -45,7 +44,7 @@ def compare_into(
         if found.search:
             write_search(found.search, folder)
         write_known_importance(bench, folder)
-        write_results(results, folder / "results.json")
+        write_json(folder / "results.json", {"schema": RESULTS, **results})
         run = read_run(folder)
         if here().rank == 0:
             write_report([run], folder)  # takes seconds: a kill meanwhile must not cost the times that were measured

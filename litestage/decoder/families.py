@@ -239,12 +239,9 @@ def rotations(
     body: Any, rope: Rope, stream: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of positions [rows, tokens], as Hugging Face's module makes them: [rows, tokens, channels]."""
-    made = (
-        body.rotary_emb(stream, positions)
-        if rope.layer_type is None
-        else body.rotary_emb(stream, positions, rope.layer_type)
-    )
-    return made[0], made[1]
+    layer_type = () if rope.layer_type is None else (rope.layer_type,)
+    cosines, sines = body.rotary_emb(stream, positions, *layer_type)
+    return cosines, sines
 
 
 def _rope(body: Any, layer_type: str | None) -> Rope:

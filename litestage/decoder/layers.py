@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class ResidualSubLayer:
         module: Hugging Face's own.
         norm, post_norm: before and after it.
         names: of its projections in.
+        output_name: of its projection out.
         multiplier: of what is added to the residual stream.
     """
 
@@ -74,12 +75,18 @@ class ResidualSubLayer:
     norm: Norm | None
     post_norm: Norm | None
     names: tuple[str, ...]
+    output_name: ClassVar[str]
     multiplier: float = 1.0
 
     @property
     def projections(self) -> list[Any]:
         """The linear maps from the stream: those of its kind, or one of all of them side by side."""
         return [getattr(self.module, name) for name in self.names]
+
+    @property
+    def output(self) -> Any:
+        """The linear map back to the stream."""
+        return getattr(self.module, self.output_name)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,11 +105,7 @@ class Attention(ResidualSubLayer):
     key_norm: Norm | None = None
     rope: str | None = None
     gated: bool = False
-
-    @property
-    def output(self) -> Any:
-        """The linear map back to the stream."""
-        return self.module.o_proj
+    output_name = "o_proj"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,11 +113,7 @@ class FeedForward(ResidualSubLayer):
     """A feed-forward sub-layer (FFN): ``down(activation(gate) * up)``; its projections are of gate and up."""
 
     activation: Callable[[Tensor], Tensor]
-
-    @property
-    def output(self) -> Any:
-        """The linear map back to the stream."""
-        return self.module.down_proj
+    output_name = "down_proj"
 
 
 @dataclass(frozen=True)

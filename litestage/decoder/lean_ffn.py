@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def feed_forward(ffn: FeedForward, lean: LeanDecoder) -> Step:
     """The sub-layer from stream [tokens, width] to stream, residual connection included."""
     fused, parts, activation = lean.fused, ffn.projections, ffn.activation
-    matrix = plain_matrix(ffn.output, ffn.post_norm, fused, ffn.multiplier)
-    add = finish(ffn.output, ffn.post_norm, matrix, ffn.multiplier)
+    matrix = plain_matrix(ffn, fused)
+    add = finish(ffn, matrix)
     if fused or len(parts) == 1 or lean.joins:
         if fused:
             project: Map = Fused([(part.weight, part.bias) for part in parts], ffn.norm)

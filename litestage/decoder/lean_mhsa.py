@@ -38,30 +38,26 @@ def mhsa(attention: Attention, rope: Rope | None, lean: LeanDecoder) -> Step:
     heads, name = attention.heads, attention.rope or ""
     order = interleaving(heads.width, rope)
     project = _fused_projections(attention, order) if lean.fused else _projections(attention, lean.joins)
-    matrix = plain_matrix(attention.output, attention.post_norm, lean.fused, attention.multiplier)
+    matrix = plain_matrix(attention, lean.fused)
     normalise = _query_key_norms(attention, order if lean.fused else list(range(heads.width)))
     turn = _turn_all(heads, attention.gated) if lean.fused else _turn_some(heads, order, lean.device)
-    add = finish(attention.output, attention.post_norm, matrix, attention.multiplier)
+    add = finish(attention, matrix)
     gate_at = (heads.queries + 2 * heads.keys) * heads.width
+
+    def between(made: Tensor, turns: Tensor | None) -> Tensor:
+        if normalise is not None:
+            normalise(made.view(len(made), -1, heads.width))
+        return made if turns is None else turn(made, turns)
+
     if not lean.fused:
         halves = rope is not None and normalise is None and rope.channels == heads.width
-
-        def between(made: Tensor, turns: Tensor | None) -> Tensor:
-            if normalise is not None:
-                normalise(made.view(len(made), -1, heads.width))
-            return made if turns is None else turn(made, turns)
-
         plain = normalise is None and halves == (rope is not None)
         step = bfloat16.mhsa(attention, halves, None if plain else between)
         if step is not None:
             return step
 
     def run(stream: Tensor, attending: Any) -> Tensor:
-        made = project(stream)
-        if normalise is not None:
-            normalise(made.view(len(made), -1, heads.width))
-        if rope is not None:
-            made = turn(made, attending.turns[name])
+        made = between(project(stream), None if rope is None else attending.turns[name])
         attended = attending.attend(heads, made)
         if attention.gated:
             attended = attended * torch.sigmoid(made[:, gate_at:])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litestage.decoder.layers import Norm
+from litestage.decoder.layers import Norm, ResidualSubLayer
 from litestage.decoder.packed import linear
 
 Map = Callable[[Tensor], Tensor]
@@ -92,24 +92,23 @@ def side_by_side(parts: list[Any]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def plain_matrix(module: Any, post: Norm | None, copied: bool, multiplier: float = 1.0) -> Tensor | None:
-    """An output projection's matrix [in, out], if it is all that there is to do; a copy holds the multiplier."""
-    if post is not None or module.bias is not None or type(module) is not torch.nn.Linear:
+def plain_matrix(sublayer: ResidualSubLayer, copied: bool) -> Tensor | None:
+    """Its output projection's matrix [in, out], if it is all that there is to do; a copy holds the multiplier."""
+    output, multiplier = sublayer.output, sublayer.multiplier
+    if sublayer.post_norm is not None or output.bias is not None or type(output) is not torch.nn.Linear:
         return None
     if not copied:
-        return module.weight.T if multiplier == 1.0 else None
-    return (module.weight.T * multiplier).contiguous()
+        return output.weight.T if multiplier == 1.0 else None
+    return (output.weight.T * multiplier).contiguous()
 
 
-def finish(
-    module: Any, post: Norm | None, matrix: Tensor | None, multiplier: float = 1.0
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds an output projection, normalised and multiplied where the family does, to the stream."""
+def finish(sublayer: ResidualSubLayer, matrix: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds its output projection, normalised and multiplied where the family does, to the stream."""
     if matrix is not None:
         return lambda stream, inner: torch.addmm(stream, inner, matrix)
-    whole, after = linear(module), norm(post)
+    whole, after, multiplier = linear(sublayer.output), norm(sublayer.post_norm), sublayer.multiplier
     if multiplier != 1.0:
         return lambda stream, inner: torch.add(stream, after(whole(inner)), alpha=multiplier)
-    if post is not None:
+    if sublayer.post_norm is not None:
         return lambda stream, inner: stream + after(whole(inner))
     return lambda stream, inner: stream + whole(inner)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 BEGIN, COPIED = -1, -2
 """Before an output's first token; in place of a token that is no part of a formula."""
@@ -24,6 +24,7 @@ UNSEEN = 0.5
 """How likely a guess from the prompt is right where there was no calibration."""
 
 Run = tuple[int, ...]
+Found = TypeVar("Found")
 
 
 class Guess(NamedTuple):
@@ -74,21 +75,20 @@ class Phrases:
             copying = Copying(prompt)
             for place in range(1, len(output)):
                 copying.read(output[place - 1 : place])
-                if found_there := copying.next(output[:place]):
-                    token, matched = found_there
-                    if token not in prompt_only:
-                        tries[matched - 1] += 1
-                        hits[matched - 1] += token == output[place]
+                token, matched = copying.next(output[:place])
+                if token is not None and token not in prompt_only:
+                    tries[matched - 1] += 1
+                    hits[matched - 1] += token == output[place]
         copied = [(hit + UNSEEN) / (tried + 1) for hit, tried in zip(hits, tries, strict=True)]
         return cls([tuple(output) for output in outputs], prompt_only, copied)
 
     def next_word(self, text: Sequence[int]) -> Guess | None:
         """The most frequent token after the last words of ``text``, two at least, the longest known run."""
-        return _after(self._words, text, 2)
+        return _after(self._words, text, 2)[0]
 
     def next_of_formula(self, text: Sequence[int]) -> Guess | None:
         """The formula's next token; None where a word of the question is due, or nothing is known."""
-        found = _after(self._shapes, self._shape(text), 1)
+        found, _ = _after(self._shapes, self._shape(text), 1)
         return found if found and found.token != COPIED else None
 
     def _shape(self, text: Sequence[int]) -> Run:
@@ -109,12 +109,9 @@ class Copying:
                 self._followed[run] = token
             self._last = (*self._last, token)[-LONGEST:]
 
-    def next(self, text: Sequence[int]) -> tuple[int, int] | None:
-        """The token that followed the last of ``text``, and how many tokens were matched."""
-        for count in range(min(LONGEST, len(text)), 0, -1):
-            if (token := self._followed.get(tuple(text[-count:]))) is not None:
-                return token, count
-        return None
+    def next(self, text: Sequence[int]) -> tuple[int | None, int]:
+        """The token that followed the last of ``text``, or None, and how many tokens were matched."""
+        return _after(self._followed, text, 1)
 
 
 class Lookup:
@@ -148,15 +145,13 @@ class Lookup:
 
     def _next(self, text: Sequence[int]) -> Guess | None:
         """The likeliest of what the stage's words, the prompt and the stage's formula say."""
-        phrases, guesses = self._phrases, list[Guess | None]()
-        if self._copying is not None and (found := self._copying.next(text)) is not None:
-            token, matched = found
-            if phrases is None:
-                return Guess(token, UNSEEN)
-            if token not in phrases.prompt_only:
-                guesses.append(Guess(token, phrases.copied[matched - 1]))
-        if phrases is not None:
-            guesses += [phrases.next_word(text), phrases.next_of_formula(text)]
+        token, matched = (None, 0) if self._copying is None else self._copying.next(text)
+        phrases = self._phrases
+        if phrases is None:
+            return None if token is None else Guess(token, UNSEEN)
+        guesses = [phrases.next_word(text), phrases.next_of_formula(text)]
+        if token is not None and token not in phrases.prompt_only:
+            guesses.insert(0, Guess(token, phrases.copied[matched - 1]))
         return max(filter(None, guesses), key=lambda guess: guess.probability, default=None)
 
 
@@ -180,9 +175,9 @@ def _runs(text: Sequence[int]) -> Iterator[Run]:
         yield tuple(text[-count:])
 
 
-def _after(followed: Mapping[Run, Guess], text: Sequence[int], shortest: int) -> Guess | None:
-    """What followed the longest known run at the end of ``text``, of at least ``shortest`` tokens."""
+def _after(followed: Mapping[Run, Found], text: Sequence[int], shortest: int) -> tuple[Found | None, int]:
+    """What followed the longest known run at the end of ``text``, of at least ``shortest`` tokens, and its length."""
     for count in range(min(LONGEST, len(text)), shortest - 1, -1):
-        if (guess := followed.get(tuple(text[-count:]))) is not None:
-            return guess
-    return None
+        if (found := followed.get(tuple(text[-count:]))) is not None:
+            return found, count
+    return None, 0

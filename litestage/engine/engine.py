@@ -106,10 +106,11 @@ class Engine:
         words = plan.exit.on_trial if plan.exit else ""
         trial = tuple(self.tokenizer(words, add_special_tokens=False)["input_ids"]) if words else ()
         self._refuse_unknown([trial, *(request.prompt for request in requests)])
-        rows = [Row(request, plan.exit, self.eos, detokenise, confidences, trial) for request in requests]
-        room = self.decoder.context_length
-        for row in rows:
-            row.fit(room, self.decoder.rerun_length)
+        room, rerun_length = self.decoder.context_length, self.decoder.rerun_length
+        rows = [
+            Row(request, plan.exit, self.eos, detokenise, room, confidences, trial, rerun_length)
+            for request in requests
+        ]
         layers, sampler = self.runner.layers(plan), Sampler(decoding)
         waiting = [row for row in rows if row.stop is None]
         prefill_s = self.clock() - started

@@ -42,7 +42,8 @@ def available_bytes(device: torch.device) -> int | None:
 
 def available_host_bytes(root: Path = Path("/")) -> int | None:
     """What Linux says is available, or what the process's control groups leave if that is less; None elsewhere."""
-    known = [*_meminfo(root / "proc/meminfo"), *_control_groups(root)]
+    meminfo = (line.split() for line in _lines(root / "proc/meminfo"))
+    known = [*(1024 * int(words[1]) for words in meminfo if words[:1] == ["MemAvailable:"]), *_control_groups(root)]
     return max(0, min(known)) if known else None
 
 
@@ -54,13 +55,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
-
-
-def _meminfo(file: Path) -> Iterator[int]:
-    for line in _lines(file):
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            yield int(value.split()[0]) * 1024
 
 
 def _control_groups(root: Path) -> Iterator[int]:

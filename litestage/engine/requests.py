@@ -78,12 +78,11 @@ class Generation:
         if step is None or (step == len(self.tokens) - 1 and self.stop in ("eos", "stop_string")):
             return self
         tokens = (*self.tokens[:step], eos)
-        cut = seen.first(step + 1)
         return replace(
             self,
             tokens=tokens,
             text=text_of(tokens),
             stop="exit",
-            confidences=tuple(cut.confidences),
-            signals={name: tuple(values) for name, values in cut.signals.items()},
+            confidences=self.confidences[: step + 1],
+            signals={name: values[: step + 1] for name, values in self.signals.items()},
         )

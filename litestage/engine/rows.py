@@ -16,8 +16,12 @@ NON_FINITE = -1
 class Row:
     """A request being decoded: its tokens and confidences so far, and why it ended (``stop``), once it has.
 
+    A prompt that leaves no room for a token ends as ``too_long``.
+
     Args:
+        room: tokens that prompt and text may have together, a trial's among them.
         trial: tokens of the words that its exit rule has run on trial.
+        rerun_length: see :func:`litestage.decoder.families.rerun_length`.
 
     Attributes:
         sure: what the model thought likeliest after a trial, as a probability; 0 without one since the last token.
@@ -29,8 +33,10 @@ class Row:
         exit_rule: ExitRule | None,
         eos: tuple[int, ...],
         detokenise: Detokenise,
-        confidences: bool,
+        room: int,
+        confidences: bool = False,
         trial: tuple[int, ...] = (),
+        rerun_length: int | None = None,
     ) -> None:
         if not request.prompt:
             raise LiteStageError("A prompt is empty: it has no token to continue from; give it some text.")
@@ -38,16 +44,15 @@ class Row:
         self.tokens: list[int] = []
         self.confidences: list[float] = []
         self.signals: dict[str, list[float]] = {name: [] for name in (exit_rule.signals if exit_rule else ())}
-        self.stop: str | None = None
-        self.limit = request.limit
+        self.limit = min(request.limit, room - len(request.prompt))
+        self.stop: str | None = "too_long" if self.limit < 1 else None
         self.measures_confidence = confidences or exit_rule is not None
         self._keeps_confidences = confidences
         self.exit, self.eos, self._detokenise = exit_rule, eos, detokenise
-        self.rerun_length: int | None = None
+        self.rerun_length = rerun_length
         self.guessed = self.accepted = 0  # tokens of drafts
         self.reused = 0  # tokens of the prompt that need no prefill
-        self._trial, self.sure = trial, 0.0
-        self._room = 0  # tokens of prompt and text, a trial's among them
+        self._trial, self.sure, self._room = trial, 0.0, room
 
     @property
     def sequence(self) -> list[int]:
@@ -90,17 +95,6 @@ class Row:
         room = self._room if self.rerun_length is None or self.length > self.rerun_length else self.rerun_length - 1
         fits = self.length + len(self._trial) <= room
         return self._trial if fits and SENTENCE_OVER.search(self.text(self.tokens)) else ()
-
-    def fit(self, context_length: int, rerun_length: int | None) -> None:
-        """Lowers the limit to the room the context leaves; a prompt that leaves none ends as ``too_long``.
-
-        ``rerun_length`` is :func:`litestage.decoder.families.rerun_length`.
-        """
-        self.rerun_length = rerun_length
-        self._room = context_length
-        self.limit = min(self.limit, context_length - len(self.request.prompt))
-        if self.limit < 1:
-            self.stop = "too_long"
 
     def restart(self) -> None:
         """Forgets what was written and guessed; what is drawn for it is drawn again."""

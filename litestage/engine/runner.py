@@ -202,11 +202,8 @@ class HostRunner:
 
     def _run(self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]]) -> None:
         """One pass of rows' last tokens and of what may follow them; a lane without rows only keeps its place."""
-        runs, context, each = self._enter(batch, by_lane)
-        picked = [index * each + at + n for one in runs for index, at in [one.place] for n in range(len(one.tokens))]
-        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
-        logits = self._logits(context, path, picked, batch.work)
-        if len(picked) == len(runs):
+        runs, logits = self._forward(batch, by_lane, first=0)
+        if len(logits) == len(runs):
             return batch.sampler.advance([one.row for one in runs], logits)
         if _broken(logits):  # a guess without numbers takes those along that it is hidden from
             _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs], broken=True)
@@ -222,28 +219,29 @@ class HostRunner:
         }
         if not any(trials.values()):
             return
-        runs, context, each = self._enter(batch, {lane: rows for lane, rows in trials.items() if rows})
-        picked = [index * each + at + len(one.tokens) - 1 for one in runs for index, at in [one.place]]
-        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
-        chances = self._logits(context, path, picked, batch.work).softmax(dim=-1).amax(dim=-1)
+        runs, logits = self._forward(batch, {lane: rows for lane, rows in trials.items() if rows}, first=-1)
+        chances = logits.softmax(dim=-1).amax(dim=-1)
         for one, chance in zip(runs, chances.tolist(), strict=True):
             one.row.sure = chance
         _forget(batch.cache, [(one, range(len(one.tokens))) for one in runs], broken=bool(chances.isnan().any()))
         batch.work.steps += 1
 
-    def _enter(
-        self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]]
-    ) -> tuple[list[_Run], ForwardContext, int]:
-        """What rows run next, entered in the cache; and of how many tokens, padding included, every lane has."""
-        cache, tokens, runs = batch.cache, list[list[Token]](), list[_Run]()
+    def _forward(
+        self, batch: RunningBatch, by_lane: Mapping[int, Mapping[Row, Sequence[int]]], first: int
+    ) -> tuple[list[_Run], Tensor]:
+        """One pass of what rows run next; the logits after each row's tokens from the ``first`` on (-1: its last)."""
+        cache, tokens, runs, picked = batch.cache, list[list[Token]](), list[_Run](), list[int]()
+        each = max(sum(map(len, rows.values())) for rows in by_lane.values())  # tokens of a lane, padding included
         for index, (lane, rows) in enumerate(by_lane.items()):
             new: list[Token] = []
             for row, run in rows.items():
-                runs.append(_Run(row, run, row.length, (index, len(new)), (lane, cache.used[lane] + len(new))))
+                runs.append(_Run(row, run, row.length, (lane, cache.used[lane] + len(new))))
+                picked += range(index * each + len(new), index * each + len(new) + len(run))[first:]
                 branch = batch.trees[lane].branch[row]  # type: ignore[union-attr]
                 new += [(token, row.length - 1 + offset, branch) for offset, token in enumerate(run)]
             tokens.append(new)
-        return runs, cache.enter(list(by_lane), tokens), max(map(len, tokens))
+        path = batch.layers.path([one.row for one in runs], len(runs[0].row.tokens))
+        return runs, self._logits(cache.enter(list(by_lane), tokens), path, picked, batch.work)
 
     def _logits(self, context: ForwardContext, path: Path, picked: Sequence[int], work: Work) -> Tensor:
         """Next-token logits [picked, vocabulary] of one pass. Only they go on behind the last attention."""
@@ -274,14 +272,12 @@ class _Run(NamedTuple):
     Attributes:
         tokens: its last one, and those that may follow it.
         length: of the row, before.
-        place: of the first token in the pass: which of the lanes given, and where among its tokens.
         slot: of the first token: lane and slot.
     """
 
     row: Row
     tokens: Sequence[int]
     length: int
-    place: tuple[int, int]
     slot: tuple[int, int]
 
     @property

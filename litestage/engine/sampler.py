@@ -24,7 +24,7 @@ class Sampler:
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._streams: dict[str, tuple[torch.Generator, list[float]]] = {}
+        self._streams: dict[str, tuple[torch.Generator, list[float]]] = {}  # by name, and what each has drawn so far
         self._warpers = _warpers(decoding) if decoding.temperature > 0 else []
 
     @property
@@ -64,8 +64,11 @@ class Sampler:
 
     def chances(self, row: Row, count: int) -> list[float]:
         """Numbers in [0, 1) for a row's next tokens, one each, from its own stream: whatever runs beside it."""
-        generator, drawn = self._stream(row.request.stream)
-        first = len(row.tokens)
+        name, first = row.request.stream, len(row.tokens)
+        if name not in self._streams:
+            digest = hashlib.sha256(f"{self._decoding.seed}/{self._decoding.repeat}/{name}".encode()).digest()
+            self._streams[name] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1), []
+        generator, drawn = self._streams[name]
         while len(drawn) < first + count:
             drawn += torch.rand(64, generator=generator, dtype=torch.float64).tolist()
         return drawn[first : first + count]
@@ -73,14 +76,6 @@ class Sampler:
     def _draw(self, rows: Sequence[Row], logits: Tensor) -> Tensor:
         chances = [self.chances(row, 1)[0] for row in rows]
         return self.choose(logits, torch.tensor(chances, dtype=torch.float64, device=logits.device))
-
-    def _stream(self, name: str) -> tuple[torch.Generator, list[float]]:
-        """A stream's generator, and what it has drawn so far."""
-        if name not in self._streams:
-            digest = hashlib.sha256(f"{self._decoding.seed}/{self._decoding.repeat}/{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            self._streams[name] = generator, []
-        return self._streams[name]
 
 
 def _warpers(decoding: Decoding) -> list:  # type: ignore[type-arg]

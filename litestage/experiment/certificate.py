@@ -17,7 +17,7 @@ from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
 from litestage.progress import each
-from litestage.search.split import confirming
+from litestage.search.enough import confirming
 from litestage.session.workbench import Workbench
 from litestage.stats import Bound
 from litestage.stats.paired import score

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import write_text
+from litestage.atomic import write_json, write_text
 from litestage.environment import environment, peak_memory
 from litestage.records import EXPERIMENT
 from litestage.report.drawing import svg_file
@@ -75,6 +74,6 @@ def write_findings(found: Findings, bench: Workbench, name: str, command: str, f
         **found.more,
         "rows": list(found.rows),
     }
-    write_text(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    write_json(folder / "results.json", content)
     write_text(folder / "plot.svg", svg_file(found.figure, name))
     return content

@@ -40,7 +40,7 @@ def run(bench: Workbench, config: Options) -> Findings:
     some(RANKINGS, rankings=config.rankings)
     trials, rows = Trials.on_test(bench), []
     for ranking in config.rankings:
-        ladders = bench.ladders(RANKINGS[ranking])
+        ladders = bench.calibrated().ladders(RANKINGS[ranking])
         most = min(map(len, ladders.values())) - 1
         if config.step > most:
             raise LiteStageError(f"step is {config.step}, which leaves nothing to skip; give at most {most}.")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from litestage.errors import LiteStageError
-from litestage.methods.setting import Extend, Measured, Measurements, NotThisBudget, Setting
+from litestage.methods.setting import NotThisBudget, Setting
 from litestage.plan import StagePlan
-from litestage.profile import Importance
-from litestage.profile.forced import TeacherForced
 
 
 def is_file(method: str) -> bool:
@@ -42,7 +40,7 @@ def own_method(file: str) -> Callable[[Setting], dict[str, StagePlan]]:
 
     def plan(setting: Setting) -> dict[str, StagePlan]:
         with _told(file):
-            stages = make(replace(setting, measurements=_OfVersion(setting.measurements, version)))
+            stages = make(replace(setting, measurements=setting.measurements.of_version(version)))
         plans = stages.items() if isinstance(stages, dict) else [(None, None)]
         if not all(isinstance(name, str) and isinstance(stage, StagePlan) for name, stage in plans):
             raise LiteStageError(f"{file}: plan(setting) gave {stages!r:.80}; it gives {{stage: StagePlan(...), ...}}.")
@@ -77,26 +75,3 @@ def _told(file: str) -> Iterator[None]:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         where, said = f", line {lines[-1]}" if lines else "", " ".join(str(error).split())
         raise LiteStageError(f"{file}{where}: {type(error).__name__}: {said}; correct the file.") from error
-
-
-@dataclass(frozen=True)
-class _OfVersion:
-    """Measurements whose kept orders belong to one version of the file: an edited method is ranked anew."""
-
-    measurements: Measurements
-    version: str
-
-    def importance(self) -> Importance:
-        return self.measurements.importance()
-
-    def prices(self) -> Mapping[str, float]:
-        return self.measurements.prices()
-
-    def of_forced(self, measure: Callable[[TeacherForced], Measured]) -> Measured:
-        return self.measurements.of_forced(measure)
-
-    def order(self, method: str, count: int, extend: Extend) -> list[int]:
-        return self.measurements.order(f"{method}@{self.version}", count, extend)
-
-    def steps(self, method: str, count: int, measure: Callable[[TeacherForced], Sequence[Measured]]) -> Measured:
-        return self.measurements.steps(f"{method}@{self.version}", count, measure)

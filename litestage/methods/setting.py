@@ -49,6 +49,10 @@ class Measurements(Protocol):
         """
         ...
 
+    def of_version(self, version: str) -> Measurements:
+        """The same, with orders and steps of one version of a method: an edited one is ranked anew."""
+        ...
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -14,8 +14,6 @@ from litestage.plan import Plan, load_plan
 SUFFIXES = ("exit", "prefix", "lookup", "self")
 """What may be added to any method, in the order in which it is: the exit rule; the prefix cache between stages; drafts
 looked up, or written by the model with more skipped."""
-
-
 _FILE = re.compile(r".+\.(?:yaml|yml|py)(?=[+:]|$)", re.DOTALL)
 """The file that a method begins with, whose folder may have a plus in its name, as an adapter's results do."""
 

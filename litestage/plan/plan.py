@@ -106,12 +106,8 @@ class Plan:
         names = dict.fromkeys((*self.stages, *stages))
         if isinstance(rule, ByStage):
             known_stages("exit", dict(rule.rules), names)
-        made = replace(
-            self,
-            stages={name: replace(self[name], exit=rule.of(name) if rule else None) for name in names},
-            certificate=None,
-        )
-        return replace(made, certificate=self.certificate) if made.answers_hash == self.answers_hash else made
+        made = replace(self, stages={name: replace(self[name], exit=rule.of(name) if rule else None) for name in names})
+        return made if made.answers_hash == self.answers_hash else replace(made, certificate=None)
 
     def with_drafts(self, drafts: Mapping[str, Draft | None]) -> Plan:
         """The same plan with these drafts, by stage, in the place of its own: its answers and certificate stay."""

@@ -13,10 +13,10 @@ and not in a predicted one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from litestage.engine import share_a_lane
 from litestage.plan import Plan, SkipSet, StagePlan
@@ -28,7 +28,8 @@ StandIn = tuple[float, float]
 """Seconds of one stand-in in one pass: fixed, and per token."""
 
 
-class StandInCosts(NamedTuple):
+@dataclass(frozen=True)
+class StandInCosts:
     """What one stand-in of some form costs.
 
     Attributes:
@@ -154,14 +155,7 @@ class StepCosts:
         return {kind: max(1e-9, full - seconds) for kind, seconds in zip(("mhsa", "ffn"), without, strict=True)}
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "layers": self.layers,
-            "prefill": list(self.prefill),
-            "decode": list(self.decode),
-            "held_out_error": self.held_out_error,
-            "stand_ins": {form: prices._asdict() for form, prices in self.stand_ins.items()},
-            "path": self.path,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> StepCosts:
@@ -170,11 +164,10 @@ class StepCosts:
         return cls(raw["layers"], *coefficients, raw["held_out_error"], stand_ins, raw["path"])
 
 
-def _unchanging(plan: StagePlan, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _unchanging(plan: StagePlan, start: int, end: int) -> list[tuple[int, int]]:
     """The generated tokens from ``start`` up to ``end`` in parts in which the same sub-layers are skipped."""
     changes = [at for at, _ in step_sets(plan.schedule) if start < at < end]
-    marks = [start, *changes, end]
-    yield from ((first, last) for first, last in pairwise(marks) if last > first)
+    return [(first, last) for first, last in pairwise([start, *changes, end]) if last > first]
 
 
 def active(layers: int, skip: SkipSet) -> tuple[int, int]:

@@ -34,12 +34,10 @@ class Ranking:
     Attributes:
         order: names, first dropped first.
         harm: with the first 0, 1, 2, ... of them dropped, as far as it was measured.
-        evaluations: partial forward passes it took.
     """
 
     order: Sequence[SubLayerName]
     harm: Sequence[float] = ()
-    evaluations: int = 0
 
 
 @torch.inference_mode()
@@ -62,7 +60,6 @@ def rank_by_fidelity(
     before = [part.harms(part.streams[-1]) for part in parts]  # with those dropped so far
     harm = [_mean(before)]
     dropped: list[SubLayerName] = []
-    evaluations = 0
 
     def priority(index: int, found: Sequence[Tensor]) -> tuple[int, float]:
         """Smaller is dropped sooner; from the harms on the first so many parts, and what was known before."""
@@ -84,7 +81,6 @@ def rank_by_fidelity(
             part = parts[len(found)]
             after = streams[len(found)] = part.after(SkipSet.of([*dropped, names[index]]), index)
             found.append(part.harms(after[-1]))
-            evaluations += 1
             entry = (priority(index, found), index, len(dropped))
             if queue and queue[0] < entry:
                 heapq.heappush(queue, entry)
@@ -97,7 +93,7 @@ def rank_by_fidelity(
             harm.append(_mean(before))
             advance(1)
     rest = [names[index] for _, index, _ in sorted(queue)]
-    return Ranking(tuple([*dropped, *rest][:budget]), tuple(harm), evaluations)
+    return Ranking(tuple([*dropped, *rest][:budget]), tuple(harm))
 
 
 def _mean(parts: Sequence[Tensor]) -> float:

@@ -111,11 +111,7 @@ def stage_sequences(
     Raises:
         LiteStageError: a stage in which it wrote nothing at all, so that nothing can be measured there.
     """
-    sequences: dict[str, list[Sequenced]] = {stage.name: [] for stage in full.pipeline.stages}
-    for question, trace in zip(questions, traces, strict=True):
-        prompts = full.prompts(question, trace)
-        for stage in trace.stages:
-            sequences[stage.name] += zip(prompts[stage.name], stage.token_ids, strict=True)
+    sequences = full.sequences(questions, traces)
     for stage_name, rows in sequences.items():
         if not any(output for _, output in rows):
             raise LiteStageError(_wrote_nothing(full, stage_name, traces))

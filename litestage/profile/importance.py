@@ -73,15 +73,11 @@ def measure_importance(
     Raises:
         LiteStageError: a stage none of whose prompts fits the context, or a residual stream that is no number.
     """
-    prompts: dict[str, list[list[int]]] = {stage.name: [] for stage in full.pipeline.stages}
-    for question, trace in zip(questions, traces, strict=True):
-        for stage, rows in full.prompts(question, trace).items():
-            prompts[stage] += rows
     engine = full.engine.engine
     names = engine.decoder.sublayers
     cosine, ratio = {}, {}
-    for stage, rows in prompts.items():
-        fitting = sorted((row for row in rows if len(row) <= engine.decoder.context_length), key=len)
+    for stage, sequences in full.sequences(questions, traces).items():
+        fitting = sorted((row for row, _ in sequences if len(row) <= engine.decoder.context_length), key=len)
         if not fitting:
             raise LiteStageError(
                 f"No calibration prompt of stage {stage!r} fits the model's context of "

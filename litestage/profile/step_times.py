@@ -16,7 +16,7 @@ from litestage.engine import Decoding, Engine, Request
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.stage import stand_ins
 from litestage.profile.costs import StandIn, StandInCosts, StepCosts, active, dot, features
-from litestage.progress import Advance, bar
+from litestage.progress import bar
 from litestage.stats.bootstrap import interval_of
 from litestage.trace import StageTrace
 
@@ -143,8 +143,7 @@ def measure_token_share(engine: Engine) -> float:
     """
     one, two = _Cell(StagePlan(), 1, _PROMPTS[0]), _Cell(StagePlan(), 2, _PROMPTS[0], (_STEPS, _STEPS))
     timing = _Timing(engine, random.Random(0))
-    for _ in timing.rounds("what one more token costs in a step", [one, two], _SHARE_REPEATS, least=_REPEATS):
-        break  # one look is enough
+    next(timing.rounds("what one more token costs in a step", [one, two], _SHARE_REPEATS, least=_REPEATS))
     one_s, two_s = (timing.sample(cell).decode_s for cell in (one, two))
     return round(min(0.5, max(0.02, (two_s - one_s) / one_s)), 3)
 
@@ -167,7 +166,7 @@ def measure_stand_in(engine: Engine, form: str) -> StandInCosts:
     for _ in timing.rounds(f"what a stand-in costs, {form}", [*fitted, *held_out], _PAIRS, least=_REPEATS):
         prices = _prices(timing, timing.chosen(fitted), len(stand_ins(skips[0], form)))
         error = _price_error(timing, timing.chosen(held_out), prices, len(stand_ins(skips[1], form)))
-        prices = prices._replace(held_out_error=error)
+        prices = replace(prices, held_out_error=error)
         if error <= TOLERATED_ERROR:
             break
     else:
@@ -205,9 +204,9 @@ def _with_stand_ins(engine: Engine, skip: SkipSet, form: str) -> StagePlan:
 def _prices(timing: _Timing, cells: Sequence[_Cell], count: int) -> StandInCosts:
     """From cells in pairs, without stand-ins and with so many."""
     bare, added = cells[::2], cells[1::2]
-    seconds = np.array([[timing.seconds(cell) for cell in of] for of in (bare, added)])  # [2, pairs, repeats, phases]
+    seconds = np.array([[timing.seconds[cell] for cell in of] for of in (bare, added)])  # [2, pairs, repeats, phases]
     differences, scale = seconds[1] - seconds[0], np.median(seconds[0], axis=1)  # [pairs, repeats, 2], [pairs, 2]
-    tokens = np.array([[cell.rows * cell.prompt, cell.rows] for cell in bare], dtype=float)  # of a pass of each phase
+    tokens = np.array([[cell.size, cell.rows] for cell in bare], dtype=float)  # of a pass of each phase
     passes = np.array([1, _STEPS - 1])
     prefill, decode = (
         _line(tokens[:, phase], np.median(differences[:, :, phase], axis=1) / passes[phase], scale[:, phase], count)
@@ -227,7 +226,7 @@ def _price_error(timing: _Timing, cells: Sequence[_Cell], prices: StandInCosts, 
     errors = []
     for bare, added in zip(cells[::2], cells[1::2], strict=True):
         without, measured = (timing.sample(cell).whole_s for cell in (bare, added))
-        prefill = prices.prefill[0] + prices.prefill[1] * bare.rows * bare.prompt
+        prefill = prices.prefill[0] + prices.prefill[1] * bare.size
         decode = (_STEPS - 1) * (prices.decode[0] + prices.decode[1] * bare.rows)
         errors.append(abs((without + count * (prefill + decode)) / measured - 1))
     return median(errors)
@@ -257,12 +256,16 @@ def _equal(engine: Engine, plans: Sequence[StagePlan]) -> list[_Cell]:
 
 
 class _Timing:
-    """Timings of cells on random prompts, in turns, so that a machine that slows down slows every plan alike."""
+    """Timings of cells on random prompts, in turns, so that a machine that slows down slows every plan alike.
+
+    Attributes:
+        seconds: by cell that is timed, its prefill and decode seconds by repeat.
+    """
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
         self._engine, self._rng = copy.copy(engine), rng
         self._engine.eos = (-1,)  # every measurement runs its full length
-        self._seconds: dict[_Cell, list[tuple[float, float]]] = {}
+        self.seconds: dict[_Cell, list[tuple[float, float]]] = {}
         self._spent_s = 0.0
 
     def rounds(self, label: str, cells: Sequence[_Cell], repeats: int, least: int = 1) -> Iterator[None]:
@@ -273,31 +276,29 @@ class _Timing:
             least: so often in any case, where the budget is too small for all repeats.
         """
         cells = self._affordable(cells, repeats)
-        self._seconds = {cell: [] for cell in cells}
+        self.seconds = {cell: [] for cell in cells}
         with bar(label, repeats * len(cells), guessed=True) as advance:
             for number in range(1, _ROUNDS + 1):
                 for repeat in range(repeats):
                     if repeat >= least and self._spent_s > number * BUDGET_S:
                         break
-                    self._measure(repeat, advance)
+                    for cell in cells[:: -1 if repeat % 2 else 1]:
+                        self.seconds[cell].append(self._generate(cell))
+                        advance(1)
                 yield
                 if self._spent_s > 2 * BUDGET_S:
                     return
 
     def chosen(self, cells: Iterable[_Cell]) -> list[_Cell]:
         """Those of the cells that are timed."""
-        return [cell for cell in cells if cell in self._seconds]
-
-    def seconds(self, cell: _Cell) -> list[tuple[float, float]]:
-        """A cell's times: prefill and decode seconds by repeat."""
-        return self._seconds[cell]
+        return [cell for cell in cells if cell in self.seconds]
 
     def sample(self, cell: _Cell) -> _Sample:
         """A cell's median times."""
-        return _Sample(cell, *(median(of) for of in zip(*self.seconds(cell), strict=True)))
+        return _Sample(cell, *(median(of) for of in zip(*self.seconds[cell], strict=True)))
 
     def samples(self) -> list[_Sample]:
-        return [self.sample(cell) for cell in self._seconds]
+        return [self.sample(cell) for cell in self.seconds]
 
     def _affordable(self, cells: Sequence[_Cell], repeats: int) -> list[_Cell]:
         """All cells, or those of at most `_SMALL` tokens, as the first plan's of these, run once, foretell.
@@ -314,11 +315,6 @@ class _Timing:
                 self._generate(cell)
         self._spent_s = 0.0
         return chosen
-
-    def _measure(self, repeat: int, advance: Advance) -> None:
-        for cell in list(self._seconds)[:: -1 if repeat % 2 else 1]:
-            self._seconds[cell].append(self._generate(cell))
-            advance(1)
 
     def _generate(self, cell: _Cell) -> tuple[float, float]:
         requests = cell.requests(self._rng, self._engine.decoder.config.vocab_size)

@@ -66,8 +66,19 @@ class Contestant:
         prompts = {}
         for stage, traced in zip(self.pipeline.stages, trace.stages, strict=True):
             prompts[stage.name] = [self.encode(prompt) for prompt in stage.prompts(question, outputs)]
-            outputs[stage.name] = list(traced.texts) if stage.per_option else traced.texts[0]
+            outputs[stage.name] = _output(stage, traced.texts)
         return prompts
+
+    def sequences(
+        self, questions: Sequence[Question], traces: Sequence[Trace]
+    ) -> dict[str, list[tuple[Sequence[int], Sequence[int]]]]:
+        """By stage, the token ids of every prompt that was met on the questions, and of what was written after it."""
+        sequences = {name: list[tuple[Sequence[int], Sequence[int]]]() for name in self.pipeline.stage_names}
+        for question, trace in zip(questions, traces, strict=True):
+            prompts = self.prompts(question, trace)
+            for stage in trace.stages:
+                sequences[stage.name] += zip(prompts[stage.name], stage.token_ids, strict=True)
+        return sequences
 
     def _answer_by_the_clock(self, question: Question) -> Trace:
         """The clock runs from the question's text to the answer; what the trace says is put together afterwards."""
@@ -82,7 +93,7 @@ class Contestant:
                 rows, prefill_s, ttft_s = _nothing(requests), 0.0, None
             else:
                 rows, prefill_s, ttft_s = self._generated(stage, requests, began, prefixes, following)
-            outputs[stage.name] = _output(stage, rows)
+            outputs[stage.name] = _output(stage, (row.text for row in rows))
             ended = clock()
             seconds = {"prefill_s": prefill_s, "decode_s": ended - began - prefill_s, "ttft_s": ttft_s}
             done.append((stage, requests, rows, NOT_MEASURED if ttft_s is None else seconds))
@@ -138,7 +149,7 @@ class Contestant:
                 rows = _nothing(asked) if index in broken else [next(rest) for _ in asked]
                 if _broken(rows):
                     broken.add(index)
-                outputs[index][stage.name] = _output(stage, rows)
+                outputs[index][stage.name] = _output(stage, (row.text for row in rows))
                 traces[index].append(_stage_trace(stage, asked, rows, NOT_MEASURED))
         answers = [
             self._answered(question, texts, (stop for stage in stages for stop in stage.stops))
@@ -200,9 +211,10 @@ def _correct(question: Question, answer: str | None) -> bool | None:
     return None if question.answer is None else answer == question.answer
 
 
-def _output(stage: Stage, rows: Sequence[Generation]) -> str | list[str]:
-    texts = [row.text.strip() for row in rows]
-    return texts if stage.per_option else texts[0]
+def _output(stage: Stage, texts: Iterable[str]) -> str | list[str]:
+    """What later stages are given of it: all options' texts, or the only one."""
+    stripped = [text.strip() for text in texts]
+    return stripped if stage.per_option else stripped[0]
 
 
 def _broken(rows: Iterable[Generation]) -> bool:

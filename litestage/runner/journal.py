@@ -30,28 +30,21 @@ class Journal(BasePredictionWriter):
     def __init__(self, contestants: Mapping[str, Contestant], kept: RunJournal | None = None) -> None:
         super().__init__(write_interval="batch")
         self._engine, self._kept = next(iter(contestants.values())).engine, kept
-        self.finished: dict[tuple[str, str], Trace] = {}
-        for traces in (kept.take_up() if kept else {}).values():
-            self._collect({name: [Trace.from_dict(trace)] for name, trace in traces.items()})
-
-    def _collect(self, traces: Traces) -> None:
-        for name, rows in traces.items():
-            for trace in rows:
-                self.finished[trace.question_id, name] = trace
+        self.finished: dict[tuple[str, str], Trace] = {
+            (question_id, name): Trace.from_dict(trace)
+            for question_id, traces in (kept.take_up() if kept else {}).items()
+            for name, trace in traces.items()
+        }
 
     def write_on_batch_end(self, trainer: Any, module: Any, prediction: Traces, *_: Any) -> None:
-        self._collect(prediction)
+        for name, rows in prediction.items():
+            self.finished |= {(trace.question_id, name): trace for trace in rows}
         if self._kept is not None:
             by_question: dict[str, dict[str, Any]] = {}
             for name, rows in prediction.items():
                 for trace in rows:
                     by_question.setdefault(trace.question_id, {})[name] = trace.to_dict()
             self._kept.keep(by_question, self._engine.fingerprint, self._engine.engine.name)
-
-    def close(self) -> None:
-        """The run is finished: nothing is left to take up."""
-        if self._kept is not None:
-            self._kept.close()
 
 
 def run_name(questions: Sequence[Question], contestants: Mapping[str, Contestant], timed: bool) -> str:

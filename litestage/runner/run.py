@@ -54,7 +54,8 @@ def run(
         if todo:
             _predict(todo, contestants, timed, batch_size, writer, progress)
             finished |= union(writer.finished)
-        writer.close()
+        if kept is not None:
+            kept.close()
         return {name: [finished[question.id, name] for question in questions] for name in contestants}
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from litestage.plan import Plan
+from litestage.search.race import Standing
 from litestage.stages import Pipeline, Question
-from litestage.stats import Pairs
 from litestage.trace import Trace
 
 if TYPE_CHECKING:
@@ -57,21 +57,22 @@ class Answers:
         """The plan's trace of every question, and full depth's."""
         return list(zip(self.of(plan, asked), self.of(self.full_depth, asked), strict=True))
 
-    def pairs(self, plan: Plan, asked: Sequence[Question], on: str | None = None) -> Pairs:
+    def standing(self, plan: Plan, asked: Sequence[Question], on: str | None = None) -> Standing:
         """Questions lost and gained against full depth; for agreement, lost are those answered otherwise."""
         both = self.beside_full_depth(plan, asked)
         if (on or self.on) == "agreement":
-            return Pairs(sum(trace.answer != full.answer for trace, full in both), 0, len(asked))
-        return Pairs.of([bool(full.correct) for _, full in both], [bool(trace.correct) for trace, _ in both])
+            return Standing(sum(trace.answer != full.answer for trace, full in both), 0, len(asked))
+        return Standing.of([bool(full.correct) for _, full in both], [bool(trace.correct) for trace, _ in both])
 
-    def to_be_gained(self, asked: Sequence[Question]) -> int:
-        """How many of the questions a plan could gain at most."""
-        return 0 if self.on == "agreement" else sum(not trace.correct for trace in self.of(self.full_depth, asked))
+    def at_best(self, so_far: Standing, rest: Sequence[Question]) -> Standing:
+        """Where a plan would stand after the other questions too, if it lost none and gained all that it can."""
+        wrong = sum(not trace.correct for trace in self.of(self.full_depth, rest)) if self.on == "accuracy" else 0
+        return Standing(so_far.lost, so_far.gained + wrong, so_far.n + len(rest))
 
-    def known(self, plan: Plan, questions: Sequence[Question]) -> list[Question]:
-        """Those of the questions that the plan has been asked."""
+    def parted(self, plan: Plan, questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
+        """Those of the questions that the plan has been asked, and the others."""
         known = self.traced.get(plan.hash, {})
-        return [question for question in questions if question.id in known]
+        return [q for q in questions if q.id in known], [q for q in questions if q.id not in known]
 
     def hardest(self, questions: Sequence[Question]) -> list[Question]:
         """Those of the questions that earlier candidates lost most often, in the order of ``questions``."""

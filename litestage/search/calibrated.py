@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError
@@ -50,7 +51,6 @@ class Calibrated:
     pipeline: Pipeline
     questions: Sequence[Question]
     search: SearchConfig
-    _sequences_of: dict[str, list[Sequenced]] | None = field(default=None, init=False, repr=False)
 
     @property
     def ranking(self) -> str:
@@ -84,7 +84,7 @@ class Calibrated:
     def priced_ladders(self) -> Ladders:
         """Each stage's ladder, made of every budget and form of compensation, with what each rung may do."""
         ranked, costs, budget = self._ranked(self.ranking), self.costs, self.max_budget
-        sequences = self._sequences()
+        sequences = self._sequences
         _, traces = self.session.full_depth(self.questions, self.pipeline)
 
         def priced() -> Ladders:
@@ -112,12 +112,11 @@ class Calibrated:
         compensation = self.search.compensation
         return {"none": ("none",), "auto": ("none", "block")}.get(compensation, ("none", compensation))
 
+    @cached_property
     def _sequences(self) -> dict[str, list[Sequenced]]:
         """By stage, the prompts that full depth met on the calibration questions, with what it wrote."""
-        if self._sequences_of is None:
-            full, traces = self.session.full_depth(self.questions, self.pipeline)
-            self._sequences_of = stage_sequences(full, self.questions, traces)
-        return self._sequences_of
+        full, traces = self.session.full_depth(self.questions, self.pipeline)
+        return stage_sequences(full, self.questions, traces)
 
     def _ranked(self, ranking: str) -> dict[str, Ranking]:
         """By stage, the order in which its sub-layers may be skipped."""
@@ -133,7 +132,7 @@ class Calibrated:
         known = asked, self.pipeline.hash, session.chat_template, budget, costs.decode
 
         def measure() -> dict[str, Any]:
-            sequences = self._sequences()
+            sequences = self._sequences
             rows = sequences[stage] if stage else pooled(sequences, min(map(len, sequences.values())))
 
             def ranked() -> dict[str, Any]:

@@ -16,7 +16,6 @@ from litestage.plan import Certificate, Plan, StagePlan
 from litestage.search.candidate import Candidate
 from litestage.search.problem import SearchProblem
 from litestage.search.race import looks
-from litestage.stats import Pairs
 
 EQUALLY_FAST = 0.01
 """Candidates within this share of each other's latency are one step of the walk: step costs are not more exact."""
@@ -60,10 +59,10 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
         return Walk(len(problem.confirm))
     tried = [c for c in candidates if c.questions == len(problem.questions) and problem.kept_by(c)]
     plans = [problem.plan(c.rungs, c.exit_rule) for c in tried]
-    pairs = [problem.answers.pairs(plan, problem.questions) for plan in plans]
+    standings = [problem.answers.standing(plan, problem.questions) for plan in plans]
     steps: list[Step] = []
     certificates: dict[str, Certificate] = {}
-    changed = [of.lost + of.gained for of in pairs]
+    changed = [of.lost + of.gained for of in standings]
     inside = [[_inside(plan, other) for other in plans] for plan in plans]
     for index in walk_order([c.latency_s for c in tried], changed, full.latency_s, inside):
         plan = plans[index]
@@ -71,9 +70,7 @@ def walk(problem: SearchProblem, candidates: Sequence[Candidate], full: Candidat
         steps.append(step)
         if not step.passed:
             break
-        certificates[plan.hash] = problem.certificate(
-            plan.answers_hash, Pairs(step.lost, step.gained, step.asked), step.p
-        )
+        certificates[plan.hash] = problem.certificate(plan, step)
     return Walk(len(problem.confirm), steps, certificates)
 
 
@@ -133,9 +130,8 @@ def _step(problem: SearchProblem, plan: Plan) -> Step:
     bound, answers = problem.bound, problem.answers
     asked = sorted(problem.confirm, key=lambda question: -answers.lost[question.id])
     for count in looks(len(asked)):
-        so_far = answers.pairs(plan, asked[:count])
-        at_best = Pairs(so_far.lost, so_far.gained + answers.to_be_gained(asked[count:]), len(asked))
-        p = bound.p_value(at_best)
+        so_far = answers.standing(plan, asked[:count])
+        p = bound.p_value(answers.at_best(so_far, asked[count:]))
         if p > bound.level:
             return Step(plan.hash, count, so_far.lost, so_far.gained, p, passed=False)
     return Step(plan.hash, len(asked), so_far.lost, so_far.gained, p, passed=True)

@@ -40,7 +40,7 @@ def choose(
     chosen = replace(allowed[0] if allowed else full, verdict="chosen")
     certificates = walked.certificates if walked else {}
     timed = {candidate.key: candidate for candidate in [*allowed, chosen]}
-    judged = [_judged(timed.get(candidate.key, candidate), walked, problem.on) for candidate in tried]
+    judged = [_judged(timed.get(candidate.key, candidate), walked, problem.bound.on) for candidate in tried]
 
     def plan(candidate: Candidate) -> Plan:
         made = problem.session.signed(problem.plan(candidate.rungs, candidate.exit_rule), problem.pipeline)
@@ -54,7 +54,7 @@ def choose(
         met=bool(allowed),
         plans={candidate.plan: plan(candidate) for candidate in frontier(judged)} if keep else {},
         walk=walked,
-        on=problem.on,
+        on=problem.bound.on,
     )
 
 

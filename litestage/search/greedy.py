@@ -46,7 +46,7 @@ def greedy_search(problem: SearchProblem, advance: Advance = lambda plans: None)
 
 def _reason(candidate: Candidate, best: Candidate, problem: SearchProblem) -> str:
     if not problem.kept_by(candidate):
-        return f"dropped: {problem.what_it_loses(candidate)}, more than {problem.max_accuracy_drop * 100:g}"
+        return f"dropped: {problem.what_it_loses(candidate)}, more than {problem.bound.most * 100:g}"
     return f"dropped: {candidate.latency_s * 1000:.2f} ms is slower than {best.latency_s * 1000:.2f} ms"
 
 

@@ -175,7 +175,7 @@ def _reason(candidate: Candidate, passed: bool, problem: SearchProblem) -> str:
         return f"within the bound: {drop}, {candidate.latency_s * 1000:.2f} ms"
     if candidate.questions < len(problem.questions):
         return f"dropped early: {drop} or worse after {candidate.questions} questions"
-    return f"dropped: {drop}, its 90 % upper limit is above {problem.max_accuracy_drop * 100:.1f}"
+    return f"dropped: {drop}, its 90 % upper limit is above {problem.bound.most * 100:.1f}"
 
 
 STRATEGY = Strategy(

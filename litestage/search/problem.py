@@ -17,22 +17,22 @@ from litestage.search.candidate import Candidate, Rungs
 from litestage.search.ladders import Estimate, Ladder
 from litestage.search.race import FEW, Standing, looks, surely_slower
 from litestage.stages import Pipeline, Question
-from litestage.stats import Bound, Pairs
+from litestage.stats import Bound
 from litestage.store import ResultStore
 from litestage.trace import Trace
 
 if TYPE_CHECKING:
+    from litestage.search.certify import Step
     from litestage.session import Session
 
 
 @dataclass
 class SearchProblem:
-    """Calibration questions, the plans to choose from, step costs, and the accuracy a plan may lose.
+    """Calibration questions, the plans to choose from, step costs, and what a plan may lose.
 
     Attributes:
         ladders: by stage, what it may skip.
-        max_accuracy_drop: as a fraction of the questions, against full depth; where agreement is bounded, of answers
-            that may differ from full depth's.
+        bound: against full depth; its confidence is the certificate's.
         exit: exit rule that is on during the search; None as in the paper, as far as its figures tell.
         reference_exit: exit rule of the full depth that drops are measured against; None: what the exit itself loses
             counts.
@@ -43,8 +43,6 @@ class SearchProblem:
         origin: what the ladders were made from, for the plan's provenance.
         confirm: questions that certify what the search found, and that nothing else looks at; without any, the plan has
             no certificate.
-        confidence: of the certificate.
-        on: what is bounded: ``accuracy`` or ``agreement``.
         task: its name, for the certificate.
         prefix_cache: whether the plans that skip something have one.
         estimates: by stage, what each rung of its ladder is expected to do; for strategies that ask for it.
@@ -55,7 +53,7 @@ class SearchProblem:
     questions: Sequence[Question]
     ladders: Mapping[str, Ladder]
     costs: StepCosts
-    max_accuracy_drop: float
+    bound: Bound
     exit: ExitRule | None = None
     reference_exit: ExitRule | None = None
     try_exits: bool = False
@@ -65,45 +63,38 @@ class SearchProblem:
     journal: ResultStore | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     confirm: Sequence[Question] = ()
-    confidence: float = 0.9
-    on: str = "accuracy"
     task: str = ""
     prefix_cache: bool = False
     estimates: Mapping[str, Sequence[Estimate]] = field(default_factory=dict)
 
-    @property
-    def bound(self) -> Bound:
-        """What is to be certified."""
-        return Bound(self.max_accuracy_drop, self.confidence, self.on)
-
     def loss(self, candidate: Candidate) -> float:
         """What of a candidate is bounded: its drop, or the share of its answers that are not full depth's."""
-        return candidate.accuracy_drop if self.on == "accuracy" else 1 - candidate.agreement
+        return candidate.accuracy_drop if self.bound.on == "accuracy" else 1 - candidate.agreement
 
     def kept_by(self, candidate: Candidate) -> bool:
         """Whether a candidate's loss on the questions it was tried on is within the bound."""
-        return self.loss(candidate) <= self.max_accuracy_drop + 1e-12
+        return self.loss(candidate) <= self.bound.most + 1e-12
 
     def what_it_loses(self, candidate: Candidate) -> str:
         """``+0.8 points``, or ``0.8 % of answers changed``."""
         share = self.loss(candidate) * 100
-        return f"{share:+.1f} points" if self.on == "accuracy" else f"{share:.1f} % of answers changed"
+        return f"{share:+.1f} points" if self.bound.on == "accuracy" else f"{share:.1f} % of answers changed"
 
-    def certificate(self, plan: str, pairs: Pairs, p: float) -> Certificate:
-        """The certificate of the plan of this hash."""
+    def certificate(self, plan: Plan, step: Step) -> Certificate:
+        """The certificate of a plan that passed the test."""
         return Certificate(
-            plan=plan,
+            plan=plan.answers_hash,
             model=self.session.loaded.fingerprint,
             pipeline=self.pipeline.hash,
-            bound=self.max_accuracy_drop,
-            on=self.on,
-            confidence=self.confidence,
+            bound=self.bound.most,
+            on=self.bound.on,
+            confidence=self.bound.confidence,
             against="full" if self.reference_exit is None else "full+exit",
             task=self.task,
-            questions=pairs.n,
-            lost=pairs.lost,
-            gained=pairs.gained,
-            p=p,
+            questions=step.asked,
+            lost=step.lost,
+            gained=step.gained,
+            p=step.p,
         )
 
     @property
@@ -130,7 +121,7 @@ class SearchProblem:
     @cached_property
     def answers(self) -> Answers:
         """What was answered so far."""
-        return Answers(self.session, self.pipeline, self.full_depth, self.on)
+        return Answers(self.session, self.pipeline, self.full_depth, self.bound.on)
 
     def full(self) -> Candidate:
         """What full depth does, which all others are held against."""
@@ -138,7 +129,7 @@ class SearchProblem:
 
     def evaluate(self, rungs: Rungs, rule: ExitRule | None = None) -> Candidate:
         """Answers all calibration questions under the plan."""
-        standing = self._standing(self.plan(rungs, rule), self.questions)
+        standing = self.answers.standing(self.plan(rungs, rule), self.questions)
         return self._candidate(rungs, rule, self.questions, standing)
 
     def race(self, rungs: Rungs, rule: ExitRule | None = None) -> tuple[Candidate, bool]:
@@ -150,14 +141,15 @@ class SearchProblem:
         however it does on the rest. Then growing parts of all, in their own order, which no candidate has influenced;
         the first few show whether it is slower than full depth.
         """
-        plan, bound, sure = self.plan(rungs, rule), self.max_accuracy_drop, not self.confirm
+        plan, bound, sure = self.plan(rungs, rule), self.bound.most, not self.confirm
         hard = self.answers.hardest(self.questions)
         few, *parts = [self.questions[:count] for count in (FEW, *looks(len(self.questions)))]
         for asked in [hard, few, *parts] if hard else [few, *parts]:
-            standing = self._standing(plan, asked)
-            at_best = self._at_best(plan)
+            standing = self.answers.standing(plan, asked)
+            known, rest = self.answers.parted(plan, self.questions)
+            at_best = self.answers.at_best(self.answers.standing(plan, known), rest)
             if not at_best.within(bound, sure):
-                return self._candidate(rungs, rule, self.answers.known(plan, self.questions), at_best), False
+                return self._candidate(rungs, rule, known, at_best), False
             if asked is few and self._surely_slower(plan, few):
                 slower = self._candidate(rungs, rule, few, standing)
                 return replace(slower, verdict=f"dropped early: slower than full depth on {len(few)} questions"), False
@@ -191,7 +183,7 @@ class SearchProblem:
         plan = self.plan(rungs, rule)
         both, traces = self.answers.beside_full_depth(plan, asked), self.answers.of(plan, asked)
         full = [bool(trace.correct) for trace in self.answers.of(self.full_depth, self.questions[: standing.n])]
-        drop = standing.drop if self.on == "accuracy" else self.answers.pairs(plan, asked, "accuracy").drop
+        drop = standing.drop if self.bound.on == "accuracy" else self.answers.standing(plan, asked, "accuracy").drop
         stage_latency = self._latency(plan, traces)
         return Candidate(
             budgets={stage: len(plan[stage].skip) for stage in rungs},
@@ -208,18 +200,6 @@ class SearchProblem:
             agreement=fmean(trace.answer == full.answer for trace, full in both),
             exit=rule.to_dict() if rule else None,
         )
-
-    def _standing(self, plan: Plan, asked: Sequence[Question]) -> Standing:
-        pairs = self.answers.pairs(plan, asked)
-        return Standing(pairs.lost, pairs.gained, pairs.n)
-
-    def _at_best(self, plan: Plan) -> Standing:
-        """Where the plan would stand after all questions if it lost none of those it has not been asked."""
-        asked = self.answers.known(plan, self.questions)
-        so_far = self._standing(plan, asked)
-        names = {question.id for question in asked}
-        to_be_gained = self.answers.to_be_gained([question for question in self.questions if question.id not in names])
-        return Standing(so_far.lost, so_far.gained + to_be_gained, len(self.questions))
 
     def _latency(self, plan: Plan, traces: Sequence[Trace]) -> dict[str, float]:
         """Predicted seconds per question, by stage."""
@@ -242,7 +222,7 @@ class SearchProblem:
             "method": "litestage",
             "strategy": strategy,
             **self.origin,
-            "max_accuracy_drop": self.max_accuracy_drop,
+            "max_accuracy_drop": self.bound.most,
             "calibration_questions": len(self.questions),
             "confirming_questions": len(self.confirm),
             "accuracy": {"full": full.accuracy, "plan": chosen.accuracy},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import told, write_text
+from litestage.atomic import told, write_json
 from litestage.environment import peak_memory
 from litestage.errors import LiteStageError
 from litestage.plan import save_plan
@@ -46,7 +45,7 @@ def write_search(found: SearchResult, folder: Path, command: str | None = None) 
         "frontier": [asdict(candidate) for candidate in frontier([found.full, *found.candidates])],
         "candidates": [asdict(candidate) for candidate in found.candidates],
     }
-    write_text(folder / "search.json", json.dumps(content, indent=2) + "\n")
+    write_json(folder / "search.json", content)
 
 
 def clear_frontier(folder: Path) -> None:

@@ -34,16 +34,10 @@ def lookup_drafts(session: Session, plan: Plan, pipeline: Pipeline, questions: S
     written = plan.with_drafts({})
     label = "calibration: texts to look up"
     traces = session.run(questions, {"plan": written}, pipeline, progress=label)["plan"]
-    contestant = session.contestant(pipeline, written)
-    prompts: dict[str, list[Sequence[int]]] = {stage: [] for stage in pipeline.stage_names}
-    outputs: dict[str, list[Sequence[int]]] = {stage: [] for stage in pipeline.stage_names}
-    for question, trace in zip(questions, traces, strict=True):
-        of_stage = contestant.prompts(question, trace)
-        for stage in trace.stages:
-            prompts[stage.name] += of_stage[stage.name]
-            outputs[stage.name] += stage.token_ids
+    sequences = session.contestant(pipeline, written).sequences(questions, traces)
     return {
-        stage: Draft(least=least, phrases=Phrases.of(prompts[stage], outputs[stage])) for stage in pipeline.stage_names
+        stage: Draft(least=least, phrases=Phrases.of(*zip(*of_stage, strict=True)))
+        for stage, of_stage in sequences.items()
     }
 
 

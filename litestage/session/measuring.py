@@ -34,10 +34,17 @@ class TaskMeasurements:
 
     Args:
         spec: the plan that is being made, for the error message where the task has no calibration split.
+        version: of a method of one's own, whose orders are kept for it alone.
     """
 
-    def __init__(self, session: Session, spec: str, task: Calibration | None, pipeline: Pipeline | None) -> None:
+    def __init__(
+        self, session: Session, spec: str, task: Calibration | None, pipeline: Pipeline | None, version: str = ""
+    ) -> None:
         self._session, self._spec, self._task, self._pipeline = session, spec, task, pipeline
+        self._version = version
+
+    def of_version(self, version: str) -> TaskMeasurements:
+        return TaskMeasurements(self._session, self._spec, self._task, self._pipeline, version)
 
     def importance(self) -> Importance:
         questions, pipeline = self._calibration()
@@ -77,6 +84,7 @@ class TaskMeasurements:
 
     def _key(self, method: str, questions: list[Question], pipeline: Pipeline) -> str:
         asked = [asdict(question) for question in questions]
+        method = f"{method}@{self._version}" if self._version else method
         return self._session.kept.key("order", method, asked, pipeline.hash, self._session.chat_template, ROWS)
 
     def _calibration(self) -> tuple[list[Question], Pipeline]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import write_text
+from litestage.atomic import write_json
 from litestage.environment import environment
 from litestage.profile import Importance
 from litestage.records import PROFILE
@@ -24,12 +23,8 @@ def profile_of(bench: Workbench, importance: Importance) -> dict[str, Any]:
     }
 
 
-def write_profile(content: dict[str, Any], folder: Path) -> None:
-    write_text(folder / "profile.json", json.dumps(content, indent=2) + "\n")
-
-
 def write_known_importance(bench: Workbench, folder: Path) -> None:
     """Writes profile.json with the importance that a method here was made from, if any was; nothing is measured."""
     importance = bench.session.known_importance(bench.calibration(), bench.pipeline)
     if importance is not None:
-        write_profile(profile_of(bench, importance), folder)
+        write_json(folder / "profile.json", profile_of(bench, importance))

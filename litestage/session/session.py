@@ -192,16 +192,20 @@ class Session:
             plan = self.signed(plan, pipeline)
         plan = self.with_suffixes(plan, suffixes, task, pipeline, exit_rule)
         try:
-            plan.validate(
-                layers=self.engine.decoder.layers,
-                width=self.engine.decoder.width,
-                fingerprint=self.loaded.fingerprint,
-                stages=stages,
-                pipeline_hash=pipeline.hash if pipeline else None,
-            )
+            self.check(plan, pipeline)
         except LiteStageError as error:
             raise LiteStageError(f"{body}: {error}") from None
         return plan
+
+    def check(self, plan: Plan, pipeline: Pipeline | None) -> None:
+        """Raises LiteStageError, saying what differs, where a plan does not fit this model or the pipeline."""
+        plan.validate(
+            layers=self.engine.decoder.layers,
+            width=self.engine.decoder.width,
+            fingerprint=self.loaded.fingerprint,
+            stages=pipeline.stage_names if pipeline else PLAIN_STAGE,
+            pipeline_hash=pipeline.hash if pipeline else None,
+        )
 
     def with_suffixes(
         self,
@@ -333,23 +337,21 @@ class Session:
         A form that puts nothing in a skipped sub-layer's place has no price: none, and changed feed-forwards.
         """
 
-        def timed(kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            return self._on_this_machine(kind, lambda: from_rank_zero(measure))
-
         def stand_in(form: str) -> StandInCosts:
-            measured = timed(f"stand_in/{form}", lambda: measure_stand_in(self.engine, form)._asdict())
+            measured = self._timed(f"stand_in/{form}", lambda: asdict(measure_stand_in(self.engine, form)))
             return StandInCosts.from_dict(measured)
 
-        costs = StepCosts.from_dict(timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
+        costs = StepCosts.from_dict(self._timed("step_costs", lambda: measure_step_costs(self.engine).to_dict()))
         priced = sorted({*forms} - {"none", *CHANGED})
         return replace(costs, stand_ins={form: stand_in(form) for form in priced})
 
     def token_share(self) -> float:
         """What one more token costs in a decode step on this machine, as a share of it; measured once, then kept."""
-        share: float = self._on_this_machine(
-            "token_share", lambda: from_rank_zero(lambda: {"share": measure_token_share(self.engine)})
-        )["share"]
+        share: float = self._timed("token_share", lambda: {"share": measure_token_share(self.engine)})["share"]
         return share
+
+    def _timed(self, kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return self._on_this_machine(kind, lambda: from_rank_zero(measure))
 
     def _on_this_machine(self, kind: str, measure: Callable[[], dict[str, Any]], *content: object) -> dict[str, Any]:
         """What was measured here before, else as ``measure`` gives it, the same on all ranks."""

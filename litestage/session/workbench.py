@@ -16,9 +16,9 @@ from litestage.ranks import launch
 from litestage.search import find_strategy
 from litestage.search.calibrated import Calibrated
 from litestage.search.candidate import SearchResult
-from litestage.search.ladders import Ladder, Ladders
+from litestage.search.enough import confirming
+from litestage.search.ladders import Ladders
 from litestage.search.problem import SearchProblem
-from litestage.search.split import confirming
 from litestage.session import Session
 from litestage.stages import Pipeline, Question
 from litestage.stats import Bound
@@ -66,11 +66,15 @@ class Workbench:
         return self._calibration[1]
 
     @property
+    def _bound(self) -> Bound:
+        search = self.config.search
+        return Bound(search.max_accuracy_drop, search.confidence, search.bound)
+
+    @property
     def _calibration(self) -> tuple[list[Question], list[Question]]:
         search = self.config.search
         asked = self.task.questions("calibration")[: search.calibration]
-        bound = Bound(search.max_accuracy_drop, search.confidence, search.bound)
-        confirm = confirming(len(asked), bound) if search.confirm is None else search.confirm
+        confirm = confirming(len(asked), self._bound) if search.confirm is None else search.confirm
         if confirm >= len(asked):
             raise LiteStageError(
                 f"search.confirm is {confirm}, but the calibration split has {len(asked)} questions, which leaves none "
@@ -103,7 +107,7 @@ class Workbench:
         )
 
     def _searched(self) -> SearchResult:
-        search, calibrated = self.config.search, self._calibrated()
+        search, calibrated = self.config.search, self.calibrated()
         by = find_strategy(search.strategy)
         ladders = by.ladders(calibrated)
         if not ladders.estimates:  # what only a strategy with estimates looks at
@@ -116,7 +120,7 @@ class Workbench:
 
     def best_budget(self, method: str) -> SearchResult:
         """A method's fastest plan within the bound, over all budgets that it knows: the same in every stage."""
-        calibrated = self._calibrated()
+        calibrated = self.calibrated()
         ladders: dict[str, list[StagePlan]] = {stage: [StagePlan()] for stage in self.pipeline.stage_names}
         known: dict[str, None] = {}
         for budget in range(calibrated.max_budget, 0, -1):  # a greedy order for the largest holds all the others
@@ -130,17 +134,14 @@ class Workbench:
                     ladder.insert(1, plan[stage])
         return find_strategy("one_budget").run(self._problem(calibrated, Ladders(ladders), {"baseline": method}))
 
-    def ladders(self, ranking: str) -> Mapping[str, Ladder]:
-        """By stage, what is skipped at each budget: by ``fidelity``, or by cosine, ``global`` or ``per_stage``."""
-        return self._calibrated().ladders(ranking)
-
-    def _calibrated(self) -> Calibrated:
+    def calibrated(self) -> Calibrated:
+        """What a search measures on the calibration questions."""
         return Calibrated(self.session, self.pipeline, self.calibration(), self.config.search)
 
     def exit_problem(self, plan: Plan) -> SearchProblem:
         """What exit rules lose and save on one plan: rung 0, which they are held against uncut."""
         ladders = {stage: [replace(plan[stage], exit=None)] for stage in self.pipeline.stage_names}
-        return self._problem(self._calibrated(), Ladders(ladders), {"exits_of": plan.hash})
+        return self._problem(self.calibrated(), Ladders(ladders), {"exits_of": plan.hash})
 
     def _problem(
         self, calibrated: Calibrated, ladders: Ladders, origin: Mapping[str, str] | None = None
@@ -157,7 +158,7 @@ class Workbench:
             questions=calibrated.questions,
             ladders=ladders.plans,
             costs=self.session.step_costs(stage.compensation for ladder in ladders.plans.values() for stage in ladder),
-            max_accuracy_drop=search.max_accuracy_drop,
+            bound=self._bound,
             exit=self.exit_rule if search.exit else None,
             reference_exit=self.exit_rule if search.against == "full+exit" else None,
             try_exits=search.try_exits and not search.exit,
@@ -166,8 +167,6 @@ class Workbench:
             timed_questions=search.timed_questions,
             journal=self.session.reusing.store,
             confirm=self.confirmation(),
-            confidence=search.confidence,
-            on=search.bound,
             prefix_cache=search.phase == "decode",  # all prompts are run at full depth, so stages can share them
             task=self.task.name,
             estimates=ladders.estimates,

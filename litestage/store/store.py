@@ -157,12 +157,6 @@ class ResultStore:
     def __len__(self) -> int:
         return int(self.connection.execute("SELECT COUNT(*) FROM results").fetchone()[0])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
 
 def unpacked(packed: object, checksum: object) -> dict[str, Any] | None:
     """A record as it was put, or None where it is damaged, so that it may be of any type."""

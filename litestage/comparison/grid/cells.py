@@ -84,25 +84,17 @@ def results_before(cell: Cell, folder: Path) -> dict[str, Any] | None:
         before = given_mapping(read_yaml(folder / "config.yaml"), folder)
         if not all("mcnemar_p" in method for method in results["methods"]):
             return None  # the summary adjusts them
-        same_pipeline = results["pipeline"]["hash"] == _pipeline_hash(cell.config)
-        same = same_pipeline and _options(before) == _options(asdict(cell.config))
-        return results if same and results.get("made_of") == _made_of(cell.config) else None
+        config, task = cell.config, replace(load_task(cell.config.task), seed=cell.seed)
+        pipeline = task.through(config.pipeline or config.model.pipeline, config.analyze, config.model.chat_template)
+        same_pipeline = results["pipeline"]["hash"] == pipeline.with_limits(config.max_new_tokens).hash
+        same = same_pipeline and _options(before) == _options(asdict(config))
+        return results if same and results.get("made_of") == made_of(config, task, model_files(config.model)) else None
     except LiteStageError:
         return None
 
 
 def _options(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in NOT_WHAT_IS_FOUND}
-
-
-def _pipeline_hash(config: RunConfig) -> str:
-    pipeline = config.pipeline or config.model.pipeline
-    through = load_task(config.task).through(pipeline, config.analyze, config.model.chat_template)
-    return through.with_limits(config.max_new_tokens).hash
-
-
-def _made_of(config: RunConfig) -> dict[str, str]:
-    return made_of(config, replace(load_task(config.task), seed=config.seed), model_files(config.model))
 
 
 def _model(name: str, base: ModelConfig) -> ModelConfig:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litestage.atomic import told, write_text
+from litestage.atomic import told, write_json
 from litestage.comparison.entrants import check_methods
 from litestage.comparison.grid.cells import Cell, cells_of, results_before
 from litestage.comparison.grid.made_of import made_of, model_files
@@ -77,7 +76,8 @@ def run_cells(
                 run.failed[cell] = str(error)
                 end(cell, str(error))
         run.summary = {**summarise_grid(cells, run.found, run.failed), "command": typed}
-        _write(run.summary, own_root)
+        write_json(own_root / "results.json", {"schema": GRID, **run.summary})
+        write_grid_report(run.summary, own_root)
     return run
 
 
@@ -99,8 +99,3 @@ def _run(
     words = typed, *(shlex.quote(word) for word in alone if shlex.quote(word) not in typed)
     results, _ = compare_into(folder, bench, " ".join(words), made_of=digests)
     return (bench.session, files), results
-
-
-def _write(summary: Mapping[str, Any], folder: Path) -> None:
-    write_text(folder / "results.json", json.dumps({"schema": GRID, **summary}, indent=2) + "\n")
-    write_grid_report(summary, folder)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
 
 from litestage.decoder.decoder import Decoder
 from litestage.engine.attention import FREE, SHARED
@@ -160,7 +159,7 @@ class GraphRunner(HostRunner):
         plan, seen, ends = batch.layers.plan, bucket(needed), Ends.of(row)
         tensors = tuple(sorted((name, id(tensor)) for name, tensor in plan.tensors.items()))
         of_plan = plan.skip, plan.compensation, tensors
-        key = (*of_plan, batch.widest, seen, cache.alone, batch.sampler.key, astuple(ends))
+        key = (*of_plan, batch.widest, seen, cache.alone, batch.sampler.key, ends)
         if key not in cache.steps:
             cache.steps[key] = self._made(batch, cache, seen, ends)
             self.made += 1

@@ -43,10 +43,6 @@ class Steps:
     signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     text: Callable[[Sequence[int]], str] = lambda tokens: ""
 
-    def first(self, count: int) -> Steps:
-        signals = {name: values[:count] for name, values in self.signals.items()}
-        return Steps(self.tokens[:count], self.confidences[:count], signals, self.text)
-
 
 class ExitRule:
     """When a stage's generation is cut short; ``ExitRule(rule, ...)`` makes the one of that name in ``EXIT_RULES``.
