@@ -157,6 +157,8 @@ class RunConfig:
         methods: what ``compare`` compares. A bare ``uniform`` takes ``budget``; ``uniform:best`` the fastest budget
             within ``search.max_accuracy_drop`` on the calibration split.
         variants: other ways of searching to compare, by name: each a ``search`` with some options changed.
+        other_models: by name, each as in ``model.pretrained``: other models to compare. ``full-NAME`` is its row at
+            full depth, ``litestage-NAME`` under a plan that is searched for it.
         budget: sub-layers per stage for methods without their own; by default as many as the searched plan skips.
         questions: how many test questions are used for accuracy (default: all).
         latency_questions: how many of them are also run one at a time, by the clock.
@@ -182,6 +184,7 @@ class RunConfig:
         default_factory=lambda: ["full", "full+exit", "uniform", "cosine", "adaskip", "litestage", "litestage+exit"]
     )
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    other_models: dict[str, str] = field(default_factory=dict)
     budget: int | None = None
     questions: int | None = None
     latency_questions: int = 60

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litestage.comparison.entrants import Entrant, check_rows, entrant_of, row_names, waits_for_a_search
+from litestage.comparison.another_model import check_rows
+from litestage.comparison.entrants import Entrant, entrant_of, row_names, waits_for_a_search
 from litestage.comparison.forecast import forecast
 from litestage.comparison.results import Measured, answered_by_the_clock, detectable, summarise
 from litestage.environment import environment, peak_cuda_mb, peak_memory

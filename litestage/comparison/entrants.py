@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from litestage.comparison.another_model import AnotherModel, another_model, check_names
 from litestage.config import RunConfig, SearchConfig, variant
-from litestage.decoder.load import check_int8
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import check_spec, cut, distinct, parse_shorthand, parted, wants_drafts
 from litestage.plan import Plan
@@ -17,17 +17,12 @@ from litestage.search.candidate import SearchResult
 from litestage.session import Session
 from litestage.session.workbench import Workbench, open_session
 
-RETRAINED = "full-half"
-"""The row that is another model at full depth: the reference recipe trained at half the depth."""
-QUANTISED = "full-int8"
-"""The row that is the same model at full depth with its weights in 8 bits."""
-
 
 @dataclass(frozen=True)
 class Entrant:
     """A method that takes part: what answers, what its row says, the search behind it, and another model's name.
 
-    ``at`` is the method without its budget, and the budget, where it was given one.
+    ``at`` is the method without its budget, and the budget, where it was given one. ``session`` is another model's.
     """
 
     contestant: Contestant
@@ -35,6 +30,7 @@ class Entrant:
     search: SearchResult | None = None
     model: str | None = None
     at: tuple[str, int] | None = None
+    session: Session | None = None
 
 
 def _parts(spec: str) -> tuple[str, str, str]:
@@ -79,12 +75,10 @@ def row_names(specs: Sequence[str]) -> dict[str, str]:
 def check_methods(config: RunConfig) -> None:
     """Raises LiteStageError for a method that is not known, or a plan file that does not read, before anything runs."""
     row_names(distinct(config.methods))
-    for name in config.variants:
-        if name in (QUANTISED, RETRAINED):
-            raise LiteStageError(f"variants.{name}: {name!r} is a row of its own; give the variant another name.")
+    check_names(config)
     for spec in config.methods:
         body = parted(spec)[0]
-        if body in ("litestage", QUANTISED, RETRAINED, *config.variants):
+        if body in ("litestage", *config.variants) or another_model(config, body):
             continue
         if _is_settled(body):
             check_spec(body)
@@ -93,18 +87,6 @@ def check_methods(config: RunConfig) -> None:
             if budget:
                 raise LiteStageError(f"The method {spec!r} has a budget and asks for its best; write {method}:best.")
             parse_shorthand(f"{method}:0")
-
-
-def check_rows(config: RunConfig, specs: Sequence[str]) -> None:
-    """Raises LiteStageError for a row of another model that this comparison cannot have, before any search."""
-    bodies = {parted(spec)[0] for spec in specs}
-    if RETRAINED in bodies and config.model.name != "reference":
-        raise LiteStageError(
-            f"{RETRAINED} is the reference model retrained at half the depth; it can't be compared with "
-            f"{config.model.name!r}."
-        )
-    if QUANTISED in bodies:
-        check_int8(config.engine.dtype, config.engine.device)
 
 
 def waits_for_a_search(config: RunConfig, spec: str) -> bool:
@@ -127,16 +109,9 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     """What a method's name stands for. ``found`` is the search of ``litestage``; ``known`` are those made so far."""
     session, pipeline = bench.session, bench.pipeline
     body = parted(spec)[0]
-    if body in (QUANTISED, RETRAINED):
-        config = bench.config
-        if body == QUANTISED:
-            config = replace(config, engine=replace(config.engine, weights="int8"))
-            pretrained, model, note = config.model.pretrained, f"{config.model.name}, int8", "weights in 8 bits"
-        else:
-            pretrained, model, note = "reference-half", "reference-half", "retrained at half the depth"
-        session = open_session(config, pretrained, session.reusing.store)
-        plan = replace(bench, session=session).plan("full" + spec.removeprefix(body))
-        return Entrant(session.contestant(pipeline, plan), _said(note, spec, plan), model=model)
+    another = another_model(bench.config, body)
+    if another is not None:
+        return _of_another(bench, spec, another, known)
     search = _search_behind(bench, body, found, known)
     if search is not None:
         plan = bench.with_suffixes(search.plan, parted(spec)[1])
@@ -150,6 +125,23 @@ def entrant_of(bench: Workbench, spec: str, found: SearchResult | None, known: M
     at = (method + plus, int(budget)) if budget.isdecimal() else None
     plan = bench.plan(spec)
     return Entrant(session.contestant(pipeline, plan), _said("", spec, plan), at=at)
+
+
+def _of_another(bench: Workbench, spec: str, another: AnotherModel, known: Mapping[str, Entrant]) -> Entrant:
+    same = [entrant for entrant in known.values() if entrant.model == another.name]  # loaded and searched for once
+    session = same[0].session if same else None
+    session = session or open_session(another.config, another.config.model.pretrained, bench.session.reusing.store)
+    theirs, search, note = replace(bench, config=another.config, session=session), None, another.note
+    body, suffixes = parted(spec)
+    if another.method == "litestage":
+        search = next(filter(None, (entrant.search for entrant in same)), None) or theirs.search()
+        plan = theirs.with_suffixes(search.plan, suffixes)
+        rule = bench.config.exit if "exit" in suffixes else search.chosen.exit
+        note = f"{note}; {_note(search, bench.config.search, rule)}"
+    else:
+        plan = theirs.plan("full" + spec.removeprefix(body))
+    contestant = session.contestant(bench.pipeline, plan)
+    return Entrant(contestant, _said(note, spec, plan), search, another.name, session=session)
 
 
 def _search_behind(

@@ -80,7 +80,7 @@ def _searches(bench: Workbench, specs: Sequence[str]) -> list[SearchConfig | Non
     found: dict[str, SearchConfig | None] = {}
     for spec in specs:
         body = parted(spec)[0]
-        if body == "litestage":
+        if body == "litestage" or body.removeprefix("litestage-") in config.other_models:
             found[body] = config.search
         elif body in config.variants:
             found[body] = variant(config, body)

@@ -39,7 +39,7 @@ def certified(method: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     if "certified" not in method:
         return ""
     if certificate := method.get("certificate"):
-        return Certificate(**certificate).short
+        return Certificate(**certificate).short + (", beside its own full depth" if method.get("model") else "")
     if "same_text" in method:
         return "same text" if method["same_text"] == 1 else f"{method['same_text']:.1%} same text"
     return "full depth" if method["plan"] == full["plan"] and not method.get("model") else "no"

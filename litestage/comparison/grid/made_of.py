@@ -18,7 +18,7 @@ _READ_WHOLE = (".json", ".jinja", ".txt", ".model")
 
 
 def made_of(config: RunConfig, task: Task, model: str) -> dict[str, str]:
-    """Digests of the questions asked, of the files named in ``methods``, and of the model's files.
+    """Digests of the questions asked, of the files named in ``methods`` and ``other_models``, and of the model's files.
 
     Args:
         task: drawn with the configuration's seed.
@@ -48,14 +48,15 @@ def _file(file: Path) -> tuple[Any, ...] | None:
 
 
 def _method_files(config: RunConfig) -> list[tuple[str, str | None]]:
-    """Plan files, with the tensors beside them, and own methods."""
+    """Plan files, with the tensors beside them, own methods, and other models."""
     files: list[str] = []
     for body in (parted(spec)[0] for spec in config.methods):
         if body.endswith((".yaml", ".yml")):
             files += body, str(Path(body).with_suffix(".safetensors"))
         elif is_file(method := body.partition(":")[0]):
             files.append(method)
-    return [(file, _content(Path(file))) for file in files]
+    others = [(name, model_files(ModelConfig(pretrained=each))) for name, each in sorted(config.other_models.items())]
+    return [(file, _content(Path(file))) for file in files] + others
 
 
 def _content(file: Path) -> str | None:
