@@ -223,12 +223,9 @@ class Session:
         for suffix in suffixes:
             if suffix == "exit":
                 plan = self.with_calibrated_exits(plan.with_exit(exit_rule or ExitRule(), stages), task, pipeline)
-                continue
-            if suffix == "prefix":
+            elif suffix == "prefix":
                 plan = replace(plan, prefix_cache=True)
-                continue
-            drafted = [stage for stage in stages if plan[stage].schedule is None]
-            if drafted:
+            elif drafted := [stage for stage in stages if plan[stage].schedule is None]:
                 plan = plan.with_drafts(self._drafts(suffix, plan, drafted, task, pipeline))
         return plan
 
