@@ -265,19 +265,16 @@ class Session:
             LiteStageError: something lacks, and there is no task to take it from.
         """
 
-        def questions() -> list[Question]:
+        def answer(uncut: Plan, count: int) -> list[Trace]:
             if task is None or pipeline is None:
                 raise LiteStageError(
                     "The exit rule is calibrated on a task's calibration split, and this task has none; give what it "
                     "lacks in a plan file."
                 )
-            return task.questions("calibration")[: self.calibration_questions]
-
-        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
-            assert pipeline is not None
+            asked = task.questions("calibration")[: self.calibration_questions][:count]
             return self.run(asked, {"uncut": uncut}, pipeline, progress="calibration of the exit rule")["uncut"]
 
-        return calibrated_exits(plan, questions, answer)
+        return calibrated_exits(plan, answer)
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:
         """The plan with this model and pipeline named in it."""
