@@ -13,7 +13,7 @@ from torch import Tensor
 from litestage.engine import Engine
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
-from litestage.profile import Importance, StepCosts
+from litestage.profile import StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import Ranking, rank_by_fidelity
 from litestage.profile.forced import Sequenced, TeacherForced, about
@@ -43,11 +43,6 @@ def budget_ladder(order: Order, max_budget: int, phase: str = "both") -> Ladder:
     """The first 0, 1, 2, ... sub-layers of the order."""
     some = [StagePlan(SkipSet.of(order[:budget]), phase) for budget in range(1, max_budget + 1)]
     return [StagePlan(), *some]
-
-
-def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
-    """By cosine: one order for all stages (``global``), or each stage's own (``per_stage``)."""
-    return {stage: importance.ranking(stage if ranking == "per_stage" else None) for stage in importance.cosine}
 
 
 def fidelity_ranking(
