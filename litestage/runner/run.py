@@ -73,11 +73,10 @@ def _predict(
     from litestage.runner.module import Progress, StagedPrediction
     from litestage.runner.termination import PlainTermination
 
-    ordered = (
-        questions
-        if timed
-        else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
-    )
+    def size(question: Question) -> int:
+        return len(question.text) + sum(map(len, question.options))
+
+    ordered = questions if timed else sorted(questions, key=size)
     # By the clock on rank 0 alone: ranks that run beside it would share its cores or its memory bus, and be timed too.
     own = share(ordered, rank_zero_only=timed)
     loader: DataLoader[Question] = DataLoader(
