@@ -68,9 +68,10 @@ def _predict(
     progress: str | None,
 ) -> None:
     import lightning
+    from lightning.pytorch.callbacks import LambdaCallback
     from torch.utils.data import DataLoader
 
-    from litestage.runner.module import Progress, StagedPrediction
+    from litestage.runner.module import StagedPrediction
     from litestage.runner.termination import PlainTermination
 
     def size(question: Question) -> int:
@@ -86,9 +87,10 @@ def _predict(
     )
     device = next(iter(contestants.values())).engine.engine.decoder.device
     with quiet(), bar(progress, len(own)) if progress else nullcontext(lambda steps: None) as advance:
+        moves = LambdaCallback(on_predict_batch_end=lambda trainer, module, traces, batch, *_: advance(len(batch)))
         trainer = lightning.Trainer(
             **_devices(device),
-            callbacks=[writer, Progress(advance), PlainTermination()],
+            callbacks=[writer, moves, PlainTermination()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
