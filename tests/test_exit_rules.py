@@ -169,7 +169,8 @@ def test_each_stage_gets_its_own_threshold_from_its_own_texts():
     questions = [Question(str(n), "?", ("a", "b"), "A") for n in range(40)]
     asked = []
 
-    def answer(some, uncut):
+    def answer(uncut, count):
+        some = questions[:count]
         asked.extend(some)
         assert all(stage.exit is None or stage.exit.signals == ("top3",) for stage in uncut.stages.values())
         assert uncut["analyze"].exit is None
@@ -179,11 +180,11 @@ def test_each_stage_gets_its_own_threshold_from_its_own_texts():
 
         return [Trace(q.id, "", (stage("recall", 1.0), stage("summarize", 5.0)), "A", True) for q in some]
 
-    found = calibrated_exits(plan, lambda: questions, answer)
+    found = calibrated_exits(plan, answer)
     assert len(asked) == WARM_UP
     assert (found["recall"].exit.threshold, found["summarize"].exit.threshold) == (1.0, 5.0)
     assert found["analyze"].exit is None
-    assert calibrated_exits(found, lambda: pytest.fail("asked again"), answer) is found
+    assert calibrated_exits(found, lambda uncut, count: pytest.fail("asked again")) is found
     with pytest.raises(LiteStageError, match="'recall' has no threshold"):
         plan.validate(layers=12)
     found.validate(layers=12)

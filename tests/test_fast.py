@@ -309,14 +309,14 @@ def test_a_decode_steps_memory_does_not_grow(monkeypatch):
 
 def test_a_long_prompt_needs_no_mask_of_its_square(monkeypatch):
     """Grouped queries over thousands of tokens: causality alone, or one mask for all heads of a tree."""
-    largest, masked = [0], ForwardContext._mask
+    largest, masked = [0], ForwardContext._mask_of
 
     def spy(self, *asked):
         mask = masked(self, *asked)
         largest[0] = max(largest[0], mask.numel())
         return mask
 
-    monkeypatch.setattr(ForwardContext, "_mask", spy)
+    monkeypatch.setattr(ForwardContext, "_mask_of", spy)
     monkeypatch.setattr(native, "library", lambda: None)  # C makes none at all
     engine, (prompt,) = Engine(tiny_model("llama"), Characters()), random_prompts((240,))
     run(engine, [Request(prompt, 1)])

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass, field
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 
+from litestage.config import SearchConfig
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile import Importance, StepCosts
+from litestage.search.calibrated import Calibrated
 from litestage.search.candidate import Candidate
 from litestage.search.greedy import greedy_search
-from litestage.search.ladders import budget_ladder, cosine_orders
 from litestage.search.problem import SearchProblem
 from litestage.session import Session
 from litestage.stages import load_pipeline
@@ -92,12 +94,16 @@ def test_a_ladder_takes_the_ranking_in_order():
     order = {name: rank / 100 for rank, name in enumerate(names)}
     reversed_order = {name: -value for name, value in order.items()}
     importance = Importance({"recall": reversed_order, "analyze": order, "summarize": order}, {}, 1)
-    own = {stage: budget_ladder(order, 2) for stage, order in cosine_orders(importance, "per_stage").items()}
+    session = SimpleNamespace(
+        importance=lambda questions, pipeline: importance, engine=SimpleNamespace(decoder=SimpleNamespace(layers=3))
+    )
+    calibrated = Calibrated(session, load_pipeline("recall_analyze_summarize"), [], SearchConfig(max_budget=2))
+    own = calibrated.ladders("per_stage")
     assert own["recall"][1].skip == SkipSet.of(names[:1])
     assert own["analyze"][2].skip == SkipSet.of(names[-2:])
     assert len(own["summarize"][0].skip) == 0
-    shared = cosine_orders(importance, "global")  # two stages of three agree
-    assert all(budget_ladder(order, 2) == own["analyze"] for order in shared.values())
+    shared = calibrated.ladders("global")  # two stages of three agree
+    assert all(shared[stage] == own["analyze"] for stage in STAGES)
 
 
 def test_a_real_search_meets_its_own_bound_on_the_calibration_split(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_right_draft_takes_one_pass(monkeypatch):
 def test_rows_run_guesses_of_any_number_in_one_pass_and_nothing_rejected_stays(path):
     """A runner's third operation, again and again: rows of two lanes, 0 to 4 guesses, right, half right and wrong."""
     written = tiny_oracle("qwen2").generate(REQUESTS[:4], StagePlan(), Decoding()).generations
-    rows = [Row(request, None, (2,), Detokenise(Characters()), False) for request in REQUESTS[:4]]
+    rows = [Row(request, None, (2,), Detokenise(Characters()), room=1024) for request in REQUESTS[:4]]
     runner, passes = Engine(tiny_model("qwen2"), Characters(), path).runner, 0
     batch = runner.batch(runner.layers(StagePlan()), Sampler(Decoding()), lanes=2, slots=30, widest=2)
     batch.trees[:] = prompt_trees(rows, 64)

@@ -83,8 +83,7 @@ def merged(model: Any, folder: Path) -> Any:
     from safetensors import safe_open
 
     config = json_object(folder / CONFIG)
-    if any(config.get(key) for key in _RUNS_OR_READS_MORE):
-        used = ", ".join(key for key in _RUNS_OR_READS_MORE if config.get(key))
+    if used := ", ".join(key for key in _RUNS_OR_READS_MORE if config.get(key)):
         raise LiteStageError(f"The adapter {str(folder)!r} asks for modules to be imported ({used}); remove that.")
     if not (folder / WEIGHTS).is_file():
         raise LiteStageError(f"The adapter {str(folder)!r} has no {WEIGHTS}; save it as safetensors.")

@@ -175,11 +175,8 @@ def architecture(model: Any) -> Architecture:
     def norm_of(layer: Any, name: str | None) -> Norm | None:
         return None if name is None else norm(getattr(layer, name))
 
-    def multiplier(field: str | None) -> float:
-        return 1.0 if field is None else float(getattr(config, field))
-
-    def softcap(field: str | None) -> float | None:
-        return None if field is None else getattr(config, field)
+    def said(field: str | None, otherwise: float | None = None) -> Any:
+        return otherwise if field is None else getattr(config, field)
 
     def attention(index: int, layer: Any) -> Attention:
         module = layer.self_attn
@@ -196,13 +193,13 @@ def architecture(model: Any) -> Architecture:
                 width=module.head_dim,
                 scale=float(module.scaling),
                 window=_window(config, family, index),
-                softcap=softcap(family.score_softcap),
+                softcap=said(family.score_softcap),
             ),
             query_norm=norm(module.q_norm) if family.query_key_norms else None,
             key_norm=norm(module.k_norm) if family.query_key_norms else None,
             rope=(layer_types(config)[index] if family.rope_by_layer_type else "all layers") if turned else None,
             gated=family.output_gate,
-            multiplier=multiplier(family.residual_multiplier),
+            multiplier=float(said(family.residual_multiplier, 1.0)),
         )
 
     def feed_forward(layer: Any) -> FeedForward:
@@ -213,7 +210,7 @@ def architecture(model: Any) -> Architecture:
             post_norm=norm_of(layer, family.ffn_post_norm),
             names=family.gate_up,
             activation=_ACTIVATIONS.get(type(activation).__name__, activation),
-            multiplier=multiplier(family.residual_multiplier),
+            multiplier=float(said(family.residual_multiplier, 1.0)),
         )
 
     layers = tuple(Layer(attention(index, layer), feed_forward(layer)) for index, layer in enumerate(body.layers))
@@ -229,9 +226,9 @@ def architecture(model: Any) -> Architecture:
         layers=layers,
         ropes=ropes,
         norm=norm(body.norm),
-        embedding_multiplier=multiplier(family.embedding_multiplier),
-        logits_divisor=multiplier(family.logits_divisor),
-        logits_softcap=softcap(family.logits_softcap),
+        embedding_multiplier=float(said(family.embedding_multiplier, 1.0)),
+        logits_divisor=float(said(family.logits_divisor, 1.0)),
+        logits_softcap=said(family.logits_softcap),
     )
 
 

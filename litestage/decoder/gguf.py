@@ -87,12 +87,15 @@ def _moved(whole: Path, folder: Path) -> None:
 def _dequantised(file: Path) -> tuple[Any, Any]:
     """The file's model in float32, and its tokenizer."""
     import torch
+    from gguf import GGUFReader
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with _explained(file), quietly(), _own_bar():
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
         family_of(config)
-        _check(file, config)
+        reader = GGUFReader(file)
+        _check(reader, file, config)
+        ends = list(dict.fromkeys(int(reader.fields[key].contents()) for key in _ENDS if key in reader.fields))
         model, info = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -103,7 +106,7 @@ def _dequantised(file: Path) -> tuple[Any, Any]:
         )
         refuse_other_tensors(info, str(file))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
-        if len(ends := _ends(file)) > 1:
+        if len(ends) > 1:
             model.generation_config.eos_token_id = ends
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -139,15 +142,12 @@ def _unpacked() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _check(file: Path, config: Any) -> None:
+def _check(reader: Any, file: Path, config: Any) -> None:
     """Raises LiteStageError where transformers would read the file and pass over a part of it.
 
     Args:
         config: what transformers has read in the file's metadata.
     """
-    from gguf import GGUFReader
-
-    reader = GGUFReader(file)
     kind = reader.fields["general.architecture"].contents()
     said = {key.removeprefix(f"{kind}."): field.contents() for key, field in reader.fields.items()}
     names = {tensor.name for tensor in reader.tensors}
@@ -179,14 +179,6 @@ def _check(file: Path, config: Any) -> None:
             f"{file} has tensors that its configuration has no place for: {listed(placeless)}; "
             "give the model's safetensors."
         )
-
-
-def _ends(file: Path) -> list[int]:
-    """The ids of the tokens that end a generation, the text's own first."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(file).fields
-    return list(dict.fromkeys(int(fields[key].contents()) for key in _ENDS if key in fields))
 
 
 def _computed_with(config: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from litestage.engine.prompt_tree import share_a_lane
 from litestage.engine.requests import Decoding, Generation, Request
 from litestage.engine.rows import Detokenise
 from litestage.engine.sampler import DRAWING
-from litestage.engine.sequences import TokenSequences
 
 __all__ = [
     "DRAWING",
@@ -17,7 +16,6 @@ __all__ = [
     "Generation",
     "PrefixCache",
     "Request",
-    "TokenSequences",
     "common_prefix",
     "share_a_lane",
 ]

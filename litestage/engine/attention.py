@@ -118,13 +118,9 @@ class ForwardContext:
         return out.view(lanes, heads.keys, group, each, width).permute(0, 3, 1, 2, 4).reshape(tokens, -1)
 
     def _mask_of(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
-        mask = self._masks.get(window)
-        if mask is None:
-            mask = self._masks[window] = self._mask(window, group, dtype)
-        return mask
-
-    def _mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
         """0 for slots that a query sees, else minus infinity: [lanes, 1, group * queries, slots]."""
+        if (known := self._masks.get(window)) is not None:
+            return known
         own = (self._count, self._queries, 1)
         position = self._positions.view(own)
         hidden = self._of_slots(self._kept, self._cache.positions) > position
@@ -134,7 +130,8 @@ class ForwardContext:
         if window is not None:
             hidden |= self._of_slots(self._kept, self._cache.positions) <= position - window
         mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-        return mask[:, None] if group == 1 else mask.repeat(1, group, 1)[:, None]
+        self._masks[window] = mask[:, None] if group == 1 else mask.repeat(1, group, 1)[:, None]
+        return self._masks[window]
 
     def _of_slots(self, new: Tensor, kept: Tensor) -> Tensor:
         """Of the slots that are read, [lanes, 1, slots]: what came with the new tokens, or is held in the lanes."""

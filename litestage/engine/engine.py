@@ -180,10 +180,6 @@ class Engine:
         """The sub-layers as they run."""
         return self.runner.lean
 
-    def runs_on(self, plan: StagePlan) -> str:
-        """Who decodes one question's rows under this plan: ``host`` or ``static``."""
-        return "host" if self.why_not_static(plan) else "static"
-
     @property
     def kernels(self) -> dict[str, str]:
         """Our own kernels among this model's sub-layers, each with a digest of what was compiled."""

@@ -1,4 +1,4 @@
-"""How many rows fit into memory: what there is, and what a row's keys and values take."""
+"""What memory there is, how much of it keys and values may have, and what a token's take."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from litestage.decoder.decoder import Decoder
 KV_SHARE = 0.5
 """Of the memory there is, what keys and values may take; the rest is for activations and for a cache that grows."""
 _UNLIMITED = 1 << 60  # a cgroup without a limit names a number beyond any memory
-
-
-def rows_that_fit(decoder: Decoder, slots: int, ours: int = 0) -> int | None:
-    """How many sequences of ``slots`` tokens the device's free memory holds keys and values of; None if not known.
-
-    Args:
-        ours: bytes of keys and values that are allocated already and can be used again.
-    """
-    available = available_bytes(decoder.device)
-    return None if available is None else int(KV_SHARE * (available + ours)) // (slots * bytes_per_token(decoder))
 
 
 def bytes_per_token(decoder: Decoder) -> int:

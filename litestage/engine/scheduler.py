@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from litestage.engine import memory
 from litestage.engine.attention import SHARED
 from litestage.engine.drafting import Drafter
 from litestage.engine.layer_schedule import LayerSchedule
-from litestage.engine.memory import rows_that_fit
 from litestage.engine.prefix_cache import CachedPrefix, PrefixCache, common_length
 from litestage.engine.prompt_tree import PromptTree, prompt_trees
 from litestage.engine.rows import Row
@@ -173,9 +173,10 @@ def _share_beginnings(
 def _lanes(runner: HostRunner, waiting: Sequence[PromptTree], most: int) -> int:
     """Lanes of which memory holds the keys and values, for at most so many rows."""
     lanes = most // max(len(tree.rows) for tree in waiting)
-    if len(waiting) > 1:  # one needs its lane in any case
-        fit = rows_that_fit(runner.decoder, max(tree.slots for tree in waiting), runner.nbytes)
-        lanes = lanes if fit is None else min(lanes, fit)
+    # one needs its lane in any case
+    if len(waiting) > 1 and (available := memory.available_bytes(runner.decoder.device)) is not None:
+        each = max(tree.slots for tree in waiting) * memory.bytes_per_token(runner.decoder)
+        lanes = min(lanes, int(memory.KV_SHARE * (available + runner.nbytes)) // each)
     return lanes
 
 

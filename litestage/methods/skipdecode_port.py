@@ -6,6 +6,8 @@ instead of 512, at which stages of a sentence would skip two layers all along (a
 512).
 """
 
+from functools import partial
+
 from litestage.methods.layers import growing_from_layer_1, layer_budget
 from litestage.methods.setting import Setting
 from litestage.methods.skipdecode import UNLIMITED
@@ -21,9 +23,7 @@ def plan(setting: Setting) -> dict[str, StagePlan]:
     count = layer_budget(setting, "skipdecode-port", setting.layers - 1)
 
     def stage_plan(limit: int) -> StagePlan:
-        def left_out(token: int) -> int:
-            return layers_left_out(token, count, limit)
-
+        left_out = partial(layers_left_out, count=count, limit=limit)
         return StagePlan(SkipSet.of_layers(range(1, left_out(0) + 1)), schedule=growing_from_layer_1(left_out, limit))
 
     return {stage: stage_plan(setting.limits.get(stage, UNLIMITED)) for stage in setting.stages}

@@ -8,26 +8,23 @@ from itertools import zip_longest
 
 from litestage.plan import Plan
 from litestage.plan.exit import Steps, exit_step
-from litestage.stages import Question
 from litestage.trace import StageTrace, Trace
 
 WARM_UP = 16
 """Calibration questions whose texts are looked at, as many as DeepConf takes."""
-Answer = Callable[[Sequence[Question], Plan], Sequence[Trace]]
 
 
-def calibrated_exits(plan: Plan, questions: Callable[[], Sequence[Question]], answer: Answer) -> Plan:
+def calibrated_exits(plan: Plan, answer: Callable[[Plan, int], Sequence[Trace]]) -> Plan:
     """The plan with what its exit rules lack, by stage, from its own texts uncut; itself where nothing lacks.
 
     Args:
-        questions: the calibration questions; asked for where they are needed.
-        answer: answers questions under a plan.
+        answer: answers the first so many calibration questions under a plan.
     """
     lacking = {name: stage.exit for name, stage in plan.stages.items() if stage.exit is not None and stage.exit.lacks}
     if not lacking:
         return plan
     written: dict[str, list[Steps]] = {name: [] for name in lacking}
-    for trace in answer(questions()[:WARM_UP], uncut(plan)):
+    for trace in answer(uncut(plan), WARM_UP):
         for stage in trace.stages:
             if stage.name in written:
                 written[stage.name] += [Steps(signals=signals) for signals in stage.signals]

@@ -27,7 +27,8 @@ class TeacherForced:
     """One batch of prompts with their full-depth outputs, run in parallel.
 
     Attributes:
-        engine: whose decoder is run.
+        decoder: whose sub-layers are run.
+        valid: which of the tokens are no padding, [rows, tokens].
         streams: the residual stream before every sub-layer, and after the last, of the run that was last kept.
     """
 

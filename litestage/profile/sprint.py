@@ -81,7 +81,8 @@ class Pruning:
         places = [place for place in range(len(self._forced.decoder.sublayers)) if place not in self.gone]
         for place in places:
             if place not in self._harms:
-                self._harms[place] = self._harm(place)
+                last = self._seen_at(place)
+                self._harms[place] = self._distance(self._whole(place, last), self._without(place, last))
         ranked = sorted(places, key=lambda place: self._harms[place] / self._price(place))
         tunable = [place for place in ranked if self._tunes and self._following(place) is not None][:CANDIDATES]
         tunings = {place: tuning for place in tunable if (tuning := self._tuned(place)) is not None}
@@ -112,10 +113,6 @@ class Pruning:
         """Where a sub-layer's harm is looked at; at the end of the decoder, behind its neighbour."""
         following = self._following(place)
         return min(place + 1, len(self._forced.decoder.sublayers) - 1) if following is None else following
-
-    def _harm(self, place: int) -> float:
-        last = self._seen_at(place)
-        return self._distance(self._whole(place, last), self._without(place, last))
 
     def _tuned(self, place: int) -> Tuning | None:
         """The feed-forward behind ``place`` solved for its absence, or None where there is none."""

@@ -117,7 +117,7 @@ def measure_step_costs(engine: Engine) -> StepCosts:
     cells = _equal(engine, (*masks, *others)) + [
         _Cell(plan, len(_UNEQUAL), prompt, _UNEQUAL) for plan in others for prompt in _PROMPTS if _fits(engine, prompt)
     ]
-    path = engine.runs_on(StagePlan())
+    path = "host" if engine.why_not_static(StagePlan()) else "static"
     for _ in timing.rounds("what a step costs on this machine", cells, _REPEATS):
         samples = timing.samples()
         fit_on = [sample for sample in samples if sample.cell.plan.skip in fitted]
@@ -310,7 +310,7 @@ class _Timing:
             if cell.plan is small[0].plan:
                 per_token_s = sum(self._generate(cell)) / cell.size
         chosen = small if repeats * per_token_s * sum(cell.size for cell in cells) > BUDGET_S else list(cells)
-        if self._engine.runs_on(StagePlan()) == "static":
+        if self._engine.why_not_static(StagePlan()) is None:
             for cell in chosen:
                 self._generate(cell)
         self._spent_s = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -52,13 +52,3 @@ class StagedPrediction(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         return batch  # questions are text; the engine moves token ids itself
-
-
-class Progress(lightning.Callback):
-    """Moves a progress bar on by the questions of every batch."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
-
-    def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Sequence[Question], *_: Any) -> None:
-        self.advance(len(batch))

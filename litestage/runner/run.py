@@ -68,16 +68,16 @@ def _predict(
     progress: str | None,
 ) -> None:
     import lightning
+    from lightning.pytorch.callbacks import LambdaCallback
     from torch.utils.data import DataLoader
 
-    from litestage.runner.module import Progress, StagedPrediction
+    from litestage.runner.module import StagedPrediction
     from litestage.runner.termination import PlainTermination
 
-    ordered = (
-        questions
-        if timed
-        else sorted(questions, key=lambda question: len(question.text) + sum(map(len, question.options)))
-    )
+    def size(question: Question) -> int:
+        return len(question.text) + sum(map(len, question.options))
+
+    ordered = questions if timed else sorted(questions, key=size)
     # By the clock on rank 0 alone: ranks that run beside it would share its cores or its memory bus, and be timed too.
     own = share(ordered, rank_zero_only=timed)
     loader: DataLoader[Question] = DataLoader(
@@ -87,9 +87,10 @@ def _predict(
     )
     device = next(iter(contestants.values())).engine.engine.decoder.device
     with quiet(), bar(progress, len(own)) if progress else nullcontext(lambda steps: None) as advance:
+        moves = LambdaCallback(on_predict_batch_end=lambda trainer, module, traces, batch, *_: advance(len(batch)))
         trainer = lightning.Trainer(
             **_devices(device),
-            callbacks=[writer, Progress(advance), PlainTermination()],
+            callbacks=[writer, moves, PlainTermination()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

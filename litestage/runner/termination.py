@@ -20,13 +20,9 @@ class PlainTermination(lightning.Callback):
         self.before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
 
     def on_predict_start(self, trainer: Any, module: Any) -> None:
-        self._restore(trainer)
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._restore(trainer)
-
-    def _restore(self, trainer: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.before)
             if trainer.received_sigterm:  # since Lightning put its handler there
                 signal.raise_signal(signal.SIGTERM)
+
+    on_train_start = on_predict_start

@@ -14,14 +14,7 @@ from litestage.profile.forced import Sequenced, pooled, stage_sequences
 from litestage.progress import bar
 from litestage.ranks import from_rank_zero
 from litestage.search import find_strategy
-from litestage.search.ladders import (
-    Ladder,
-    Ladders,
-    budget_ladder,
-    cosine_orders,
-    fidelity_ranking,
-    priced_ladder,
-)
+from litestage.search.ladders import Ladder, Ladders, budget_ladder, fidelity_ranking, priced_ladder
 from litestage.stages import Pipeline, Question
 
 if TYPE_CHECKING:
@@ -122,7 +115,8 @@ class Calibrated:
         """By stage, the order in which its sub-layers may be skipped."""
         if ranking != "fidelity":
             importance = self.session.importance(self.questions, self.pipeline)
-            return {stage: Ranking(order) for stage, order in cosine_orders(importance, ranking).items()}
+            own = ranking == "per_stage"
+            return {stage: Ranking(importance.ranking(stage if own else None)) for stage in importance.cosine}
         return {stage: self._by_fidelity(stage) for stage in self.pipeline.stage_names}
 
     def _by_fidelity(self, stage: str | None) -> Ranking:

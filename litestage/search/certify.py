@@ -112,11 +112,7 @@ def _inside(plan: Plan, other: Plan) -> bool:
 
     def stage_inside(one: StagePlan, of_other: StagePlan) -> bool:
         left_out = set(one.skip.names) <= set(of_other.skip.names) and one.exit in (None, of_other.exit)
-        alike = (one.compensation, one.phase, one.schedule) == (
-            of_other.compensation,
-            of_other.phase,
-            of_other.schedule,
-        )
+        alike = all(getattr(one, part) == getattr(of_other, part) for part in ("compensation", "phase", "schedule"))
         return left_out and (alike or not one.skip)
 
     return all(stage_inside(stage, other.stages[name]) for name, stage in plan.stages.items())

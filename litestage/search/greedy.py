@@ -29,8 +29,7 @@ def greedy_search(problem: SearchProblem, advance: Advance = lambda plans: None)
     for stage in order:
         tried = []
         for rung in range(len(problem.ladders[stage])):
-            candidate = problem.evaluate({**rungs, stage: rung}, rule)
-            tried.append(candidate)
+            tried.append(problem.evaluate({**rungs, stage: rung}, rule))
             advance(1)
         allowed = [candidate for candidate in tried if problem.kept_by(candidate)] or [full]
         best = min(allowed, key=lambda candidate: candidate.latency_s)

@@ -13,7 +13,7 @@ from torch import Tensor
 from litestage.engine import Engine
 from litestage.plan import SkipSet, StagePlan
 from litestage.plan.skip import SubLayerName
-from litestage.profile import Importance, StepCosts
+from litestage.profile import StepCosts
 from litestage.profile.compensation import fit_compensation
 from litestage.profile.fidelity import Ranking, rank_by_fidelity
 from litestage.profile.forced import Sequenced, TeacherForced, about
@@ -43,11 +43,6 @@ def budget_ladder(order: Order, max_budget: int, phase: str = "both") -> Ladder:
     """The first 0, 1, 2, ... sub-layers of the order."""
     some = [StagePlan(SkipSet.of(order[:budget]), phase) for budget in range(1, max_budget + 1)]
     return [StagePlan(), *some]
-
-
-def cosine_orders(importance: Importance, ranking: str) -> dict[str, Order]:
-    """By cosine: one order for all stages (``global``), or each stage's own (``per_stage``)."""
-    return {stage: importance.ranking(stage if ranking == "per_stage" else None) for stage in importance.cosine}
 
 
 def fidelity_ranking(
@@ -106,23 +101,24 @@ def priced_ladder(
     Returns:
         The plans from full depth to the fastest, and their estimates.
     """
+
+    def estimate(plan: StagePlan, harm: float) -> Estimate:
+        return Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces))
+
     forced = TeacherForced(engine, about(sequences, CHECKED_TOKENS, seed=1))
     begin = max((at for at, value in enumerate(harm[: max_budget + 1]) if value - harm[0] <= HARMLESS), default=0)
     plans = [
         (replace(plan, phase=phase) if len(plan.skip) else plan, harm)
         for plan, harm in _useful(forced, order, forms, max_budget, begin, advance)
     ]
-    made = [
-        (plan, Estimate(harm, fmean(sum(costs.stage_seconds(plan, trace)) for trace in traces))) for plan, harm in plans
-    ]
+    made = [(plan, estimate(plan, harm)) for plan, harm in plans]
     ladder: list[tuple[StagePlan, Estimate]] = []
-    for plan, estimate in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):
-        if not ladder or estimate.harm < ladder[-1][1].harm:
-            ladder.append((plan, estimate))
+    for rung in sorted(made, key=lambda pair: (pair[1].seconds, pair[1].harm)):
+        if not ladder or rung[1].harm < ladder[-1][1].harm:
+            ladder.append(rung)
     full = StagePlan()
-    rungs = [pair for pair in reversed(ladder) if len(pair[0].skip)]
-    seconds = fmean(sum(costs.stage_seconds(full, trace)) for trace in traces)
-    return [full, *(plan for plan, _ in rungs)], [Estimate(0.0, seconds), *(estimate for _, estimate in rungs)]
+    rungs = [(full, estimate(full, 0.0)), *(rung for rung in reversed(ladder) if len(rung[0].skip))]
+    return [plan for plan, _ in rungs], [expected for _, expected in rungs]
 
 
 @torch.inference_mode()

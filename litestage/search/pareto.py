@@ -69,13 +69,8 @@ def pareto_search(problem: SearchProblem, advance: Advance = lambda plans: None)
         else:
             high = middle - 1
     best = path[low]
-    improved = True
-    while improved:
-        improved = False
-        for neighbour in _faster_neighbours(best, estimates):
-            if within(neighbour):
-                best, improved = neighbour, True
-                break
+    while (neighbour := next(filter(within, _faster_neighbours(best, estimates)), None)) is not None:
+        best = neighbour
     for rungs in _safer(path, best, estimates) if problem.confirm else ():
         within(rungs)
     for rungs in (best, path[0]) if problem.try_exits else ():

@@ -172,7 +172,7 @@ class SearchProblem:
             return rule
 
         plan = calibrated_exits(
-            self.plan(rungs, rule), lambda: self.questions, lambda asked, uncut: self.answers.of(uncut, asked)
+            self.plan(rungs, rule), lambda uncut, count: self.answers.of(uncut, self.questions[:count])
         )
         return ByStage(stages=tuple((name, stage.exit) for name, stage in plan.stages.items() if stage.exit))
 

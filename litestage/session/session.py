@@ -223,12 +223,9 @@ class Session:
         for suffix in suffixes:
             if suffix == "exit":
                 plan = self.with_calibrated_exits(plan.with_exit(exit_rule or ExitRule(), stages), task, pipeline)
-                continue
-            if suffix == "prefix":
+            elif suffix == "prefix":
                 plan = replace(plan, prefix_cache=True)
-                continue
-            drafted = [stage for stage in stages if plan[stage].schedule is None]
-            if drafted:
+            elif drafted := [stage for stage in stages if plan[stage].schedule is None]:
                 plan = plan.with_drafts(self._drafts(suffix, plan, drafted, task, pipeline))
         return plan
 
@@ -268,19 +265,16 @@ class Session:
             LiteStageError: something lacks, and there is no task to take it from.
         """
 
-        def questions() -> list[Question]:
+        def answer(uncut: Plan, count: int) -> list[Trace]:
             if task is None or pipeline is None:
                 raise LiteStageError(
                     "The exit rule is calibrated on a task's calibration split, and this task has none; give what it "
                     "lacks in a plan file."
                 )
-            return task.questions("calibration")[: self.calibration_questions]
-
-        def answer(asked: Sequence[Question], uncut: Plan) -> list[Trace]:
-            assert pipeline is not None
+            asked = task.questions("calibration")[: self.calibration_questions][:count]
             return self.run(asked, {"uncut": uncut}, pipeline, progress="calibration of the exit rule")["uncut"]
 
-        return calibrated_exits(plan, questions, answer)
+        return calibrated_exits(plan, answer)
 
     def signed(self, plan: Plan, pipeline: Pipeline | None) -> Plan:
         """The plan with this model and pipeline named in it."""

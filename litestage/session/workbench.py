@@ -100,11 +100,7 @@ class Workbench:
         if options is not None:
             return replace(self, config=replace(self.config, search=options)).search()
         found, draft = self._searched(), self.config.search.draft
-        if draft == "none":
-            return found
-        return replace(
-            found, plan=self.session.with_suffixes(found.plan, [draft], SearchQuestions(self), self.pipeline)
-        )
+        return found if draft == "none" else replace(found, plan=self.with_suffixes(found.plan, [draft]))
 
     def _searched(self) -> SearchResult:
         search, calibrated = self.config.search, self.calibrated()

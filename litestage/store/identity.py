@@ -12,10 +12,9 @@ from typing import Any
 from litestage.environment import DECIDES_TOKENS, environment
 
 VERSION = 3
-"""Of what is written down and of how it is found. 1 left out what ends a text, the tokenizer and the kernels; 2 ran
-longrope, schedules of many questions and what importance measures in another way."""
+"""Of what is written down and of how it is found."""
 LONGROPE_VERSION = 4
-"""The same of a model with longrope: 3 forgot what an online schedule had observed where the factors changed."""
+"""The same of a model with longrope."""
 
 
 def identity(engine: Any, fingerprint: str, tokenizer: str) -> dict[str, Any]:

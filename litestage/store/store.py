@@ -17,9 +17,10 @@ from litestage.errors import LiteStageError
 _AT_ONCE = 500  # keys per query; SQLite's oldest limit on variables is 999
 _PATIENCE_S = 120.0  # how long a process waits for another one's write; a large file's VACUUM takes that long
 _SCHEMA_VERSION = 1  # 0: before records had a time of writing, a model and an engine
+_ADDED = ("written REAL NOT NULL DEFAULT 0", "model TEXT NOT NULL DEFAULT ''", "engine TEXT NOT NULL DEFAULT ''")
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL, "
-    "written REAL NOT NULL DEFAULT 0, model TEXT NOT NULL DEFAULT '', engine TEXT NOT NULL DEFAULT '')"
+    f"{', '.join(_ADDED)})"
 )
 
 
@@ -96,12 +97,9 @@ class ResultStore:
                 return
             self._connection.execute(_TABLE)
             there = {row[1] for row in self._connection.execute("PRAGMA table_info(results)")}
-            for column, declared in (("written", "REAL"), ("model", "TEXT"), ("engine", "TEXT")):
-                if column not in there:
-                    nothing = "0" if declared == "REAL" else "''"
-                    self._connection.execute(
-                        f"ALTER TABLE results ADD COLUMN {column} {declared} NOT NULL DEFAULT {nothing}"
-                    )
+            for column in _ADDED:
+                if column.split()[0] not in there:
+                    self._connection.execute(f"ALTER TABLE results ADD COLUMN {column}")
             self._connection.execute("UPDATE results SET written = ? WHERE written = 0", (time.time(),))
             self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 

@@ -78,24 +78,20 @@ def prune(store: ResultStore, *, older_than_s: float | None = None, max_bytes: i
     Processes that use the store meanwhile go on: what they miss, they compute again.
     """
     with store.explained("cannot be pruned"):
-        return _pruned(store, older_than_s, max_bytes)
-
-
-def _pruned(store: ResultStore, older_than_s: float | None, max_bytes: int | None) -> Pruned:
-    before = _file_bytes(store)
-    damaged = _delete(store, _DAMAGED)
-    old = 0 if older_than_s is None else _delete(store, "written < ?", time.time() - older_than_s)
-    compacted, beyond = _compact(store), 0
-    while max_bytes is not None and len(store) and (used := _used_bytes(store)) > max_bytes:
-        content = store.connection.execute("SELECT SUM(length(record)) FROM results").fetchone()[0]
-        beyond += _delete(
-            store,
-            "rowid IN (SELECT rowid FROM (SELECT rowid, SUM(length(record)) OVER "
-            "(ORDER BY written DESC, rowid DESC) AS newer FROM results) WHERE newer > ?)",
-            content * max_bytes / used,  # less than the content, so that at least the oldest goes
-        )
-        compacted = _compact(store)
-    return Pruned(damaged, old, beyond, len(store), before, _file_bytes(store), compacted)
+        before = _file_bytes(store)
+        damaged = _delete(store, _DAMAGED)
+        old = 0 if older_than_s is None else _delete(store, "written < ?", time.time() - older_than_s)
+        compacted, beyond = _compact(store), 0
+        while max_bytes is not None and len(store) and (used := _used_bytes(store)) > max_bytes:
+            content = store.connection.execute("SELECT SUM(length(record)) FROM results").fetchone()[0]
+            beyond += _delete(
+                store,
+                "rowid IN (SELECT rowid FROM (SELECT rowid, SUM(length(record)) OVER "
+                "(ORDER BY written DESC, rowid DESC) AS newer FROM results) WHERE newer > ?)",
+                content * max_bytes / used,  # less than the content, so that at least the oldest goes
+            )
+            compacted = _compact(store)
+        return Pruned(damaged, old, beyond, len(store), before, _file_bytes(store), compacted)
 
 
 def _delete(store: ResultStore, condition: str, *values: float) -> int:

@@ -6,9 +6,8 @@ and shape (:mod:`litestage.engine.graph.decode_step`), so that a step can be rec
 as one. Its sub-layers are compiled where there is a compiler (:mod:`litestage.engine.graph.compiled`). The caches are
 used again for the next questions: a skip set is recorded once for a number of lanes and a bucket of slots.
 
-The host gives the device the next steps before it looks at the last (:mod:`litestage.engine.graph.readback`), and
-decides with the same words as everywhere else where a row ends; stop strings only it can see. What a row was made to
-write beyond its end is dropped, but took its time.
+Where a row ends the host decides (:mod:`litestage.engine.graph.readback`), with the same words as everywhere else: stop
+strings only it can see.
 """
 
 from __future__ import annotations

@@ -23,14 +23,12 @@ class ByStage(ExitRule):
 
     def __post_init__(self) -> None:
         given = self.stages
-        if not isinstance(given, (Mapping, tuple)) or not all(
-            isinstance(each, Mapping) for each in (given.values() if isinstance(given, Mapping) else ())
-        ):
+        if isinstance(given, tuple):
+            return
+        if not isinstance(given, Mapping) or not all(isinstance(rule, Mapping) for rule in given.values()):
             raise LiteStageError(f"exit stages is {given!r:.80}; it maps stages to rules, {{analyze: {{rule: ...}}}}.")
-        if isinstance(given, Mapping):
-            rules = [(str(name), {str(key): value for key, value in rule.items()}) for name, rule in given.items()]
-            made = tuple((name, ExitRule(**rule)) for name, rule in rules)
-            object.__setattr__(self, "stages", made)
+        rules = [(str(name), {str(key): value for key, value in rule.items()}) for name, rule in given.items()]
+        object.__setattr__(self, "stages", tuple((name, ExitRule(**rule)) for name, rule in rules))
 
     def of(self, stage: str) -> ExitRule | None:
         return dict(self.rules).get(stage)
