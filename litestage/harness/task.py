@@ -53,6 +53,7 @@ _READ = ("task", "task_alias", "class", "metadata", "generation_kwargs", "repeat
 _SCORED: dict[str, Any] = {
     "output_type": "multiple_choice",
     "test_split": "test",
+    "fewshot_split": "calibration",  # else lm-eval takes test questions, and may show one beside its own answer
     "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_choice": "{{options}}",
     "doc_to_target": "{{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(answer)}}",
@@ -89,6 +90,10 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
+def _document(question: Question) -> dict[str, Any]:
+    return {"id": question.id, "question": question.text, "options": list(question.options), "answer": question.answer}
+
+
 def asked_of(keywords: dict[str, Any]) -> dict[str, Any]:
     """What a staged task's generation keywords say to our model. Raises LiteStageError for what a task never says."""
     request = keywords[KEY]
@@ -103,17 +108,19 @@ class _OwnQuestions:
     """For a task over a litestage task's test questions; ``source`` is that task."""
 
     source: Task
+    config: Any
     dataset: Any
 
     def download(self, *args: Any, **keywords: Any) -> None:
-        """Puts the test questions where lm-eval looks for documents."""
+        """Puts the questions of every split that the task's YAML names where lm-eval looks for documents."""
         import datasets
 
-        rows = [
-            {"id": question.id, "question": question.text, "options": list(question.options), "answer": question.answer}
-            for question in self.source.questions("test")
-        ]
-        self.dataset = {"test": datasets.Dataset.from_list(rows)}
+        named = [getattr(self.config, f"{use}_split") for use in ("training", "validation", "test", "fewshot")]
+        self.dataset = {
+            split: datasets.Dataset.from_list([_document(question) for question in self.source.questions(split)])
+            for split in dict.fromkeys(named)
+            if split is not None
+        }
 
 
 class LikelihoodTask(_OwnQuestions, _Chosen):
@@ -206,7 +213,18 @@ class StagedTask(_OwnQuestions, _Generated):
             raise LiteStageError("--system_instruction does not reach the stages' prompts; use a pipeline YAML.")
         if (limit := keywords.get("limit")) is not None and limit < 1:
             raise LiteStageError(f"--limit leaves {limit} questions of {self.config.task!r}; give 1 or more.")
+        if (samples := keywords.get("samples")) is not None:
+            self._check_samples(samples)
         super().build_all_requests(*args, **{**keywords, "cache_requests": False, "rewrite_requests_cache": False})
+
+    def _check_samples(self, samples: Any) -> None:
+        """Raises LiteStageError for what lm-eval would take as all questions, as fewer, or as others in its files."""
+        there = range(len(self.eval_docs))
+        if not isinstance(samples, list) or not samples or samples != [number for number in there if number in samples]:
+            raise LiteStageError(
+                f"--samples of {self.config.task!r} is {samples!r:.80}; give numbers of its questions, 0 to "
+                f"{len(there) - 1}, in ascending order and each once."
+            )
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **keywords: Any) -> Any:
         """The request: its context is only for show, the stages make their own prompts from the document."""
