@@ -164,6 +164,8 @@ def _found(config: dict[str, Any], name: str) -> str:
 class StagedTask(_OwnQuestions, _Generated):
     """A multiple-choice task that a model answers in stages."""
 
+    _every: list[str] | None = None
+
     def __init__(self, config: dict[str, Any]) -> None:
         for key, value in config.items():
             if key not in _READ and value != _STAGED.get(key):
@@ -244,18 +246,18 @@ class StagedTask(_OwnQuestions, _Generated):
         if trace is None:
             raise LiteStageError(_NEEDS_OURS.format(self.config.task))
         figures = metrics(trace)
-        if list(figures) != [getattr(metric, "__name__", metric) for metric in self._metrics()]:
-            self._list_metrics(list(figures))  # untimed, or the model was given another pipeline
+        self._list_metrics(list(figures))
         return figures
 
-    def _metrics(self) -> list[Any]:
-        return [entry["metric"] for entry in self.config.metric_list]
-
     def _list_metrics(self, names: list[str]) -> None:
-        """Announces exactly the metrics there are: lm-eval's W&B logger wants every listed one for every document."""
-        self.config.metric_list = metric_list(names)
-        self._aggregation_list = {name: get_aggregation("mean") for name in names}
-        self._higher_is_better = {entry["metric"]: entry["higher_is_better"] for entry in self.config.metric_list}
+        """Announces the metrics that every question so far has: lm-eval's W&B logger wants each listed one of all."""
+        if self._every is None:  # what was listed until now is a timed run's through the task's own pipeline
+            self._every, self._aggregation_list, self._higher_is_better = names, {}, {}
+        self._every = [name for name in self._every if name in names]
+        self.config.metric_list = metric_list(self._every)
+        for entry in metric_list(names):
+            self._aggregation_list[entry["metric"]] = get_aggregation("mean")
+            self._higher_is_better[entry["metric"]] = entry["higher_is_better"]
 
 
 def _listed(names: list[str]) -> list[dict[str, Any]]:

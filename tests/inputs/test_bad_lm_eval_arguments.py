@@ -295,6 +295,28 @@ def test_two_tasks_over_the_same_questions_do_not_touch_each_other(task_folder):
     assert together["turned_multistage"] != together["mine_multistage"] == together["again_multistage"]
 
 
+def test_a_question_that_does_not_fit_has_no_seconds_in_lm_evals_means(task_folder):
+    """It ends at once, and would make all look faster than they are."""
+    from lm_eval_runs import evaluate, lite_stage
+
+    long = '{"question": "%s", "options": ["a", "b"], "answer": "A"}' % ("word " * 3000)
+    with (task_folder / "rows.jsonl").open("a") as rows:
+        rows.write(f"{long}\n")
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml}")
+    found = evaluate(lite_stage(pipeline="single"), "mine_multistage", include=task_folder)
+    short, long = found["samples"]["mine_multistage"]
+    means = found["results"]["mine_multistage"]
+    assert long["stop_too_long_answer"] == 1
+    assert means["parse_failure,none"] >= 0.5
+    for name in ("latency_s", "prefill_s_answer", "decode_s_answer"):
+        assert means[f"{name},none"] == short[name]
+        assert name not in long
+        assert found["higher_is_better"]["mine_multistage"][name] is False
+    listed = {entry["metric"] for entry in found["configs"]["mine_multistage"]["metric_list"]}
+    assert listed <= long.keys() & short.keys()  # or lm-eval's W&B logger is a KeyError after all the work
+    assert "acc" in listed
+
+
 @pytest.mark.parametrize("samples", [[], [1, 0], [0, 0], [-1], [2], ["0"], 0, [[0]]])
 def test_samples_that_lm_eval_would_take_for_others_are_one_sentence(one_sentence, samples):
     from lm_eval_runs import evaluate, lite_stage
