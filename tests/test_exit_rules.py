@@ -15,7 +15,7 @@ from litestage.engine.rows import Detokenise
 from litestage.errors import LiteStageError
 from litestage.plan import ExitRule, Plan, SkipSet, StagePlan, load_plan, save_plan
 from litestage.plan.draft import Draft
-from litestage.plan.exit import EXIT_RULES, Confidence
+from litestage.plan.exit import EXIT_RULES, Confidence, by_name
 from litestage.plan.exit.rule import Uncut
 from litestage.profile.exits import WARM_UP, calibrated_exits
 from litestage.stages import Question
@@ -306,3 +306,14 @@ def test_deepconf_is_calibrated_where_it_is_used_by_the_clock_and_from_the_store
     assert any("exit" in stage.stops for trace in kept for stage in trace.stages)
     with pytest.raises(LiteStageError, match=r"has no threshold.*exit\.threshold"):
         Workbench.open(load_config([*options, "search.exit=true", "search.calibration=4"]), bench.session).search()
+
+
+def test_two_rules_of_one_name_are_refused():
+    """A copy of a shipped rule, to begin one's own with, would otherwise run wherever a plan names the shipped one."""
+
+    class Copied(ExitRule):
+        rule = "confidence"
+
+    assert by_name([Confidence, Uncut]) == {"confidence": Confidence, "uncut": Uncut}
+    with pytest.raises(LiteStageError, match=f"confidence and {__name__} are both called 'confidence'; rename one"):
+        by_name([Confidence, Uncut, Copied])

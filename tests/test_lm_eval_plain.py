@@ -191,3 +191,19 @@ def test_the_chat_template_that_lm_eval_names_is_the_one_that_is_used(tmp_path):
     assert model.chat_template("tool") == each.replace("SIGN", "!")
     assert model.apply_chat_template(turns) == "!Why"
     assert model.session.loaded.tokenizer is model.tokenizer  # so the stages' prompts, too
+
+
+def test_examples_of_a_task_by_likelihood_are_calibration_questions(tmp_path):
+    """lm-eval would take test questions, the one that is asked with its answer among them."""
+    for split, numbers in {"calibration": range(3), "test": range(3, 6)}.items():
+        rows = [{"question": f"What is {number}?", "options": ["odd", "even"], "answer": "A"} for number in numbers]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "ours.yaml").write_text("rows: {calibration: calibration.jsonl, test: test.jsonl}")
+    text = "task: numbers\nclass: !function litestage.harness.task.LikelihoodTask\nmetadata: {questions: ours.yaml}\n"
+    (tmp_path / "numbers.yaml").write_text(text)
+    samples = evaluate(lite_stage(), "numbers", include=tmp_path, limit=3, num_fewshot=3)["samples"]["numbers"]
+    for number, sample in enumerate(samples, 3):
+        prompt = sample["arguments"][0][0]
+        assert all(f"What is {example}?\nAnswer: odd" in prompt for example in range(3))
+        assert prompt.endswith(f"What is {number}?\nAnswer:")
+        assert prompt.count("What is") == 4

@@ -33,8 +33,8 @@ def metric_list(names: Iterable[str]) -> list[dict[str, Any]]:
 def metrics(trace: Trace) -> dict[str, float]:
     """One question's figures: counts of new tokens, seconds, and the share of a stage's rows that ended for a reason.
 
-    Seconds are there only if the question ran alone: a batch's seconds are no question's. A stage in which nothing was
-    generated, as its prompt did not fit the context, has none of its own.
+    Seconds are there only if the question ran alone and to its end: a batch's seconds are no question's, and one whose
+    prompt did not fit the context, or whose logits were no numbers, ends too soon.
     """
     figures: dict[str, float] = {
         "acc": float(bool(trace.correct)),
@@ -42,11 +42,12 @@ def metrics(trace: Trace) -> dict[str, float]:
         "chosen_by_likelihood": float(trace.chosen_by_likelihood),
         "tokens": float(trace.tokens),
     }
-    if trace.latency_s is not None:
+    ended = not (trace.too_long or trace.non_finite)
+    if ended and trace.latency_s is not None:
         figures["latency_s"] = trace.latency_s
     for stage in trace.stages:
         figures[f"tokens_{stage.name}"] = float(sum(stage.tokens))
-        if stage.prefill_s is not None and stage.decode_s is not None:
+        if ended and stage.prefill_s is not None and stage.decode_s is not None:
             figures |= {f"prefill_s_{stage.name}": stage.prefill_s, f"decode_s_{stage.name}": stage.decode_s}
         for stop in STOPS:
             figures[f"stop_{stop}_{stage.name}"] = stage.stops.count(stop) / len(stage.stops)

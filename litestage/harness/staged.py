@@ -116,13 +116,14 @@ class StagedRequests:
 
     def answer(self, requests: list[Any]) -> list[Answered]:
         """One response per lm-eval ``Instance``, in order."""
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, str], list[int]] = {}  # by task: another over the same questions is no repeat of them
         for index, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.arguments[1], sort_keys=True), []).append(index)
+            keywords = json.dumps(request.arguments[1], sort_keys=True)
+            groups.setdefault((request.task_name, keywords), []).append(index)
         responses: dict[int, Answered] = {}
         self.plans = {}
         with until_written(self.session.reusing.store):
-            for keywords, indices in groups.items():
+            for (_, keywords), indices in groups.items():
                 texts = self._answer_group(json.loads(keywords), [requests[index].doc for index in indices])
                 responses |= dict(zip(indices, texts, strict=True))
         return [responses[index] for index in range(len(requests))]

@@ -53,6 +53,7 @@ _READ = ("task", "task_alias", "class", "metadata", "generation_kwargs", "repeat
 _SCORED: dict[str, Any] = {
     "output_type": "multiple_choice",
     "test_split": "test",
+    "fewshot_split": "calibration",  # else lm-eval takes test questions, and may show one beside its own answer
     "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_choice": "{{options}}",
     "doc_to_target": "{{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'.index(answer)}}",
@@ -89,6 +90,10 @@ def question_of(doc: dict[str, Any]) -> Question:
     return Question(doc["id"], doc["question"], tuple(doc["options"]), doc["answer"])
 
 
+def _document(question: Question) -> dict[str, Any]:
+    return {"id": question.id, "question": question.text, "options": list(question.options), "answer": question.answer}
+
+
 def asked_of(keywords: dict[str, Any]) -> dict[str, Any]:
     """What a staged task's generation keywords say to our model. Raises LiteStageError for what a task never says."""
     request = keywords[KEY]
@@ -103,17 +108,19 @@ class _OwnQuestions:
     """For a task over a litestage task's test questions; ``source`` is that task."""
 
     source: Task
+    config: Any
     dataset: Any
 
     def download(self, *args: Any, **keywords: Any) -> None:
-        """Puts the test questions where lm-eval looks for documents."""
+        """Puts the questions of every split that the task's YAML names where lm-eval looks for documents."""
         import datasets
 
-        rows = [
-            {"id": question.id, "question": question.text, "options": list(question.options), "answer": question.answer}
-            for question in self.source.questions("test")
-        ]
-        self.dataset = {"test": datasets.Dataset.from_list(rows)}
+        named = [getattr(self.config, f"{use}_split") for use in ("training", "validation", "test", "fewshot")]
+        self.dataset = {
+            split: datasets.Dataset.from_list([_document(question) for question in self.source.questions(split)])
+            for split in dict.fromkeys(named)
+            if split is not None
+        }
 
 
 class LikelihoodTask(_OwnQuestions, _Chosen):
@@ -156,6 +163,8 @@ def _found(config: dict[str, Any], name: str) -> str:
 
 class StagedTask(_OwnQuestions, _Generated):
     """A multiple-choice task that a model answers in stages."""
+
+    _every: list[str] | None = None
 
     def __init__(self, config: dict[str, Any]) -> None:
         for key, value in config.items():
@@ -206,7 +215,18 @@ class StagedTask(_OwnQuestions, _Generated):
             raise LiteStageError("--system_instruction does not reach the stages' prompts; use a pipeline YAML.")
         if (limit := keywords.get("limit")) is not None and limit < 1:
             raise LiteStageError(f"--limit leaves {limit} questions of {self.config.task!r}; give 1 or more.")
+        if (samples := keywords.get("samples")) is not None:
+            self._check_samples(samples)
         super().build_all_requests(*args, **{**keywords, "cache_requests": False, "rewrite_requests_cache": False})
+
+    def _check_samples(self, samples: Any) -> None:
+        """Raises LiteStageError for what lm-eval would take as all questions, as fewer, or as others in its files."""
+        there = range(len(self.eval_docs))
+        if not isinstance(samples, list) or not samples or samples != [number for number in there if number in samples]:
+            raise LiteStageError(
+                f"--samples of {self.config.task!r} is {samples!r:.80}; give numbers of its questions, 0 to "
+                f"{len(there) - 1}, in ascending order and each once."
+            )
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **keywords: Any) -> Any:
         """The request: its context is only for show, the stages make their own prompts from the document."""
@@ -226,18 +246,18 @@ class StagedTask(_OwnQuestions, _Generated):
         if trace is None:
             raise LiteStageError(_NEEDS_OURS.format(self.config.task))
         figures = metrics(trace)
-        if list(figures) != [getattr(metric, "__name__", metric) for metric in self._metrics()]:
-            self._list_metrics(list(figures))  # untimed, or the model was given another pipeline
+        self._list_metrics(list(figures))
         return figures
 
-    def _metrics(self) -> list[Any]:
-        return [entry["metric"] for entry in self.config.metric_list]
-
     def _list_metrics(self, names: list[str]) -> None:
-        """Announces exactly the metrics there are: lm-eval's W&B logger wants every listed one for every document."""
-        self.config.metric_list = metric_list(names)
-        self._aggregation_list = {name: get_aggregation("mean") for name in names}
-        self._higher_is_better = {entry["metric"]: entry["higher_is_better"] for entry in self.config.metric_list}
+        """Announces the metrics that every question so far has: lm-eval's W&B logger wants each listed one of all."""
+        if self._every is None:  # what was listed until now is a timed run's through the task's own pipeline
+            self._every, self._aggregation_list, self._higher_is_better = names, {}, {}
+        self._every = [name for name in self._every if name in names]
+        self.config.metric_list = metric_list(self._every)
+        for entry in metric_list(names):
+            self._aggregation_list[entry["metric"]] = get_aggregation("mean")
+            self._higher_is_better[entry["metric"]] = entry["higher_is_better"]
 
 
 def _listed(names: list[str]) -> list[dict[str, Any]]:

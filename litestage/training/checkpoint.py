@@ -25,7 +25,7 @@ class Checkpoints(Checkpoint):  # type: ignore[misc]
     The file is replaced in one move, so that a kill at any moment leaves a whole one.
 
     Args:
-        made_of: digests of what no option has: the rows themselves, and the model that is trained.
+        made_of: digests of what no option has: the rows themselves, the model that is trained, and its tokenizer.
     """
 
     def __init__(self, config: TrainingConfig, steps: Steps, made_of: Mapping[str, str]) -> None:

@@ -182,3 +182,14 @@ def check_weights(
         )
     for pattern in (pattern for pattern, matches in found.items() if not matches):
         getLogger(__name__).warning("token_weights: no text that is to be written has a match of %r", pattern)
+
+
+def check_answers(rows: Iterable[StagedRow], pipeline: Pipeline) -> None:
+    """Raises LiteStageError for a row whose last text settles on another option than the row's answer."""
+    for row in rows:
+        said, answer = pipeline.parse_answer(row.gold), row.question.answer
+        if said and answer and said != answer:
+            raise LiteStageError(
+                f"Row {row.question.id!r} has the answer {answer!r}, and its {pipeline.stage_names[-1]!r} says "
+                f"{said!r}; correct one of them."
+            )

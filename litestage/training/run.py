@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,19 @@ from litestage.menagerie import load_split
 from litestage.runner.termination import PlainTermination
 from litestage.stages import Pipeline, load_pipeline
 from litestage.stages.gold import StagedRow, read_staged
+from litestage.store.identity import tokenizer_digest
 from litestage.training.batches import QuestionSteps, StageSteps, Steps
 from litestage.training.check import HeldOut
 from litestage.training.checkpoint import Checkpoints
 from litestage.training.cost import Cost
-from litestage.training.examples import Example, ExampleTokens, check_lengths, check_weights, stage_examples
+from litestage.training.examples import (
+    Example,
+    ExampleTokens,
+    check_answers,
+    check_lengths,
+    check_weights,
+    stage_examples,
+)
 from litestage.training.lora import with_lora
 from litestage.training.module import StagedTraining
 from litestage.training.tokenizer import train_tokenizer
@@ -46,6 +55,11 @@ if TYPE_CHECKING:
 
 _ROPE = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 """What transformers takes for a part of rope_parameters."""
+_OF_THE_TOKENIZER_BEFORE = (
+    *("chat_template.jinja", "additional_chat_templates"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+"""Files that a tokenizer is read with where they are there, and that one without their content does not write."""
 
 
 def train(config: TrainingConfig) -> Path:
@@ -69,8 +83,13 @@ def train(config: TrainingConfig) -> Path:
     encode = ExampleTokens(tokenizer, *weights, eos_ids(model, tokenizer))
     check_lengths(examples, encode, model.config.get_text_config().max_position_embeddings)
     check_weights(examples, *weights)
+    check_answers(rows, pipeline)
     steps = _steps(config, rows, pipeline, encode)
-    made_of = {"digest of the rows": _digest(rows, pipeline), "digest of the model": fingerprint(model)}
+    made_of = {
+        "digest of the rows": _digest(rows, pipeline),
+        "digest of the model": fingerprint(model),
+        "digest of the tokenizer": f"{tokenizer_digest(tokenizer)}, a text ends in {encode.end}",
+    }
     if config.lora.rank:
         if config.model.pretrained and source_of(config.model.pretrained).adapter:
             raise LiteStageError(
@@ -132,6 +151,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: Tra
             "The same command goes on from the last checkpoint."
         ) from None
     if not config.lora.rank:
+        for left in (output / name for name in _OF_THE_TOKENIZER_BEFORE):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         tokenizer.save_pretrained(output)
     OmegaConf.save(OmegaConf.structured(config), output / "training.yaml")
 

@@ -271,6 +271,61 @@ def test_documents_that_are_no_questions_or_two_under_one_id_are_one_sentence(on
     one_sentence(lambda: evaluate(lite_stage(batch_size=2), "mine_multistage", include=task_folder), named)
 
 
+def test_two_tasks_over_the_same_questions_do_not_touch_each_other(task_folder):
+    """The second one asks them with their options the other way round: neither a repeat of the first's, nor a clash."""
+    from lm_eval_runs import evaluate, lite_stage
+
+    (task_folder / "mine.py").write_text(
+        "def turned(documents):\n    return documents.map(lambda d: {'options': d['options'][::-1]})\n"
+    )
+    hot = TASK.replace("litestage:", "do_sample: true, temperature: 3.0, litestage:") % "{task: mine.yaml}"
+    (task_folder / "t.yaml").write_text(hot)
+    (task_folder / "again.yaml").write_text(hot.replace("mine_multi", "again_multi"))
+    (task_folder / "turned.yaml").write_text(
+        hot.replace("mine_multi", "turned_multi") + "process_docs: !function mine.turned\n"
+    )
+    tasks = "mine_multistage", "again_multistage", "turned_multistage"
+
+    def texts(*names):
+        samples = evaluate(lite_stage(batch_size=2), *names, include=task_folder, torch_random_seed=1)["samples"]
+        return {name: samples[name][0]["resps"] for name in names}
+
+    together = texts(*tasks)
+    assert all(texts(name)[name] == together[name] for name in tasks[1:])
+    assert together["turned_multistage"] != together["mine_multistage"] == together["again_multistage"]
+
+
+def test_a_question_that_does_not_fit_has_no_seconds_in_lm_evals_means(task_folder):
+    """It ends at once, and would make all look faster than they are."""
+    from lm_eval_runs import evaluate, lite_stage
+
+    long = '{"question": "%s", "options": ["a", "b"], "answer": "A"}' % ("word " * 3000)
+    with (task_folder / "rows.jsonl").open("a") as rows:
+        rows.write(f"{long}\n")
+    (task_folder / "t.yaml").write_text(TASK % "{task: mine.yaml}")
+    found = evaluate(lite_stage(pipeline="single"), "mine_multistage", include=task_folder)
+    short, long = found["samples"]["mine_multistage"]
+    means = found["results"]["mine_multistage"]
+    assert long["stop_too_long_answer"] == 1
+    assert means["parse_failure,none"] >= 0.5
+    for name in ("latency_s", "prefill_s_answer", "decode_s_answer"):
+        assert means[f"{name},none"] == short[name]
+        assert name not in long
+        assert found["higher_is_better"]["mine_multistage"][name] is False
+    listed = {entry["metric"] for entry in found["configs"]["mine_multistage"]["metric_list"]}
+    assert listed <= long.keys() & short.keys()  # or lm-eval's W&B logger is a KeyError after all the work
+    assert "acc" in listed
+
+
+@pytest.mark.parametrize("samples", [[], [1, 0], [0, 0], [-1], [2], ["0"], 0, [[0]]])
+def test_samples_that_lm_eval_would_take_for_others_are_one_sentence(one_sentence, samples):
+    from lm_eval_runs import evaluate, lite_stage
+
+    named = {"menagerie_multistage": samples if samples != [2] else [600]}
+    asked = lambda: evaluate(lite_stage(), "menagerie_multistage", limit=None, samples=named)  # noqa: E731
+    one_sentence(asked, "--samples of 'menagerie_multistage'", "0 to 599")
+
+
 @pytest.mark.slow
 def test_lm_eval_run_from_another_folder_answers_the_task_beside_the_file(task_folder, monkeypatch, capsys):
     """The whole command, from a folder that holds none of the files."""

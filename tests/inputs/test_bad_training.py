@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_model import save_tiny_model
 
+from litestage.decoder import load_model
 from litestage.errors import LiteStageError
 from litestage.menagerie import load_split
 from litestage.stages.gold import write_staged
@@ -200,4 +201,29 @@ def test_a_run_does_not_go_on_over_other_rows_or_another_model(
     with pytest.raises(LiteStageError, match="digest of the model"):
         train(load_config("staged", options))
     shutil.copytree(tmp_path / "kept", base, dirs_exist_ok=True)
+    ends = Path(base) / "generation_config.json"
+    ends.write_text(json.dumps({**json.loads(ends.read_text()), "eos_token_id": 1}))
+    with pytest.raises(LiteStageError, match="digest of the tokenizer"):
+        train(load_config("staged", options))
+    shutil.copytree(tmp_path / "kept", base, dirs_exist_ok=True)
     assert train(load_config("staged", options)) == tmp_path / "out"
+
+
+def test_a_row_whose_last_text_names_another_option_than_its_answer_is_named(rows: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in rows.read_text().splitlines()[:4]]
+    lines[2]["options"].reverse()
+    lines[2]["answer"] = "ABCD"[3 - "ABCD".index(lines[2]["answer"])]  # the answer moved along, the texts did not
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = tuning(tmp_path / "rows.jsonl", save_tiny_model(tmp_path / "base"), tmp_path / "out")
+    with pytest.raises(LiteStageError, match=f"Row '{lines[2]['id']}' has the answer .* its 'summarize' says '[A-D]'"):
+        train(load_config("staged", options))
+
+
+def test_a_folder_used_again_has_no_chat_template_of_the_model_before(rows: Path, tmp_path: Path) -> None:
+    base, output = save_tiny_model(tmp_path / "base"), tmp_path / "out"
+    output.mkdir()
+    for name in ("chat_template.jinja", "notes.txt"):
+        (output / name).write_text("another model's")
+    train(load_config("staged", tuning(rows, base, output, "steps=1")))
+    assert load_model(str(output)).tokenizer.chat_template is None
+    assert (output / "notes.txt").is_file()
