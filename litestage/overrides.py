@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from litestage.conf import named
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.reading import given_mapping, inside_of, kinds_of, parse_yaml, read_yaml
+from litestage.reading import given_mapping, inside_of, is_text, kinds_of, parse_yaml, read_yaml
 
 Schema = TypeVar("Schema")
 
@@ -136,13 +136,6 @@ def _value(written: str, expected: Any, override: str) -> Any:
         raise LiteStageError(f"The override {override!r} does not read ({error}); correct its value.") from None
 
 
-def _is_text(written: str) -> bool:
-    try:
-        return bool(written.encode())
-    except UnicodeEncodeError:  # what Python makes of an argument's bytes that are not UTF-8
-        return False
-
-
 def _as_written(key: str, dotted: Sequence[str]) -> str:
     """The whole key of the override that ``key``, where the merge failed, is the beginning of."""
     return next((whole for whole in dotted if whole == key or whole.startswith(f"{key}.")), key)
@@ -157,7 +150,7 @@ def _split(
         key, equals, value = override.partition("=")
         if not _KEY.fullmatch(key) or not equals:
             raise LiteStageError(f"The override {override!r} is not key=value; write for example task=menagerie.")
-        if not _is_text(override):
+        if not is_text(override):
             raise LiteStageError(f"The override {override!r} holds bytes that are not UTF-8; type it again.")
         if key not in groups:
             dotted.append((key, _value(value, _expected(schema, key), override)))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from litestage.bench.rivals import Rows
+from litestage.engine import common_prefix
 
 SLOTS = 1024
 """Tokens of all sequences that its KV cache holds."""
@@ -78,10 +79,8 @@ class LoadedFile:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray[Any, Any]]:
         """The logits of each prompt's next token; what all prompts begin with is decoded once."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), False)
-        everyone, shortest = list(range(len(prompts))), min(map(len, prompts))
-        shared = shortest - 1 if len(prompts) > 1 else 0
-        while any(tuple(prompt[:shared]) != tuple(prompts[0][:shared]) for prompt in prompts):
-            shared -= 1
+        everyone = list(range(len(prompts)))
+        shared = len(common_prefix(prompts)) if len(prompts) > 1 else 0
         fed = [(token, at, everyone, False) for at, token in enumerate(prompts[0][:shared])]
         for row, prompt in enumerate(prompts):
             fed += [(prompt[at], at, [row], at == len(prompt) - 1) for at in range(shared, len(prompt))]

@@ -15,7 +15,7 @@ from typing import Any
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
-from litestage.engine import Decoding
+from litestage.engine import Decoding, common_length
 from litestage.errors import at_least, one_of
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import sublayer_budgets
@@ -186,7 +186,7 @@ def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, 
         share: tokens at which all sub-layers ran.
         passes: sub-layers that a token waits for, one after another, as a share of full depth's.
     """
-    same = [_agree(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
+    same = [common_length(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
     identical = [wanted == text.tokens for wanted, text in zip(full, written, strict=True)]
     return {
         **estimate("same_text", *share_of_texts(identical, [1] * len(full))),
@@ -198,13 +198,6 @@ def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, 
             for at in range(max(map(len, full)))
         ],
     }
-
-
-def _agree(wanted: Tokens, found: Tokens) -> int:
-    """How many tokens the two have in common before they differ."""
-    return next(
-        (at for at, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found))
-    )
 
 
 def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: Options) -> str:
