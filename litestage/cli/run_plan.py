@@ -9,7 +9,7 @@ from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import wants_drafts
-from litestage.plan import Plan, load_plan
+from litestage.plan import Plan, SkipSet, load_plan
 from litestage.plan.file import plan_to_dict
 from litestage.plan.schedule import step_sets
 from litestage.plan.words import NO_DRAFTS
@@ -73,21 +73,10 @@ def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
 def _print(plan: Plan) -> None:
     rows = []
     for name, stage in plan.stages.items():
-        rule = stage.exit
-        rows.append(
-            [
-                name,
-                " ".join(map(str, stage.skip.mhsa)) or "none",
-                " ".join(map(str, stage.skip.ffn)) or "none",
-                stage.phase,
-                stage.compensation,
-                str(rule) if rule else "none",
-                str(stage.draft or "none"),
-            ]
-        )
+        others = [str(stage.exit or "none"), str(stage.draft or "none")]
+        rows.append([name, *_skipped(stage.skip), stage.phase, stage.compensation, *others])
         for start, skip in step_sets(stage.schedule):
-            now = [" ".join(map(str, skip.mhsa)) or "none", " ".join(map(str, skip.ffn)) or "none"]
-            rows.append([f"{name}, from new token {start}", *now, "", "", "", ""])
+            rows.append([f"{name}, from new token {start}", *_skipped(skip), "", "", "", ""])
         if stage.schedule and "online" in stage.schedule:
             online = stage.schedule["online"]
             added = f"and those of mean cosine >= {online['threshold']:.4f}"
@@ -99,3 +88,8 @@ def _print(plan: Plan) -> None:
     )
     if plan.prefix_cache:
         print("A stage begins with the keys and values that the one before left, where both run the same sub-layers.")
+
+
+def _skipped(skip: SkipSet) -> list[str]:
+    """The layers without attention, and those without FFN."""
+    return [" ".join(map(str, layers)) or "none" for layers in (skip.mhsa, skip.ffn)]
