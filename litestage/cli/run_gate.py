@@ -24,8 +24,7 @@ def run_gate(results: Path, baseline: Path, overrides: Sequence[str], update: bo
         write_baseline(after, baseline)
         behind = "" if after.samples else ", without samples: later runs can't be paired with it"
         print(f"Written to {baseline}: {len(after.methods)} methods, {after.results['n']} questions{behind}.")
-        if as_json:
-            print_json({"baseline": str(baseline), "methods": list(after.methods)})
+        print_json(as_json, {"baseline": str(baseline), "methods": list(after.methods)})
         return
     if not baseline.is_file():
         raise LiteStageError(f"There is no baseline {str(baseline)!r}; make one with --update and commit it.")
@@ -36,7 +35,6 @@ def run_gate(results: Path, baseline: Path, overrides: Sequence[str], update: bo
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(as_markdown(verdict, str(baseline)))
-    if as_json:
-        print_json(as_data(verdict))
+    print_json(as_json, as_data(verdict))
     if not verdict.passed:
         raise typer.Exit(1)

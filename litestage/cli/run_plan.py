@@ -32,8 +32,7 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
         print(plan.certificate)
     elif spec.endswith((".yaml", ".yml")):
         print("It has no certificate: nobody tested what it loses on questions that its search had not seen.")
-    if as_json:
-        print_json({"hash": plan.hash, **plan_to_dict(plan)})
+    print_json(as_json, {"hash": plan.hash, **plan_to_dict(plan)})
 
 
 def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -47,8 +46,7 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     bench = Workbench.open(config)
     plan = bench.session.plan(str(path), bench.task, bench.pipeline)
     print(f"{path} fits {config.model.name} and the pipeline {bench.pipeline.name} (hash {plan.hash}).")
-    if as_json:
-        print_json({"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
+    print_json(as_json, {"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
 
 
 def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
@@ -66,8 +64,7 @@ def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
         f"(90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f})."
     )
     print(load_plan(path).certificate or "It is not certified: of many plans tried, the search keeps a lucky one.")
-    if as_json:
-        print_json({"plan": str(path), **entry})
+    print_json(as_json, {"plan": str(path), **entry})
 
 
 def _print(plan: Plan) -> None:

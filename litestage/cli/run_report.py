@@ -21,8 +21,7 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
     if grid is not None:
         folder = writable(output or first)
         print(f"Written to {folder}/: {', '.join(path.name for path in write_grid_report(grid, folder))}")
-        if as_json:
-            print_json(grid)
+        print_json(as_json, grid)
         return
     runs = read_runs(folders)
     folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
@@ -30,5 +29,4 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
         raise LiteStageError(f"{folder} is one of the runs, whose results.json must stay; give another --output.")
     written = write_report(runs, writable(folder))
     print(f"Written to {folder}/: {', '.join(path.name for path in written)}, figures/")
-    if as_json:
-        print_json(collected(runs))
+    print_json(as_json, collected(runs))
