@@ -17,7 +17,7 @@ from litestage.errors import LiteStageError
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.panels import name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, drop_of, points, skipped
+from litestage.experiment.wording import COLUMNS, drop_of, skipped
 from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
@@ -143,7 +143,7 @@ def _others(rows: Sequence[Row], bound: Bound) -> str:
         f"Of {len(moved)} plans used in a setting they were not searched in, {within} "
         f"{bound.in_words('lose', 'change')} there, and {measurably} measurably behind the setting's own plan; the "
         f"worst, of {worst['of']} on {worst['used_on']}, loses {drop_of(worst)}, "
-        f"{points(worst['behind_own'], worst['behind_own_ci95'])} more than the own plan."
+        f"{drop_of(worst, 'behind_own')} more than the own plan."
     )
 
 
