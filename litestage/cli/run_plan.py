@@ -1,4 +1,4 @@
-"""``litestage plan show`` and ``litestage plan validate``."""
+"""``litestage plan show``, ``plan validate`` and ``plan best``."""
 
 from __future__ import annotations
 

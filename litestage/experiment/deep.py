@@ -24,7 +24,7 @@ from litestage.experiment.refresh import Tokens, Writer, Written, going_on
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import distinct, percent_of, where
+from litestage.experiment.wording import distinct, only, percent_of, where
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about, stage_sequences
 from litestage.progress import bar
@@ -205,7 +205,7 @@ def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: Options) ->
     for budget in config.budgets:
         of = where(forced, budget=budget)
         first, last = of[0], of[-1]
-        (never,) = where(rows, budget=budget, refreshed=STATIC)
+        never = only(rows, budget=budget, refreshed=STATIC)
         grows = last["differs_ci95"][0] > first["differs_ci95"][1]
         falls = last["differs_ci95"][1] < first["differs_ci95"][0]
         how = "more" if grows else "less" if falls else "no measurably other share"

@@ -19,7 +19,7 @@ from litestage.experiment.panels import PALETTE, legend, name_axes, panels
 from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import own_texts
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of, where
+from litestage.experiment.wording import INTERVAL, drop_of, only, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about
 from litestage.progress import each
@@ -81,7 +81,7 @@ def run(bench: Workbench, config: Options) -> Findings:
         | {f"{name}\nSpearman [95 %]": damage for damage, name in DAMAGES.items()},
         shown=[
             {"stage": stage, "score": score}
-            | {damage: _shown(_find(correlations, stage, score, damage)) for damage in DAMAGES}
+            | {damage: _shown(only(correlations, stage=stage, score=score, damage=damage)) for damage in DAMAGES}
             for stage in (*stages, ALL)
             for score in SCORES
         ],
@@ -170,10 +170,6 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide((a * b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=spread > 0))
 
 
-def _find(correlations: Sequence[Row], stage: str, score: str, damage: str) -> Row:
-    return where(correlations, stage=stage, score=score, damage=damage)[0]
-
-
 def _shown(row: Row) -> str:
     if row["spearman"] is None:
         return "no damage differs"
@@ -185,7 +181,7 @@ def _ranks(correlations: Sequence[Row]) -> str:
     """How both scores rank answers and texts over all stages, and which of the paper's ranks tell nothing."""
     parts = []
     for damage in ("answers_changed", "texts_changed"):
-        both = [f"{_shown(_find(correlations, ALL, score, damage))} with {score}" for score in SCORES]
+        both = [f"{_shown(only(correlations, stage=ALL, score=score, damage=damage))} with {score}" for score in SCORES]
         parts.append(f"{DAMAGES[damage]} {' and '.join(both)}")
     by_stage = [row for row in correlations if row["stage"] != ALL and row["score"] == "cosine"]
     lost = [row for row in by_stage if row["damage"] == "answers_changed"]

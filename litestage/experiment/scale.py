@@ -27,7 +27,7 @@ from litestage.experiment.random_weights import chain, random_session
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, where
+from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, only, where
 from litestage.progress import bar, each
 from litestage.session.workbench import Workbench
 
@@ -202,7 +202,7 @@ def _projections(
     for search in config.searches:
         measured = where(rows, of="depth", search=search)
         nearest = min(measured, key=lambda row: abs(log(row["layers"] / own)))
-        (growth,) = where(exponents, over="depth", search=search, cost="sublayer_tokens")
+        growth = only(exponents, over="depth", search=search, cost="sublayer_tokens")
         deeper = config.projected_layers / nearest["layers"]
 
         def seconds(power: float, nearest: Row = nearest, deeper: float = deeper) -> float:

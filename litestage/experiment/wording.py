@@ -56,6 +56,12 @@ def where(rows: Sequence[Row], **values: object) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
+def only(rows: Sequence[Row], **values: object) -> Row:
+    """The one row that has these values."""
+    (row,) = where(rows, **values)
+    return row
+
+
 def distinct(rows: Sequence[Row], name: str) -> list[Any]:
     """A figure's values, each once, in the order of the rows."""
     return list(dict.fromkeys(row[name] for row in rows))
