@@ -21,7 +21,6 @@ from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import sublayer_budgets
 from litestage.experiment.panels import LINE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import distinct, only, percent_of, where
@@ -33,6 +32,7 @@ from litestage.report.wording import percent
 from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
+from litestage.stats.proportion import share_of_texts
 
 STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"
 

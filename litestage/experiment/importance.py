@@ -16,7 +16,6 @@ from litestage.config import RunConfig
 from litestage.errors import at_least
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import own_texts
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import INTERVAL, drop_of, only, where
@@ -26,6 +25,7 @@ from litestage.progress import each
 from litestage.ranks import from_rank_zero
 from litestage.session.workbench import Workbench
 from litestage.stats.bootstrap import interval_of, resampled_sums
+from litestage.stats.proportion import share_of_texts
 
 SCORES = ("cosine", "fidelity")
 """What expects damage: 1 less the cosine, and the rise in harm; both larger where more is expected."""

@@ -15,7 +15,6 @@ from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, distinct, drop_of, percent_of, where
@@ -24,6 +23,7 @@ from litestage.plan import Plan
 from litestage.progress import each
 from litestage.report.wording import percent
 from litestage.session.workbench import Workbench
+from litestage.stats.proportion import share_of_texts
 
 FULL, FIDELITY = "full", "fidelity"
 SHORTEST = 4
