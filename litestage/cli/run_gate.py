@@ -31,8 +31,7 @@ def run_gate(results: Path, baseline: Path, overrides: Sequence[str], update: bo
     verdict = judge(read_record(baseline), after, options)
     print_table(COLUMNS, rows(verdict), title=f"{results} against {baseline}")
     print("\n".join(sentences(verdict)))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(as_markdown(verdict, str(baseline)))
     print_json(as_json, as_data(verdict))

@@ -158,8 +158,7 @@ def _by_distance(
     session: Session, texts: Sequence[Sequenced], plan: StagePlan, budget: int, config: Options
 ) -> list[dict[str, Any]]:
     """By distance from the prompt, how often the plan's next token is not full depth's after full depth's own text."""
-    hits: dict[int, list[int]] = {}
-    counts: dict[int, list[int]] = {}
+    counted: dict[int, list[tuple[int, int]]] = {}
     size = session.batch_size
     for at in range(0, len(texts), size):
         part = texts[at : at + size]
@@ -170,12 +169,12 @@ def _by_distance(
             wrong = [token != wanted for token, wanted in zip(chosen, output, strict=False)]
             chosen = chosen[len(output) :]
             for start in range(0, len(output), config.bins):
-                hits.setdefault(start, []).append(sum(wrong[start : start + config.bins]))
-                counts.setdefault(start, []).append(len(wrong[start : start + config.bins]))
+                binned = wrong[start : start + config.bins]
+                counted.setdefault(start, []).append((sum(binned), len(binned)))
     rows = []
-    for start in sorted(hits):
-        found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(hits[start])}
-        rows.append({**found, **estimate("differs", *share_of_texts(hits[start], counts[start]))})
+    for start, pairs in sorted(counted.items()):
+        found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(pairs)}
+        rows.append({**found, **estimate("differs", *share_of_texts(*zip(*pairs, strict=True)))})
     return rows
 
 
