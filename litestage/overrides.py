@@ -160,7 +160,7 @@ def _split(
     return chosen, dotted
 
 
-def option_names(schema: type, prefix: str = "") -> Iterator[str]:
+def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a schema."""
     for key, expected in get_type_hints(schema).items():
         yield f"{prefix}{key}"

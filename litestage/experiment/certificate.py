@@ -15,13 +15,13 @@ from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Columns, Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels, with_intervals
-from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
+from litestage.experiment.tables import Table, simulate, tables, uncertified
 from litestage.experiment.wording import distinct, where
 from litestage.progress import each
 from litestage.search.split import confirming
 from litestage.session.workbench import Workbench
 from litestage.stats import Bound
-from litestage.stats.paired import score
+from litestage.stats.paired import Array, score
 
 COLUMNS: Columns = {
     "table": "table",
