@@ -119,14 +119,13 @@ def run(bench: Workbench, config: Options) -> Findings:
 
 
 def _check(bench: Workbench, config: Options) -> None:
-    names = bench.pipeline.stage_names
     sublayer_budgets(bench, config.budgets)
     at_least(1, tokens=config.tokens, bins=config.bins, draft=config.draft)
     at_least(1, every=min(config.every, default=1))
     for below in config.below:
         ExitRule(threshold=below)
     if config.stage is not None:
-        one_of("stage", config.stage, names)
+        one_of("stage", config.stage, bench.pipeline.stage_names)
 
 
 def _policies(config: Options) -> dict[str, tuple[int | None, float | None]]:

@@ -110,10 +110,9 @@ def plans_by_ranking(
     for ranking in rankings:
         if ranking == FIDELITY:
             orders = orders_on(bench, own_texts(bench), tokens, max(budgets))
+            plans |= {(ranking, budget): skipping(orders, dict.fromkeys(orders, budget)) for budget in budgets}
+            continue
         for budget in budgets:
-            if ranking == FIDELITY:
-                plans[ranking, budget] = skipping(orders, dict.fromkeys(orders, budget))
-                continue
             try:
                 plans[ranking, budget] = bench.plan(f"{ranking}:{budget}")
             except NotThisBudget as error:
