@@ -20,7 +20,7 @@ def folder(name: str) -> Path:
 
 
 def available(group: str) -> list[str]:
-    """Names in a group of ``conf/`` (``model``, ``task``, ``pipeline``, ``engine``)."""
+    """Names in a group of ``conf/``, which is a folder there: ``model``, ``task``, ..."""
     return sorted(path.stem for path in (folder("conf") / group).glob("*.yaml"))
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from litestage.conf import named
 from litestage.errors import LiteStageError, did_you_mean
-from litestage.reading import given_mapping, inside_of, kinds_of, parse_yaml, read_yaml
+from litestage.reading import given_mapping, inside_of, is_text, kinds_of, parse_yaml, read_yaml
 
 Schema = TypeVar("Schema")
 
@@ -43,12 +43,11 @@ def configure(
         LiteStageError: a file that is not a YAML mapping, an override that is not ``key=value``, an unknown key (names
             the nearest), a value of the wrong type, a missing value, or a group file that does not exist.
     """
-    base = OmegaConf.structured(schema)
     chosen, dotted = _split(schema, overrides, groups)
     given = [at_home(_read(layer, schema)) if isinstance(layer, Path) else layer for layer in layers]
     at = ""
     try:
-        merged = base
+        merged = OmegaConf.structured(schema)
         for layer in (*given, *chosen):
             at = ""
             merged = OmegaConf.merge(merged, OmegaConf.create(dict(layer)))
@@ -61,7 +60,7 @@ def configure(
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (ConfigKeyError, ConfigAttributeError) as error:
         key = _as_written(str(error.full_key or error.key), [key for key, _ in dotted])
-        raise LiteStageError(f"There is no option {key!r}; {did_you_mean(key, option_names(base))}") from None
+        raise LiteStageError(f"There is no option {key!r}; {did_you_mean(key, option_names(schema))}") from None
     except MissingMandatoryValue as error:
         raise LiteStageError(f"The option {error.full_key!r} has no value; give {error.full_key}=....") from None
     except OmegaConfBaseException as error:
@@ -136,13 +135,6 @@ def _value(written: str, expected: Any, override: str) -> Any:
         raise LiteStageError(f"The override {override!r} does not read ({error}); correct its value.") from None
 
 
-def _is_text(written: str) -> bool:
-    try:
-        return bool(written.encode())
-    except UnicodeEncodeError:  # what Python makes of an argument's bytes that are not UTF-8
-        return False
-
-
 def _as_written(key: str, dotted: Sequence[str]) -> str:
     """The whole key of the override that ``key``, where the merge failed, is the beginning of."""
     return next((whole for whole in dotted if whole == key or whole.startswith(f"{key}.")), key)
@@ -157,7 +149,7 @@ def _split(
         key, equals, value = override.partition("=")
         if not _KEY.fullmatch(key) or not equals:
             raise LiteStageError(f"The override {override!r} is not key=value; write for example task=menagerie.")
-        if not _is_text(override):
+        if not is_text(override):
             raise LiteStageError(f"The override {override!r} holds bytes that are not UTF-8; type it again.")
         if key not in groups:
             dotted.append((key, _value(value, _expected(schema, key), override)))
@@ -168,12 +160,9 @@ def _split(
     return chosen, dotted
 
 
-def option_names(node: Any, prefix: str = "") -> list[str]:
+def option_names(schema: Any, prefix: str = "") -> Iterator[str]:
     """All dotted keys of a schema."""
-    keys: list[str] = []
-    for key in node:
-        keys.append(f"{prefix}{key}")
-        child = node._get_node(key)
-        if OmegaConf.is_dict(child) and not OmegaConf.is_missing(node, key) and child._content is not None:
-            keys += option_names(child, f"{prefix}{key}.")
-    return keys
+    for key, expected in get_type_hints(schema).items():
+        yield f"{prefix}{key}"
+        if is_dataclass(expected):
+            yield from option_names(expected, f"{prefix}{key}.")

@@ -212,12 +212,8 @@ class _Marking:
 
 
 def _as_text(node: yaml.ScalarNode, kinds: tuple[Any, ...]) -> None:
-    try:
-        node.value.encode()
-    except UnicodeEncodeError:
-        raise yaml.MarkedYAMLError(
-            problem="half a surrogate pair is no character", problem_mark=node.start_mark
-        ) from None
+    if not is_text(node.value):
+        raise yaml.MarkedYAMLError(problem="half a surrogate pair is no character", problem_mark=node.start_mark)
     members = {get_args(kind)[0] for kind in kinds if get_origin(kind) in (list, tuple)}  # one where a list is meant
     if node.tag in _GUESSED and _SCALARS & {*kinds, *members} - {type(None)}:
         node.tag = _TEXT
@@ -241,6 +237,15 @@ def inside_of(expected: Any, key: str) -> Any:
         if get_origin(kind) is dict:
             return get_args(kind)[1]
     return Any
+
+
+def is_text(written: str) -> bool:
+    """Whether it is all characters: half a surrogate pair is none, nor is a byte of an argument that is not UTF-8."""
+    try:
+        written.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def whole(value: Any, what: str, least: int = 0) -> int:

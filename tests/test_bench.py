@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_the_command_prints_writes_and_ends_with_json(monkeypatch, tmp_path):
         "schema": run.SCHEMA,
         "quick": True,
         "environment": {"hardware": "a machine", "threads": 1, "torch": "2", "transformers": "5"},
-        "rows": [row.to_dict() for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
     asked = []
     monkeypatch.setattr("litestage.bench.bench", lambda quick: asked.append(quick) or content)

@@ -16,18 +16,18 @@ from litestage.experiment import EXPERIMENTS
 from litestage.experiment.drawn import RULES, Table, choose
 from litestage.experiment.factorial import effects_of
 from litestage.experiment.heuristics import at_its_latency
+from litestage.experiment.importance import rank_correlation
 from litestage.experiment.loops import loops
 from litestage.experiment.noise import violation_interval
 from litestage.experiment.random_weights import chain
-from litestage.experiment.rank_correlation import rank_correlation
 from litestage.experiment.refresh import Writer
 from litestage.experiment.scale import exponent
 from litestage.experiment.sensitivity import first_certain_loss, what_stages_bear
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.threshold import what_rules_do
 from litestage.plan import SkipSet, StagePlan
 from litestage.report import read_run
 from litestage.stages import Question
+from litestage.stats.proportion import share_of_texts
 from litestage.store import ResultStore, ReusingEngine
 
 SMALL = {

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -189,11 +189,11 @@ def main(
     shape = Shape.made(layers, torch.bfloat16, device)
     rows = decode_rows(shape, repeats, steps) if "decode" in parts else iter(())
     for row in rows:
-        print(json.dumps(row.to_dict()), flush=True)
+        print(json.dumps(asdict(row)), flush=True)
     if "profile" in parts:
         print(profile(shape), flush=True)
     if "search" in parts:
-        print(json.dumps(search_row(shape).to_dict()), flush=True)
+        print(json.dumps(asdict(search_row(shape))), flush=True)
 
 
 if __name__ == "__main__":

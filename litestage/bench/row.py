@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -32,9 +32,6 @@ class Row:
     ratio_ci95: tuple[float, float] | None = None
     bar: float | None = None
     note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def seconds_of(run: Callable[[], Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from litestage.bench.row import Row
@@ -38,5 +39,5 @@ def bench(quick: bool = False) -> dict[str, Any]:
         "quick": quick,
         "environment": environment(engine),
         "memory": peak_memory(),
-        "rows": [row.to_dict() for row in rows],
+        "rows": [asdict(row) for row in rows],
     }

@@ -39,9 +39,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     console().print(table)
 
 
-def print_json(content: Mapping[str, Any]) -> None:
-    """One line, last."""
-    print(json.dumps(content, separators=(",", ":")))
+def print_json(wanted: bool, content: Mapping[str, Any]) -> None:
+    """One line, last, where it is wanted."""
+    if wanted:
+        print(json.dumps(content, separators=(",", ":")))
 
 
 def command_line(*words: str) -> str:

@@ -60,8 +60,9 @@ def ask(
             f"What a plan takes from calibration, it took from {config.search.calibration} questions, for an answer "
             f"soon; search.calibration={SearchConfig().calibration} takes as many as other commands do."
         )
-    if as_json:
-        print_json({"question": asked.text, "options": asked.options, **{s: t.to_dict() for s, t in answers.items()}})
+    print_json(
+        as_json, {"question": asked.text, "options": asked.options, **{s: t.to_dict() for s, t in answers.items()}}
+    )
 
 
 def _print_texts(spec: str, trace: Trace) -> None:

@@ -28,5 +28,4 @@ def run_bench(quick: bool, output: Path, as_json: bool) -> None:
     for name, text in written.items():
         (output / name).write_text(text, encoding="utf-8")
     print(f"Written to {output}/: {', '.join(written)}")
-    if as_json:
-        print_json(content)
+    print_json(as_json, content)

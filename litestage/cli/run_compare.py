@@ -35,5 +35,4 @@ def compare_as(config: RunConfig, command: str, typed: str, as_json: bool) -> No
     results, found = compare_into(folder, bench, typed, command)
     print_results(results)
     print(f"Written to {folder}/: results.json, report.html" + (", plan.yaml, search.json" if found.search else ""))
-    if as_json:
-        print_json(results)
+    print_json(as_json, results)

@@ -56,16 +56,16 @@ def build(overrides: Sequence[str], as_json: bool) -> None:
         print(f"Left out: {count} ({reason}).")
     print(shares(built.rows))
     print(f"{task.name}: {len(built.rows)} questions of the training split, written to {output}")
-    if as_json:
-        print_json(
-            {
-                "output": str(output),
-                "questions": len(built.rows),
-                "rows": rows,
-                "left_out": dict(built.left_out),
-                "alike": built.alike,
-            }
-        )
+    print_json(
+        as_json,
+        {
+            "output": str(output),
+            "questions": len(built.rows),
+            "rows": rows,
+            "left_out": dict(built.left_out),
+            "alike": built.alike,
+        },
+    )
 
 
 def shares(rows: Sequence[StagedRow]) -> str:

@@ -34,5 +34,4 @@ def run_experiment(name: str, overrides: Sequence[str], as_json: bool) -> None:
     print("\n".join(found.shows))
     print(f"Written to {folder}/: results.json, plot.svg")
     track(options.tracking, read_run(folder), f"experiment-{name}")
-    if as_json:
-        print_json(content)
+    print_json(as_json, content)

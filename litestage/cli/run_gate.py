@@ -24,19 +24,16 @@ def run_gate(results: Path, baseline: Path, overrides: Sequence[str], update: bo
         write_baseline(after, baseline)
         behind = "" if after.samples else ", without samples: later runs can't be paired with it"
         print(f"Written to {baseline}: {len(after.methods)} methods, {after.results['n']} questions{behind}.")
-        if as_json:
-            print_json({"baseline": str(baseline), "methods": list(after.methods)})
+        print_json(as_json, {"baseline": str(baseline), "methods": list(after.methods)})
         return
     if not baseline.is_file():
         raise LiteStageError(f"There is no baseline {str(baseline)!r}; make one with --update and commit it.")
     verdict = judge(read_record(baseline), after, options)
     print_table(COLUMNS, rows(verdict), title=f"{results} against {baseline}")
     print("\n".join(sentences(verdict)))
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(as_markdown(verdict, str(baseline)))
-    if as_json:
-        print_json(as_data(verdict))
+    print_json(as_json, as_data(verdict))
     if not verdict.passed:
         raise typer.Exit(1)

@@ -30,8 +30,7 @@ def run_grid(config: RunConfig, typed: str, as_json: bool) -> None:
         print_table(table.columns, table.rows)
     print(run.summary["averaged"])
     print(f"Written to {run.root}/: results.json, report.html, report.md, and a folder for each model, task and seed")
-    if as_json:
-        print_json(run.summary)
+    print_json(as_json, run.summary)
     if run.failed:
         names = "; ".join(cell.name for cell in run.failed)
         raise LiteStageError(

@@ -1,4 +1,4 @@
-"""``litestage plan show`` and ``litestage plan validate``."""
+"""``litestage plan show``, ``plan validate`` and ``plan best``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from litestage.cli.output import print_json, print_table
 from litestage.config import load_config
 from litestage.errors import LiteStageError
 from litestage.methods.shorthand import wants_drafts
-from litestage.plan import Plan, load_plan
+from litestage.plan import Plan, SkipSet, load_plan
 from litestage.plan.file import plan_to_dict
 from litestage.plan.schedule import step_sets
 from litestage.plan.words import NO_DRAFTS
@@ -32,8 +32,7 @@ def show(spec: str, overrides: Sequence[str], as_json: bool) -> None:
         print(plan.certificate)
     elif spec.endswith((".yaml", ".yml")):
         print("It has no certificate: nobody tested what it loses on questions that its search had not seen.")
-    if as_json:
-        print_json({"hash": plan.hash, **plan_to_dict(plan)})
+    print_json(as_json, {"hash": plan.hash, **plan_to_dict(plan)})
 
 
 def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
@@ -47,8 +46,7 @@ def validate(path: Path, overrides: Sequence[str], as_json: bool) -> None:
     bench = Workbench.open(config)
     plan = bench.session.plan(str(path), bench.task, bench.pipeline)
     print(f"{path} fits {config.model.name} and the pipeline {bench.pipeline.name} (hash {plan.hash}).")
-    if as_json:
-        print_json({"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
+    print_json(as_json, {"hash": plan.hash, "model": config.model.name, "pipeline": bench.pipeline.name, "valid": True})
 
 
 def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
@@ -66,28 +64,16 @@ def best(folder: Path, max_accuracy_drop: float, as_json: bool) -> None:
         f"(90 % sure: at most {entry['accuracy_drop_upper'] * 100:.1f})."
     )
     print(load_plan(path).certificate or "It is not certified: of many plans tried, the search keeps a lucky one.")
-    if as_json:
-        print_json({"plan": str(path), **entry})
+    print_json(as_json, {"plan": str(path), **entry})
 
 
 def _print(plan: Plan) -> None:
     rows = []
     for name, stage in plan.stages.items():
-        rule = stage.exit
-        rows.append(
-            [
-                name,
-                " ".join(map(str, stage.skip.mhsa)) or "none",
-                " ".join(map(str, stage.skip.ffn)) or "none",
-                stage.phase,
-                stage.compensation,
-                str(rule) if rule else "none",
-                str(stage.draft or "none"),
-            ]
-        )
+        others = [str(stage.exit or "none"), str(stage.draft or "none")]
+        rows.append([name, *_skipped(stage.skip), stage.phase, stage.compensation, *others])
         for start, skip in step_sets(stage.schedule):
-            now = [" ".join(map(str, skip.mhsa)) or "none", " ".join(map(str, skip.ffn)) or "none"]
-            rows.append([f"{name}, from new token {start}", *now, "", "", "", ""])
+            rows.append([f"{name}, from new token {start}", *_skipped(skip), "", "", "", ""])
         if stage.schedule and "online" in stage.schedule:
             online = stage.schedule["online"]
             added = f"and those of mean cosine >= {online['threshold']:.4f}"
@@ -99,3 +85,8 @@ def _print(plan: Plan) -> None:
     )
     if plan.prefix_cache:
         print("A stage begins with the keys and values that the one before left, where both run the same sub-layers.")
+
+
+def _skipped(skip: SkipSet) -> list[str]:
+    """The layers without attention, and those without FFN."""
+    return [" ".join(map(str, layers)) or "none" for layers in (skip.mhsa, skip.ffn)]

@@ -58,5 +58,4 @@ def run_profile(overrides: Sequence[str], as_json: bool) -> None:
     write_json(folder / "profile.json", content)
     print(f"Written to {folder}/: profile.json")
     track(config.tracking, read_run(folder), "profile")
-    if as_json:
-        print_json(content)
+    print_json(as_json, content)

@@ -12,7 +12,7 @@ from litestage.errors import LiteStageError
 
 def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> None:
     """Writes the page, its Markdown twin and their figures: of one run into its own folder, of several into another."""
-    from litestage.report import read_runs, write_report
+    from litestage.report import read_run, write_report
     from litestage.report.grid import read_grid, write_grid_report
     from litestage.report.page import collected
 
@@ -21,14 +21,12 @@ def run_report(folders: Sequence[Path], output: Path | None, as_json: bool) -> N
     if grid is not None:
         folder = writable(output or first)
         print(f"Written to {folder}/: {', '.join(path.name for path in write_grid_report(grid, folder))}")
-        if as_json:
-            print_json(grid)
+        print_json(as_json, grid)
         return
-    runs = read_runs(folders)
+    runs = [read_run(folder) for folder in folders]
     folder = output or (runs[0].folder if len(runs) == 1 else Path("runs/report"))
     if len(runs) > 1 and any(folder.resolve() == run.folder.resolve() for run in runs):
         raise LiteStageError(f"{folder} is one of the runs, whose results.json must stay; give another --output.")
     written = write_report(runs, writable(folder))
     print(f"Written to {folder}/: {', '.join(path.name for path in written)}, figures/")
-    if as_json:
-        print_json(collected(runs))
+    print_json(as_json, collected(runs))

@@ -59,16 +59,16 @@ def run_search(overrides: Sequence[str], as_json: bool) -> None:
     print(f"{reusing.ran} generations were run, {reusing.reused} were found in the store.")
     print(f"Written to {folder}/: plan.yaml (hash {found.plan.hash}), search.json")
     track(config.tracking, read_run(folder), "search")
-    if as_json:
-        print_json(
-            {
-                "plan": str(folder / "plan.yaml"),
-                "hash": found.plan.hash,
-                "met": found.met,
-                "chosen": asdict(found.chosen),
-                "generations": {"run": reusing.ran, "found": reusing.reused},
-            }
-        )
+    print_json(
+        as_json,
+        {
+            "plan": str(folder / "plan.yaml"),
+            "hash": found.plan.hash,
+            "met": found.met,
+            "chosen": asdict(found.chosen),
+            "generations": {"run": reusing.ran, "found": reusing.reused},
+        },
+    )
 
 
 def _why_full_depth(found: SearchResult, search: SearchConfig) -> str:

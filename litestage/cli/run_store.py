@@ -50,8 +50,7 @@ def stats(overrides: Sequence[str], as_json: bool) -> None:
     if found.oldest is not None and found.newest is not None:
         written = f", written {_days_ago(found.oldest)} to {_days_ago(found.newest)} days ago"
     print(f"{found.records} records in {_mb(found.file_bytes)} MB, {found.damaged} of them damaged{written}.")
-    if as_json:
-        print_json({"store": str(path), "records": found.records, "damaged": found.damaged, **asdict(found)})
+    print_json(as_json, {"store": str(path), "records": found.records, "damaged": found.damaged, **asdict(found)})
 
 
 def prune(overrides: Sequence[str], as_json: bool) -> None:
@@ -80,8 +79,7 @@ def prune(overrides: Sequence[str], as_json: bool) -> None:
     )
     if not done.compacted:
         print("Another process uses the store, so the file did not shrink; the free space is used again.")
-    if as_json:
-        print_json({"store": str(path), **asdict(done)})
+    print_json(as_json, {"store": str(path), **asdict(done)})
 
 
 def _existing(options: StatsOptions) -> Path:

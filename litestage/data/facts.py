@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -80,8 +81,7 @@ class FactBook:
         ranked = fits[np.argsort(-(score[fits] / self._lengths[fits]).round(9), kind="stable")]
         unwanted = {fact.lower() for fact in but}
         chosen = (self.facts[place] for place in ranked.tolist())
-        wanted = [fact for _, fact in zip(range(count + len(unwanted)), chosen, strict=False)]
-        return [fact for fact in wanted if fact.lower() not in unwanted][:count]
+        return list(islice((fact for fact in chosen if fact.lower() not in unwanted), count))
 
 
 def within(texts: Iterable[str], *, count: int, words: int) -> list[str]:

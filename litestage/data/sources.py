@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from litestage import menagerie
 from litestage.data.rows import FORMATS, Row, read_jsonl, to_questions
@@ -66,11 +66,8 @@ class Hub:
     folder: str
     config: str | None = None
     revision: str | None = None
+    names: ClassVar = ("train", "validation", "test")
     _commits: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def names(self) -> Iterable[str]:
-        return ("train", "validation", "test")
 
     @property
     def origin(self) -> Mapping[str, Any]:
@@ -124,10 +121,7 @@ class Menagerie:
     """The embedded synthetic world; needs no files."""
 
     variant: str
-
-    @property
-    def names(self) -> Iterable[str]:
-        return ("calibration", "test", "train")
+    names: ClassVar = ("calibration", "test", "train")
 
     @property
     def origin(self) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any, TypedDict
 
 from litestage.conf import beside, named
 from litestage.data.sources import Files, Source, source_of
-from litestage.errors import LiteStageError, did_you_mean
+from litestage.errors import LiteStageError, all_known, did_you_mean
 from litestage.reading import given_mapping, read_yaml, whole
 from litestage.stages import Pipeline, Question, load_pipeline
 
@@ -73,8 +73,7 @@ class Task:
         Raises:
             LiteStageError: no such split, data that cannot be reached, a malformed row, or no rows at all.
         """
-        if split not in self.splits:
-            raise LiteStageError(f"The task {self.name!r} has no split {split!r}; {did_you_mean(split, self.splits)}")
+        all_known(f"The task {self.name!r} has no split", [split], self.splits)
         rows = list(self._questions(self.splits[split]))
         if not rows:
             raise LiteStageError(

@@ -75,7 +75,8 @@ def run(bench: Workbench, config: Options) -> Findings:
     some(RANKINGS, rankings=config.rankings)
     sublayer_budgets(bench, config.budgets)
     at_least(1, tokens=config.tokens)
-    texts = {name: _texts(bench, config, name) for name in TEXTS if any(_of(r) == name for r in config.rankings)}
+    asked = {ranking.partition("/")[0] for ranking in config.rankings}
+    texts = {name: _texts(bench, config, name) for name in TEXTS if name in asked}
     orders = {ranking: _orders(bench, config, ranking, texts, max(config.budgets)) for ranking in config.rankings}
     trials = Trials.on_test(bench)
     plans = {
@@ -109,10 +110,6 @@ def run(bench: Workbench, config: Options) -> Findings:
         },
         latency=NO_CLOCK,
     )
-
-
-def _of(ranking: str) -> str:
-    return ranking.partition("/")[0]
 
 
 def _texts(bench: Workbench, config: Options, name: str) -> dict[str, list[Sequenced]]:
@@ -204,11 +201,8 @@ def _texts_and_objectives(rows: Sequence[Row], first: str) -> str:
 
     budget = max(distinct(rows, "budget"), key=lambda budget: len(told(budget)))
     differing = told(budget)
-    others = [
-        row["ranking"]
-        for row in where(rows, budget=budget)
-        if row["ranking"] not in (first, *(row["ranking"] for row in differing))
-    ]
+    named = {first, *distinct(differing, "ranking")}
+    others = [ranking for ranking in distinct(where(rows, budget=budget), "ranking") if ranking not in named]
     if len(distinct(rows, "ranking")) == 1:
         return "No other ranking was asked for."
     if not differing:

@@ -15,12 +15,13 @@ from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import Columns, Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels, with_intervals
-from litestage.experiment.tables import Array, Table, simulate, tables, uncertified
+from litestage.experiment.tables import Table, simulate, tables, uncertified
+from litestage.experiment.wording import distinct, where
 from litestage.progress import each
 from litestage.search.enough import confirming
 from litestage.session.workbench import Workbench
 from litestage.stats import Bound
-from litestage.stats.paired import score
+from litestage.stats.paired import Array, score
 
 COLUMNS: Columns = {
     "table": "table",
@@ -178,7 +179,7 @@ def _broken(rows: Sequence[Row], config: Options) -> str:
 
 
 def _cost(rows: Sequence[Row]) -> str:
-    rise = [row for row in rows if row["table"] == "losses rise with speed" and row["losses"] == "nested"]
+    rise = where(rows, table="losses rise with speed", losses="nested")
     parts = [
         f"{row['mean_speedup']:.2f} times as fast with it and {row['uncertified_mean_speedup']:.2f} without "
         f"({row['mean_speedup'] / row['uncertified_mean_speedup']:.2f}), of {row['possible_speedup']:.2f} possible, at "
@@ -190,9 +191,8 @@ def _cost(rows: Sequence[Row]) -> str:
 
 def _figure(rows: Sequence[Row], stated: float) -> Any:
     figure, (broken, speed) = panels(2, width=4.8, share_y=False)
-    sizes = sorted({row["calibration"] for row in rows})
-    for size, colour in coloured(sizes):
-        mine = [row for row in rows if row["calibration"] == size]
+    for size, colour in coloured(sorted(distinct(rows, "calibration"))):
+        mine = where(rows, calibration=size)
         x = [row["uncertified_broken_rate"] * 100 for row in mine]
         style = {"fmt": "o", "markersize": 4, "color": colour, "label": f"{size} questions"}
         with_intervals(broken, x, mine, "broken_rate", scale=100, **style)

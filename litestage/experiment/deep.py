@@ -15,16 +15,15 @@ from typing import Any
 
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
-from litestage.engine import Decoding
+from litestage.engine import Decoding, common_length
 from litestage.errors import at_least, one_of
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import sublayer_budgets
 from litestage.experiment.panels import LINE, coloured, legend, name_axes, panels, with_intervals
 from litestage.experiment.refresh import Tokens, Writer, Written, going_on
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import order_on
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import distinct, percent_of, where
+from litestage.experiment.wording import distinct, only, percent_of, where
 from litestage.plan import ExitRule, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about, stage_sequences
 from litestage.progress import bar
@@ -33,6 +32,7 @@ from litestage.report.wording import percent
 from litestage.session import Session
 from litestage.session.workbench import Workbench
 from litestage.stages import Question
+from litestage.stats.proportion import share_of_texts
 
 STATIC, PROMPT, SPECULATED = "never", "for the prompt only", "self-speculation"
 
@@ -119,14 +119,13 @@ def run(bench: Workbench, config: Options) -> Findings:
 
 
 def _check(bench: Workbench, config: Options) -> None:
-    names = bench.pipeline.stage_names
     sublayer_budgets(bench, config.budgets)
     at_least(1, tokens=config.tokens, bins=config.bins, draft=config.draft)
     at_least(1, every=min(config.every, default=1))
     for below in config.below:
         ExitRule(threshold=below)
     if config.stage is not None:
-        one_of("stage", config.stage, names)
+        one_of("stage", config.stage, bench.pipeline.stage_names)
 
 
 def _policies(config: Options) -> dict[str, tuple[int | None, float | None]]:
@@ -158,8 +157,7 @@ def _by_distance(
     session: Session, texts: Sequence[Sequenced], plan: StagePlan, budget: int, config: Options
 ) -> list[dict[str, Any]]:
     """By distance from the prompt, how often the plan's next token is not full depth's after full depth's own text."""
-    hits: dict[int, list[int]] = {}
-    counts: dict[int, list[int]] = {}
+    counted: dict[int, list[tuple[int, int]]] = {}
     size = session.batch_size
     for at in range(0, len(texts), size):
         part = texts[at : at + size]
@@ -170,12 +168,12 @@ def _by_distance(
             wrong = [token != wanted for token, wanted in zip(chosen, output, strict=False)]
             chosen = chosen[len(output) :]
             for start in range(0, len(output), config.bins):
-                hits.setdefault(start, []).append(sum(wrong[start : start + config.bins]))
-                counts.setdefault(start, []).append(len(wrong[start : start + config.bins]))
+                binned = wrong[start : start + config.bins]
+                counted.setdefault(start, []).append((sum(binned), len(binned)))
     rows = []
-    for start in sorted(hits):
-        found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(hits[start])}
-        rows.append({**found, **estimate("differs", *share_of_texts(hits[start], counts[start]))})
+    for start, pairs in sorted(counted.items()):
+        found = {"budget": budget, "from": start, "to": start + config.bins, "texts": len(pairs)}
+        rows.append({**found, **estimate("differs", *share_of_texts(*zip(*pairs, strict=True)))})
     return rows
 
 
@@ -186,7 +184,7 @@ def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, 
         share: tokens at which all sub-layers ran.
         passes: sub-layers that a token waits for, one after another, as a share of full depth's.
     """
-    same = [_agree(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
+    same = [common_length(wanted, text.tokens) for wanted, text in zip(full, written, strict=True)]
     identical = [wanted == text.tokens for wanted, text in zip(full, written, strict=True)]
     return {
         **estimate("same_text", *share_of_texts(identical, [1] * len(full))),
@@ -200,19 +198,12 @@ def _compared(full: Sequence[Tokens], written: Sequence[Written], share: float, 
     }
 
 
-def _agree(wanted: Tokens, found: Tokens) -> int:
-    """How many tokens the two have in common before they differ."""
-    return next(
-        (at for at, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found))
-    )
-
-
 def _accumulates(forced: Sequence[Row], rows: Sequence[Row], config: Options) -> str:
     parts = []
     for budget in config.budgets:
         of = where(forced, budget=budget)
         first, last = of[0], of[-1]
-        (never,) = where(rows, budget=budget, refreshed=STATIC)
+        never = only(rows, budget=budget, refreshed=STATIC)
         grows = last["differs_ci95"][0] > first["differs_ci95"][1]
         falls = last["differs_ci95"][1] < first["differs_ci95"][0]
         how = "more" if grows else "less" if falls else "no measurably other share"

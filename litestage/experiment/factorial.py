@@ -208,10 +208,8 @@ def _accuracy(effects: Sequence[Row]) -> str:
     for effect in effects:
         low, high = effect["accuracy_gained_ci95"]
         tells = "" if not low <= 0 <= high else ", which may be chance"
-        gained = (
-            f"{effect['accuracy_gained'] * 100:+.1f} points ({INTERVAL} {low * 100:+.1f} to {high * 100:+.1f}{tells})"
-        )
-        parts.append(f"{effect['factor']} {gained}")
+        interval = f"{INTERVAL} {low * 100:+.1f} to {high * 100:+.1f}"
+        parts.append(f"{effect['factor']} {effect['accuracy_gained'] * 100:+.1f} points ({interval}{tells})")
     return f"Accuracy by what is on: {'; '.join(parts)}."
 
 

@@ -53,9 +53,8 @@ def run(bench: Workbench, config: Options) -> Findings:
         if policy == EVERY_FOURTH:
             plans.append((policy, "fixed", None, _every_fourth(bench)))
             continue
-        seeds: list[int | None] = list(range(config.seeds)) if policy == "random" else [None]
-        for seed in seeds:
-            name = policy if seed is None else f"{policy} {seed}"
+        for seed in map(str, range(config.seeds)) if policy == "random" else [""]:
+            name = f"{policy} {seed}".strip()
             plans.append((name, "sub-layers", None, _at(bench, policy, seed, budgets)))
             for rung in range(config.step, most + 1, config.step):
                 plans.append((name, "curve", rung, _at(bench, policy, seed, dict.fromkeys(budgets, rung))))
@@ -96,11 +95,10 @@ def _every_fourth(bench: Workbench) -> Plan:
     return Plan(dict.fromkeys(bench.pipeline.stage_names, StagePlan(skip=SkipSet(layers, layers))))
 
 
-def _at(bench: Workbench, policy: str, seed: int | None, budgets: Mapping[str, int]) -> Plan:
+def _at(bench: Workbench, policy: str, seed: str, budgets: Mapping[str, int]) -> Plan:
     """The policy's plan with each stage's own budget; one less where it skips whole layers only."""
-    stages = {}
+    stages, suffix = {}, f":{seed}" if seed else ""
     for stage, budget in budgets.items():
-        suffix = "" if seed is None else f":{seed}"
         try:
             plan = bench.session.plan(f"{policy}:{budget}{suffix}", bench.task, bench.pipeline)
         except LiteStageError:

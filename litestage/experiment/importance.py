@@ -8,26 +8,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from scipy.stats import rankdata
+
 from litestage.comparison.results import estimate
 from litestage.config import RunConfig
 from litestage.errors import at_least
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.panels import PALETTE, legend, name_axes, panels
-from litestage.experiment.rank_correlation import rank_correlation
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import own_texts
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import INTERVAL, drop_of, where
+from litestage.experiment.wording import INTERVAL, drop_of, only, where
 from litestage.plan import Plan, SkipSet, StagePlan
 from litestage.profile.forced import Sequenced, TeacherForced, about
 from litestage.progress import each
 from litestage.ranks import from_rank_zero
 from litestage.session.workbench import Workbench
+from litestage.stats.bootstrap import interval_of, resampled_sums
+from litestage.stats.proportion import share_of_texts
 
 SCORES = ("cosine", "fidelity")
 """What expects damage: 1 less the cosine, and the rise in harm; both larger where more is expected."""
 DAMAGES = {"accuracy_drop": "accuracy lost", "answers_changed": "answers changed", "texts_changed": "texts changed"}
 ALL = "all stages"
+RESAMPLES = 2000
 
 
 @dataclass
@@ -77,7 +81,7 @@ def run(bench: Workbench, config: Options) -> Findings:
         | {f"{name}\nSpearman [95 %]": damage for damage, name in DAMAGES.items()},
         shown=[
             {"stage": stage, "score": score}
-            | {damage: _shown(_find(correlations, stage, score, damage)) for damage in DAMAGES}
+            | {damage: _shown(only(correlations, stage=stage, score=score, damage=damage)) for damage in DAMAGES}
             for stage in (*stages, ALL)
             for score in SCORES
         ],
@@ -133,8 +137,37 @@ def _correlations(
     return found
 
 
-def _find(correlations: Sequence[Row], stage: str, score: str, damage: str) -> Row:
-    return where(correlations, stage=stage, score=score, damage=damage)[0]
+def rank_correlation(
+    scores: Sequence[float], hits: Sequence[Sequence[int]], of: Sequence[Sequence[int]]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Spearman's rank correlation of scores with damages, and its 95 % bootstrap interval.
+
+    Both sub-layers and questions are drawn anew: which sub-layers a model has is as much chance as what it is asked.
+
+    Args:
+        scores: of every sub-layer.
+        hits, of: by sub-layer and question, how much was damaged, and of how much [sub-layers, questions].
+
+    Returns:
+        None where every sub-layer does the same damage, so that there is nothing to rank.
+    """
+    score, hit, whole = np.array(scores), np.array(hits, dtype=float), np.array(of, dtype=float)
+    rho = _spearman(score[None], (hit.sum(axis=1) / whole.sum(axis=1))[None])[0]
+    if np.isnan(rho):
+        return None, None
+    hits_drawn, whole_drawn = np.split(resampled_sums(np.vstack([hit, whole]), RESAMPLES).T, 2, axis=1)
+    damage = hits_drawn / np.maximum(whole_drawn, 1)  # [resamples, sub-layers]
+    chosen = np.random.default_rng([0, 1]).integers(0, len(score), damage.shape)
+    resampled = _spearman(score[chosen], np.take_along_axis(damage, chosen, axis=1))
+    return float(rho), interval_of(resampled, float(rho))
+
+
+def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """By row, of [rows, values] both; not a number where one of them is constant."""
+    a, b = (rankdata(values, axis=1) for values in (first, second))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=np.full(len(a), np.nan), where=spread > 0))
 
 
 def _shown(row: Row) -> str:
@@ -148,7 +181,7 @@ def _ranks(correlations: Sequence[Row]) -> str:
     """How both scores rank answers and texts over all stages, and which of the paper's ranks tell nothing."""
     parts = []
     for damage in ("answers_changed", "texts_changed"):
-        both = [f"{_shown(_find(correlations, ALL, score, damage))} with {score}" for score in SCORES]
+        both = [f"{_shown(only(correlations, stage=ALL, score=score, damage=damage))} with {score}" for score in SCORES]
         parts.append(f"{DAMAGES[damage]} {' and '.join(both)}")
     by_stage = [row for row in correlations if row["stage"] != ALL and row["score"] == "cosine"]
     lost = [row for row in by_stage if row["damage"] == "answers_changed"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from litestage.comparison.results import estimate
@@ -14,7 +15,6 @@ from litestage.errors import LiteStageError, at_least
 from litestage.experiment.findings import NO_CLOCK, Findings, Row
 from litestage.experiment.options import some, sublayer_budgets
 from litestage.experiment.panels import over_budgets
-from litestage.experiment.shares import share_of_texts
 from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, INTERVAL, distinct, drop_of, percent_of, where
@@ -23,6 +23,7 @@ from litestage.plan import Plan
 from litestage.progress import each
 from litestage.report.wording import percent
 from litestage.session.workbench import Workbench
+from litestage.stats.proportion import share_of_texts
 
 FULL, FIDELITY = "full", "fidelity"
 SHORTEST = 4
@@ -109,10 +110,9 @@ def plans_by_ranking(
     for ranking in rankings:
         if ranking == FIDELITY:
             orders = orders_on(bench, own_texts(bench), tokens, max(budgets))
+            plans |= {(ranking, budget): skipping(orders, dict.fromkeys(orders, budget)) for budget in budgets}
+            continue
         for budget in budgets:
-            if ranking == FIDELITY:
-                plans[ranking, budget] = skipping(orders, dict.fromkeys(orders, budget))
-                continue
             try:
                 plans[ranking, budget] = bench.plan(f"{ranking}:{budget}")
             except NotThisBudget as error:
@@ -128,10 +128,10 @@ def _plans(rows: Sequence[Row]) -> list[tuple[str, int]]:
 
 def _most(rows: Sequence[Row]) -> str:
     """How much loops at full depth, and by ranking and stage at the budget at which most does."""
-    stages, parts = distinct(rows, "stage"), []
+    stages, by_loops, parts = distinct(rows, "stage"), itemgetter("looping"), []
     for ranking in distinct(rows, "ranking"):
-        worst = {stage: max(where(rows, ranking=ranking, stage=stage), key=_looping) for stage in stages}
-        if not any(map(_looping, worst.values())):
+        worst = {stage: max(where(rows, ranking=ranking, stage=stage), key=by_loops) for stage in stages}
+        if not any(map(by_loops, worst.values())):
             highest = max((row["looping_ci95"][1] for row in worst.values()), default=0.0)
             said = f"none, in no stage ({INTERVAL} up to {highest:.1%})"
         else:
@@ -142,10 +142,6 @@ def _most(rows: Sequence[Row]) -> str:
             )
         parts.append(f"at full depth {said}" if ranking == FULL else f"by {ranking} at most {said}")
     return f"Texts that end in a loop: {'; '.join(parts)}."
-
-
-def _looping(row: Row) -> float:
-    return float(row["looping"])
 
 
 def _where_accuracy_stays(rows: Sequence[Row]) -> str:
@@ -159,7 +155,7 @@ def _where_accuracy_stays(rows: Sequence[Row]) -> str:
     head = f"{plans} plans do not measurably lose accuracy, {lost} do; "
     if not looping:
         return f"{head}none of the former has a text that loops: here loops come with lost answers, not before them."
-    worst = max(looping, key=_looping)
+    worst = max(looping, key=itemgetter("looping"))
     return (
         f"{head}of the former {len(_plans(looping))} write some texts that loop, most by {worst['ranking']} at "
         f"{worst['budget']} skipped in {worst['stage']}, {percent_of(worst, 'looping')}, where accuracy "

@@ -7,10 +7,11 @@ from itertools import cycle
 from typing import Any, TypeVar
 
 from litestage.report.drawing import panel
+from litestage.report.palette import GREY, SERIES
 
 Item = TypeVar("Item")
 
-PALETTE = ("#c2410c", "#0f766e", "#1d4ed8", "#7c3aed", "#64748b", "#a16207", "#be185d", "#334155")
+PALETTE = (*SERIES[:4], GREY, *SERIES[4:])
 LINE: dict[str, Any] = {"fmt": "o-", "markersize": 3, "linewidth": 1.2}
 
 

@@ -23,7 +23,7 @@ from litestage.experiment.options import some
 from litestage.experiment.panels import PALETTE, coloured, legend, name_axes, panels
 from litestage.experiment.texts import orders_on, own_texts, skipping
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import distinct, where
+from litestage.experiment.wording import distinct, only, where
 from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
@@ -142,10 +142,6 @@ def _optimistic(row: Row) -> str:
     return f"{row['optimism'] * 100:+.2f} [{low * 100:+.1f}, {high * 100:+.1f}]"
 
 
-def _find(rows: Sequence[Row], place: str, rule: str, questions: int) -> Row:
-    return where(rows, chosen_on=place, rule=rule, questions=questions)[0]
-
-
 def _said(row: Row) -> str:
     low, high = row["optimism_ci95"]
     return (
@@ -157,8 +153,8 @@ def _said(row: Row) -> str:
 def _optimism(rows: Sequence[Row], bound: float, splits: int) -> str:
     sizes = sorted(distinct(rows, "questions"))
     least, most = sizes[0], sizes[-1]
-    first, other = (_find(rows, place, "drop", least) for place in PLACES)
-    last = _find(rows, "test", "drop", most)
+    first, other = (only(rows, chosen_on=place, rule="drop", questions=least) for place in PLACES)
+    last = only(rows, chosen_on="test", rule="drop", questions=most)
     return (
         f"Over {splits} draws at a bound of {bound * 100:.1f} points: chosen on the {least} test questions that it is "
         f"reported on, a plan {_said(first)}; chosen on as many others it {_said(other)}; with {most} test questions "
@@ -170,7 +166,7 @@ def _cure(rows: Sequence[Row], bound: float) -> str:
     """How often the bound is truly broken, and what a margin does about it and costs."""
     parts = []
     for questions in distinct(rows, "questions"):
-        seen, limit = (_find(rows, "calibration", rule, questions) for rule in RULES)
+        seen, limit = (only(rows, chosen_on="calibration", rule=rule, questions=questions) for rule in RULES)
         parts.append(
             f"on {questions} questions {seen['breaks_bound']:.0%} against {limit['breaks_bound']:.0%} "
             f"({seen['true_speedup']:.2f} against {limit['true_speedup']:.2f} times the speed)"
@@ -185,7 +181,7 @@ def _figure(rows: Sequence[Row], sizes: Sequence[int]) -> Any:
     figure, (optimism, broken) = panels(2, width=4.4, share_y=False)
     for place, colour in coloured(PLACES):
         for rule, style in zip(RULES, ("o-", "s--"), strict=True):
-            chosen = [_find(rows, place, rule, size) for size in sizes]
+            chosen = where(rows, chosen_on=place, rule=rule)
             label, marks = f"{place}, {rule}", {"color": colour, "markersize": 4, "linewidth": 1.2}
             optimism.plot(sizes, [row["optimism"] * 100 for row in chosen], style, label=label, **marks)
             broken.plot(sizes, [row["breaks_bound"] * 100 for row in chosen], style, label=label, **marks)

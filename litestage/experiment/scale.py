@@ -27,7 +27,7 @@ from litestage.experiment.random_weights import chain, random_session
 from litestage.experiment.resumed import Resumed
 from litestage.experiment.search_cost import Costed, search_from_nothing
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, where
+from litestage.experiment.wording import COLUMNS, INTERVAL, drop_of, only, where
 from litestage.progress import bar, each
 from litestage.session.workbench import Workbench
 
@@ -106,7 +106,7 @@ def _costs(bench: Workbench, config: Options, kept: Resumed) -> list[dict[str, A
 
         def measure(of: str, size: str, sized: Workbench) -> None:
             for name in config.searches:
-                rows.append(kept.once(f"{size}, {name}", partial(_cost, of, sized, name, _cheap(config, name))))
+                rows.append(kept.once(f"{size}, {name}", partial(_cost, of, sized, name, config)))
                 advance(1)
 
         for layers in config.depths:
@@ -118,12 +118,9 @@ def _costs(bench: Workbench, config: Options, kept: Resumed) -> list[dict[str, A
     return rows
 
 
-def _cheap(config: Options, name: str) -> SearchConfig:
-    return replace(variant(config, name), calibration=config.cost_questions, confirm=0, finalists=0)
-
-
-def _cost(of: str, bench: Workbench, name: str, options: SearchConfig) -> dict[str, Any]:
+def _cost(of: str, bench: Workbench, name: str, config: Options) -> dict[str, Any]:
     """One search's cost; on random weights nothing else of it is kept."""
+    options = replace(variant(config, name), calibration=config.cost_questions, confirm=0, finalists=0)
     asked = replace(bench, config=replace(bench.config, search=options))
     return {
         "of": of,
@@ -205,7 +202,7 @@ def _projections(
     for search in config.searches:
         measured = where(rows, of="depth", search=search)
         nearest = min(measured, key=lambda row: abs(log(row["layers"] / own)))
-        (growth,) = where(exponents, over="depth", search=search, cost="sublayer_tokens")
+        growth = only(exponents, over="depth", search=search, cost="sublayer_tokens")
         deeper = config.projected_layers / nearest["layers"]
 
         def seconds(power: float, nearest: Row = nearest, deeper: float = deeper) -> float:

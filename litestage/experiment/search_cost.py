@@ -19,7 +19,7 @@ from litestage.config import RunConfig, SearchConfig, variant
 from litestage.errors import at_least
 from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
-from litestage.experiment.panels import PALETTE, name_axes, panels, with_intervals
+from litestage.experiment.panels import coloured, name_axes, panels, with_intervals
 from litestage.experiment.trials import Trials
 from litestage.experiment.wording import COLUMNS, drop_of, speedup_of
 from litestage.report.wording import times
@@ -130,7 +130,7 @@ def _quality(rows: Sequence[Row]) -> str:
 def _figure(rows: Sequence[Row]) -> Any:
     figure, (cost, quality) = panels(2, width=4.4, share_y=False)
     names = [row["search"] for row in rows]
-    colours = [PALETTE[index % len(PALETTE)] for index in range(len(rows))]
+    colours = [colour for _, colour in coloured(rows)]
     cost.barh(names, [row["seconds"] for row in rows], color=colours)
     cost.invert_yaxis()
     name_axes(cost, title="what it took", x="seconds of search")

@@ -13,7 +13,7 @@ from litestage.experiment.findings import Findings, Row
 from litestage.experiment.options import some
 from litestage.experiment.panels import over_budgets
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, distinct, drop_of, where
+from litestage.experiment.wording import COLUMNS, distinct, drop_of, only, where
 from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
@@ -103,6 +103,6 @@ def _rankings(rows: Sequence[Row], rankings: Sequence[str], sublayers: int) -> s
     most = max(row["budget"] for row in rows)
     parts = []
     for stage in distinct(rows, "stage"):
-        a, b = (where(rows, ranking=name, stage=stage, budget=most)[0] for name in rankings[:2])
+        a, b = (only(rows, ranking=name, stage=stage, budget=most) for name in rankings[:2])
         parts.append(f"{stage} {drop_of(a)} against {drop_of(b)}")
     return f"At {most} skipped, {rankings[0]} loses against {rankings[1]}: {'; '.join(parts)}; and {inversion}."

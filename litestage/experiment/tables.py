@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from litestage.search.certify import walk_order
 from litestage.search.race import Z90
 from litestage.stats import Bound
+from litestage.stats.paired import Array
 
-Array = np.ndarray[Any, Any]
 CANDIDATES = 12
 
 

@@ -15,9 +15,9 @@ from litestage.config import RunConfig
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.experiment.findings import Findings, Row
-from litestage.experiment.panels import name_axes, panels
+from litestage.experiment.panels import PALETTE, name_axes, panels
 from litestage.experiment.trials import Trials
-from litestage.experiment.wording import COLUMNS, drop_of, points, skipped
+from litestage.experiment.wording import COLUMNS, drop_of, skipped
 from litestage.plan import Plan
 from litestage.progress import each
 from litestage.session.workbench import Workbench
@@ -143,17 +143,19 @@ def _others(rows: Sequence[Row], bound: Bound) -> str:
         f"Of {len(moved)} plans used in a setting they were not searched in, {within} "
         f"{bound.in_words('lose', 'change')} there, and {measurably} measurably behind the setting's own plan; the "
         f"worst, of {worst['of']} on {worst['used_on']}, loses {drop_of(worst)}, "
-        f"{points(worst['behind_own'], worst['behind_own_ci95'])} more than the own plan."
+        f"{drop_of(worst, 'behind_own')} more than the own plan."
     )
 
 
 def _figure(rows: Sequence[Row], names: Sequence[str]) -> Any:
+    from matplotlib.patches import Rectangle
+
     figure, (axis,) = panels(1, width=2.6 + 1.1 * len(names), height=1.6 + 0.7 * len(names))
     axis.grid(visible=False)
     for row in rows:
         x, y = names.index(row["used_on"]), names.index(row["of"])
-        lost = max(0.0, row["accuracy_drop"])
-        axis.add_patch(_square(x, y, lost))
+        red = min(0.75, 4 * max(0.0, row["accuracy_drop"]))
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=PALETTE[0], alpha=red, linewidth=0))
         text = f"{row['accuracy_drop'] * 100:+.1f}\n{row['predicted_speedup']:.2f}x"
         axis.annotate(text, (x, y), ha="center", va="center", fontsize=8)
     axis.set_xlim(-0.5, len(names) - 0.5)
@@ -164,9 +166,3 @@ def _figure(rows: Sequence[Row], names: Sequence[str]) -> Any:
     title = "points of accuracy lost (the redder the more), predicted speed-up"
     name_axes(axis, title=title, x="used on", y="plan searched on")
     return figure
-
-
-def _square(x: int, y: int, lost: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, color="#c2410c", alpha=min(0.75, 4 * lost), linewidth=0)

@@ -11,13 +11,10 @@ from litestage.report.wording import signed_points, times
 INTERVAL = "95 % interval"
 
 
-def points(drop: float, interval: Sequence[float]) -> str:
+def drop_of(row: Row, name: str = "accuracy_drop") -> str:
     """``3.0 points (95 % interval 1.2 to 5.8)``."""
-    return f"{drop * 100:.1f} points ({INTERVAL} {interval[0] * 100:.1f} to {interval[1] * 100:.1f})"
-
-
-def drop_of(row: Row) -> str:
-    return points(row["accuracy_drop"], row["accuracy_drop_ci95"])
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name] * 100:.1f} points ({INTERVAL} {low * 100:.1f} to {high * 100:.1f})"
 
 
 def percent_of(row: Row, name: str) -> str:
@@ -27,9 +24,9 @@ def percent_of(row: Row, name: str) -> str:
 
 
 def either_way(row: Row, name: str) -> str:
-    """How far one is behind or ahead, as :func:`points`, without a sign."""
-    behind, (low, high) = row[name], row[f"{name}_ci95"]
-    return points(behind, (low, high)) if behind > 0 else points(-behind, (-high, -low))
+    """How far one is behind or ahead, as :func:`drop_of`, without a sign."""
+    low, high = row[f"{name}_ci95"]
+    return drop_of(row if row[name] > 0 else {name: -row[name], f"{name}_ci95": (-high, -low)}, name)
 
 
 def skipped(row: Row) -> str:
@@ -57,6 +54,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def where(rows: Sequence[Row], **values: object) -> list[Row]:
     """The rows that have these values."""
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def only(rows: Sequence[Row], **values: object) -> Row:
+    """The one row that has these values."""
+    (row,) = where(rows, **values)
+    return row
 
 
 def distinct(rows: Sequence[Row], name: str) -> list[Any]:

@@ -118,7 +118,7 @@ def _speedup(name: str, before: Record, after: Record, tolerance: float) -> Figu
     (first, was), (second, now) = _times(name, before), _times(name, after)
     both, (faster, faster_now) = [one for one in first if one in second], (was[0], now[0])
     if both:
-        columns = [_columns(side, both) for side in (first, second)]
+        columns = [([side[one][0] for one in both], [side[one][1] for one in both]) for side in (first, second)]
         p = slower(columns[0], columns[1], tolerance)
         if first.keys() != second.keys():  # those of other questions are not what p is of
             faster, faster_now = (sum(full) / sum(method) for full, method in columns)
@@ -139,7 +139,3 @@ def _times(name: str, record: Record) -> tuple[dict[str, tuple[float, float]], t
     }
     entry: Any = record.methods[name]
     return times, (entry["speedup"], *entry["speedup_ci95"])
-
-
-def _columns(times: dict[str, tuple[float, float]], questions: list[str]) -> tuple[list[float], list[float]]:
-    return [times[one][0] for one in questions], [times[one][1] for one in questions]

@@ -11,7 +11,7 @@ from typing import Any
 
 from litestage.atomic import write_text
 from litestage.errors import LiteStageError
-from litestage.records import RESULTS, Judged, read_answers, same_stages
+from litestage.records import RESULTS, Judged, read_answers
 from litestage.records import read_record as read
 
 
@@ -73,8 +73,11 @@ def read_record(path: Path) -> Record:
     record = Record(path, content, {name: found for name, found in samples.items() if name in named})
     _same_questions(record)
     for name, method in record.methods.items():
-        same_stages(path, [sample.tokens for sample in samples.get(name, {}).values()], record.stages)
-        found = [sample.correct for sample in samples.get(name, {}).values()]
+        answered = samples.get(name, {}).values()
+        for stage in record.stages:
+            if not all(stage in sample.tokens for sample in answered):
+                raise LiteStageError(f"The samples of {str(path)!r} lack the tokens of {stage!r}; run it again.")
+        found = [sample.correct for sample in answered]
         if found and (len(found) != content["n"] or abs(sum(found) / len(found) - method["accuracy"]) > 1e-9):
             raise LiteStageError(
                 f"The samples of {name!r} are not those of {str(path)!r}: they hold {sum(found)} right of "

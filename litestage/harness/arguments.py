@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from litestage.config import TrainerConfig, pipeline_of_model
+from litestage.config import pipeline_of_model
 from litestage.errors import LiteStageError, did_you_mean, one_of
 from litestage.methods.shorthand import check_spec
 from litestage.overrides import at_home
@@ -57,11 +57,6 @@ class ModelArguments:
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
-
-    @property
-    def trainer(self) -> TrainerConfig:
-        """The processes, as every command's options have them."""
-        return TrainerConfig(self.devices, self.num_nodes)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> ModelArguments:

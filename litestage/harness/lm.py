@@ -19,6 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 
+from litestage.config import TrainerConfig
 from litestage.decoder.chat import chat_text
 from litestage.decoder.source import REFERENCE_MODELS
 from litestage.environment import environment, peak_memory
@@ -50,7 +51,7 @@ class LiteStageLM(TemplateLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.arguments = ModelArguments.parse(arguments)
-        launch(self.arguments.trainer, self.arguments.device)
+        launch(TrainerConfig(self.arguments.devices, self.arguments.num_nodes), self.arguments.device)
         if self.arguments.batch_size == 1 and here().world_size > 1:
             _logger.warning(
                 "batch_size is 1, so staged questions are timed, on one device while the others wait; "

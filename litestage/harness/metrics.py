@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from litestage.trace import Trace
+from litestage.trace import StageTrace, Trace
 
 STOPS = ("eos", "stop_string", "exit", "length", "too_long", "non_finite")
 _HIGHER_IS_BETTER = ("acc", "stop_eos")
 
 
 def metric_names(stages: Iterable[str], *, timed: bool = True) -> list[str]:
-    """``acc``, ``parse_failure``, ``chosen_by_likelihood``, ``tokens`` and, when timed, ``latency_s``.
-
-    The same by stage, and why its rows ended.
-    """
-    stages = list(stages)
-    by_stage = ["tokens", *(["prefill_s", "decode_s"] if timed else []), *(f"stop_{stop}" for stop in STOPS)]
-    overall = ["acc", "parse_failure", "chosen_by_likelihood", "tokens", *(["latency_s"] if timed else [])]
-    return [*overall, *(f"{figure}_{stage}" for stage in stages for figure in by_stage)]
+    """The names of a question's :func:`metrics` by its stages: with seconds, as of one that ran alone, if ``timed``."""
+    seconds = 0.0 if timed else None
+    ended = [StageTrace(stage, (1,), 0, (1,), ("",), ("eos",), seconds, seconds) for stage in stages]
+    return list(metrics(Trace("", "", tuple(ended), None, None, seconds)))
 
 
 def metric_list(names: Iterable[str]) -> list[dict[str, Any]]:

@@ -8,27 +8,19 @@ import os
 import sys
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from litestage.errors import LiteStageError, at_least, one_of
 from litestage.ranks.place import Ranks, here, on_cuda, take
 
-Value = TypeVar("Value")
-Key = TypeVar("Key")
+if TYPE_CHECKING:
+    from litestage.config import TrainerConfig
 
 STRATEGIES = ("auto", "ddp")
 _PATIENCE = timedelta(days=30)  # ranks wait for rank 0's timed runs; one that died is noticed by litestage.ranks.watch
 
 
-class Trainer(Protocol):
-    """How many processes there are to be; see :class:`litestage.config.TrainerConfig`."""
-
-    devices: int
-    num_nodes: int
-    strategy: str
-
-
-def launch(trainer: Trainer, device: str) -> None:
+def launch(trainer: TrainerConfig, device: str) -> None:
     """Starts the other ranks, unless torchrun or SLURM did, and meets them. Nothing happens for one process.
 
     Lightning starts them by running this command again; there the same call only joins the group.
@@ -76,11 +68,11 @@ def launch(trainer: Trainer, device: str) -> None:
         os.environ["WANDB_MODE"] = "disabled"
 
 
-def _read_only(mapping: dict[Key, Value]) -> MappingProxyType[Key, Value]:
+def _read_only(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
     return MappingProxyType(mapping)
 
 
-def _check(trainer: Trainer, device: str) -> None:
+def _check(trainer: TrainerConfig, device: str) -> None:
     import torch
 
     at_least(1, **{"trainer.devices": trainer.devices, "trainer.num_nodes": trainer.num_nodes})

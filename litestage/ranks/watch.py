@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from litestage.errors import LiteStageError
@@ -38,7 +38,7 @@ def watch(strategy: Any) -> None:
     else:
         rank = int(environment.node_rank()) * strategy.num_processes
         _start(_watch_children, strategy.launcher.procs, rank + 1)
-    sys.excepthook = _Patient(sys.excepthook)
+    sys.excepthook = partial(_patiently, sys.excepthook)
 
 
 def let_rank_zero_tell() -> None:
@@ -88,16 +88,11 @@ def tell(message: str) -> None:
     print(f"litestage: {message}", file=sys.__stderr__, flush=True)  # torch holds sys.stderr while it prints errors
 
 
-class _Patient:
+def _patiently(tell: Callable[..., Any], kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Lets whoever knows more tell an uncaught error first; torch puts the rank's number before what is told then."""
-
-    def __init__(self, tell: Callable[..., Any]) -> None:
-        self.tell = tell
-
-    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if (isinstance(error, LiteStageError) and here().rank) or _is_broken_collective(error):
-            time.sleep(_TELL_S if here().num_nodes == 1 else _HOSTS_TELL_S)
-        self.tell(kind, error, trace)
+    if (isinstance(error, LiteStageError) and here().rank) or _is_broken_collective(error):
+        time.sleep(_TELL_S if here().num_nodes == 1 else _HOSTS_TELL_S)
+    tell(kind, error, trace)
 
 
 def _is_broken_collective(error: BaseException) -> bool:

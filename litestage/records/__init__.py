@@ -4,7 +4,7 @@ Only what a reader needs is asked for, so that an older file, or one with more i
 """
 
 from litestage.records.results import Experiment, Grid, Judged, Results
-from litestage.records.samples import read_answers, read_asked, same_stages
+from litestage.records.samples import read_answers, read_asked
 from litestage.records.search import Profile, Search
 from litestage.records.shape import EXPERIMENT, GRID, PROFILE, RESULTS, SEARCH, check, read_record
 
@@ -24,5 +24,4 @@ __all__ = [
     "read_answers",
     "read_asked",
     "read_record",
-    "same_stages",
 ]

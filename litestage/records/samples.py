@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,11 +93,3 @@ def _lines(path: Path, shape: type[BaseModel]) -> list[dict[str, Any]]:
             ) from None
         check(lines[-1], shape, Path(f"{path}, row {number}"))
     return lines
-
-
-def same_stages(path: Path, tokens: Sequence[Mapping[str, int]], stages: Sequence[str]) -> None:
-    """Raises LiteStageError unless each question's tokens are there for every stage."""
-    for one in tokens:
-        missing = next((stage for stage in stages if stage not in one), None)
-        if missing is not None:
-            raise LiteStageError(f"The samples of {str(path)!r} lack the tokens of {missing!r}; run it again.")

@@ -96,11 +96,8 @@ def _search(search: Mapping[str, Any]) -> str:
 
 def _profile(profile: Mapping[str, Any]) -> str:
     importance = profile["importance"]
-    ranked = sorted(
-        ((value, stage, name) for stage, row in importance["cosine"].items() for name, value in row.items()),
-        reverse=True,
-    )
-    (_, stage, name), (_, last_stage, last) = ranked[0], ranked[-1]
+    found = [(value, stage, name) for stage, row in importance["cosine"].items() for name, value in row.items()]
+    (_, stage, name), (_, last_stage, last) = max(found), min(found)
     return (
         f"Over {importance['questions']} calibration questions, {name} in {stage} changes the residual stream's "
         f"direction least, {last} in {last_stage} most. What changes it least is skipped first by the paper's ranking."

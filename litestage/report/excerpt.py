@@ -7,7 +7,7 @@ committed results: ``python -m litestage.report.excerpt README.md`` writes it an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,7 @@ def bench(reports: Path) -> str:
     return markdown(["model", "what", "against", "ratio [95 %]", "bar", ""], cells, ("ratio [95 %]", "bar"))
 
 
-EXCERPTS: dict[str, Callable[[Path], str]] = {
-    "real": real,
-    "comparison": comparison,
-    "experiments": experiments,
-    "bench": bench,
-}
+EXCERPTS = {excerpt.__name__: excerpt for excerpt in (real, comparison, experiments, bench)}
 
 
 def shown(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:

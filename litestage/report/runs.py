@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,19 +67,12 @@ class Run:
         return f"{'search' if self.search else 'profile'}, {self.name}"
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Every folder's run, in the order given.
+def read_run(folder: Path) -> Run:
+    """The run in a folder, or beside a results.json.
 
     Raises:
-        LiteStageError: no folder, one that holds no run, or a file in it that is not what it should be.
+        LiteStageError: a folder that holds no run, or a file in it that is not what it should be.
     """
-    if not folders:
-        raise LiteStageError("Give the folder of at least one run, e.g. reports/demo.")
-    return [read_run(folder) for folder in folders]
-
-
-def read_run(folder: Path) -> Run:
-    """The run in a folder, or beside a results.json."""
     if folder.is_file():
         folder = folder.parent
     if not any((folder / name).is_file() for name in FILES):

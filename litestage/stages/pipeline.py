@@ -87,15 +87,12 @@ class Stage:
         for part in ("prompt", "reply"):
             try:
                 names |= jinja2.meta.find_undeclared_variables(JINJA.parse(getattr(self, part)))
-            except jinja2.TemplateSyntaxError as error:
-                raise LiteStageError(
-                    f"The {part} of stage {self.name!r} is not valid Jinja2 ({error.message}, line {error.lineno}); "
-                    "mend it."
-                ) from None
-            except Exception as error:  # what Jinja2 makes of expressions that Python does not take
-                raise LiteStageError(
-                    f"The {part} of stage {self.name!r} is not valid Jinja2 ({type(error).__name__}); mend it."
-                ) from None
+            except Exception as error:  # Jinja2 has no error of its own for expressions that Python does not take
+                wrong = type(error).__name__
+                if isinstance(error, jinja2.TemplateSyntaxError):
+                    wrong = f"{error.message}, line {error.lineno}"
+                message = f"The {part} of stage {self.name!r} is not valid Jinja2 ({wrong}); mend it."
+                raise LiteStageError(message) from None
         return names
 
     def prompts(self, question: Question, outputs: Outputs) -> list[Prompt]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from litestage.errors import LiteStageError
+from litestage.reading import is_text
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Question:
         for text in (self.id, self.text, *self.options):
             if not isinstance(text, str):
                 raise LiteStageError(f"Question {self.id!r} has {text!r:.80} where a text is due; write it as one.")
-        if not all(map(_is_text, (self.id, self.text, *self.options))):
+        if not all(map(is_text, (self.id, self.text, *self.options))):
             raise LiteStageError(f"Question {self.id!r} holds half a surrogate pair, which is no character; mend it.")
         if not self.text.strip():
             raise LiteStageError(f"Question {self.id!r} is empty; give it a text.")
@@ -73,11 +74,3 @@ class Question:
     @property
     def lettered(self) -> tuple[Option, ...]:
         return tuple(Option(label, text) for label, text in zip(self.labels, self.options, strict=True))
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

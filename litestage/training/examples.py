@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from logging import getLogger
@@ -123,7 +123,7 @@ class ExampleTokens:
         texts = [example.completion.lstrip() if self._adds_space else example.completion for example in examples]
         matches = [[list(pattern.finditer(text)) for pattern, _ in self.token_weights] for text in texts]
         shares = [
-            _occurrences(found[index] for found in matches) if each.balanced else Counter()
+            Counter(match.group() for found in matches for match in found[index]) if each.balanced else Counter()
             for index, (_, each) in enumerate(self.token_weights)
         ]
         sequences = []
@@ -149,10 +149,6 @@ class ExampleTokens:
         """Whether the tokenizer puts a space before any text by itself, as SentencePiece's do."""
         spaced, bare = (self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" a", "a"))
         return len(spaced) > len(bare)
-
-
-def _occurrences(found: Iterable[Sequence[re.Match[str]]]) -> Counter[str]:
-    return Counter(match.group() for matches in found for match in matches)
 
 
 def check_lengths(examples: Mapping[str, Sequence[Example]], encode: ExampleTokens, context: int) -> None:
@@ -184,7 +180,7 @@ def check_weights(
         getLogger(__name__).warning("token_weights: no text that is to be written has a match of %r", pattern)
 
 
-def check_answers(rows: Iterable[StagedRow], pipeline: Pipeline) -> None:
+def check_answers(rows: Sequence[StagedRow], pipeline: Pipeline) -> None:
     """Raises LiteStageError for a row whose last text settles on another option than the row's answer."""
     for row in rows:
         said, answer = pipeline.parse_answer(row.gold), row.question.answer

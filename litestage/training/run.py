@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,18 +233,11 @@ def _model_and_tokenizer(
         raise LiteStageError(
             f"model.architecture.{min(taken)} is the trained tokenizer's; leave it out (model.vocab_size bounds it)."
         )
-    with _described():
+    try:
         shape = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **tokens, **architecture)
         known_keys("model.architecture", architecture, [*type(shape)().to_dict(), *_ROPE])
         family_of(shape)
         return AutoModelForCausalLM.from_config(shape).train(), tokenizer
-
-
-@contextmanager
-def _described() -> Iterator[None]:
-    """One sentence for whatever transformers raises of a configuration that was made up."""
-    try:
-        yield
     except LiteStageError:
         raise
     except Exception as error:  # a wrong configuration raises anything

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from run_folders import EXPERIMENT, FULL, OURS, PROFILE, SEARCH, question, results
 
 from litestage.config import RunConfig, load_config
@@ -99,7 +98,7 @@ def written(value):
     return yaml.safe_dump(value, allow_unicode=True)
 
 
-OPTIONS = option_names(OmegaConf.structured(RunConfig))
+OPTIONS = list(option_names(RunConfig))
 texts = st.one_of(st.text(max_size=200), st.lists(words, max_size=8).map("\n".join), anything.map(written))
 
 
