@@ -1,5 +1,8 @@
 """How long a comparison will take: what there is to do, at a speed that is measured first."""
 
+from time import sleep
+
+import lightning
 import pytest
 
 from litestage.comparison import forecast as module
@@ -51,6 +54,13 @@ def test_the_speed_is_measured_on_the_model_that_will_run(tmp_path):
     found = expected(tmp_path, "methods=[full]", "questions=3", "latency_questions=1")
     assert found.accuracy_s > 0
     assert found.latency_s > 0
+
+
+def test_the_set_up_of_a_run_is_no_questions_time(tmp_path, monkeypatch):
+    set_up = lightning.Trainer.__init__
+    monkeypatch.setattr(lightning.Trainer, "__init__", lambda *args, **given: (sleep(3), set_up(*args, **given))[1])
+    found = expected(tmp_path, "methods=[full]", "questions=8", "latency_questions=0")
+    assert found.accuracy_s < 3
 
 
 def test_drafts_are_made_and_timed_before(tmp_path, at_known_speed):

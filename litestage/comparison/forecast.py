@@ -10,7 +10,7 @@ from time import perf_counter
 from litestage.config import SearchConfig, variant
 from litestage.methods.shorthand import parted, wants_drafts
 from litestage.plan import Plan
-from litestage.ranks import from_rank_zero
+from litestage.ranks import from_rank_zero, here
 from litestage.runner import run
 from litestage.search import find_strategy
 from litestage.search.calibrated import most_skipped
@@ -66,10 +66,10 @@ def _seconds(bench: Workbench, questions: Sequence[Question], timed: bool) -> tu
     """Full depth's seconds a question: many together, and one at a time (0 where none will be timed)."""
     full = bench.session.without_reuse().contestant(bench.pipeline, Plan.full(bench.pipeline.stage_names))
     few = questions[:TOGETHER]
-    run(few[:1], {"full": full})  # warm
+    full.answer(few[:1], timed=False)  # warm
     began = perf_counter()
-    run(few, {"full": full}, batch_size=len(few))
-    together = (perf_counter() - began) / len(few)
+    full.answer(few, timed=False)  # not by a run, whose set-up is made once for all questions
+    together = (perf_counter() - began) / (len(few) * here().world_size)  # every rank answers as many at the same time
     traces = run(questions[:ALONE], {"full": full}, timed=True)["full"] if timed else []
     return together, fmean(trace.latency_s or 0.0 for trace in traces) if traces else 0.0
 
