@@ -356,8 +356,6 @@ def test_a_row_says_whether_it_is_certified_and_of_another_task_a_certificate_sa
     assert certified({"plan": "b", "certified": False}, full) == "no"
     assert certified({"plan": "a", "certified": False}, full) == "full depth"
     assert certified({"plan": "a", "certified": False, "model": "half"}, full) == "no"
-    of_another = {"plan": "b", "certified": True, "certificate": asdict(CERTIFICATE), "model": "another"}
-    assert certified(of_another, full) == "2 points, 90 %, beside its own full depth"
     assert certified({"plan": "b"}, full) == ""
     assert certified({"plan": "b", "certified": False, "same_text": 1.0}, full) == "same text"
     assert certified({"plan": "b", "certified": False, "same_text": 0.986}, full) == "98.6% same text"

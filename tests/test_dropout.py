@@ -48,6 +48,20 @@ def test_the_loss_is_that_of_the_model_without_what_was_dropped(family: str):
     assert whole == pytest.approx(-engine.loglikelihood([(prompt, written)], StagePlan())[0][0], abs=1e-4)
 
 
+@pytest.mark.parametrize("count", [64, 65])
+def test_every_sequence_of_a_large_batch_goes_without_its_own(count: int):
+    model, engine = copy.deepcopy(tiny_model("llama")), tiny_engine("llama")
+    dropout = SublayerDropout(model, {"analyze": 1.0}, seed=3)
+    prompt, written = [5, 9, 12, 7], [3, 8, 4]
+    trees = [tree_of([([*prompt, *written], [0.0] * len(prompt) + [1.0] * len(written))], "analyze")] * count
+    with torch.no_grad(), dropout.dropping(["analyze"] * count, 0, 0, torch.device("cpu")):
+        loss = float(summed_loss(model, collate(trees)))
+    plans = [StagePlan(skip=dropped(keep)) for keep in dropout.drawn(["analyze"] * count, 0, 0).T]
+    scores = [engine.loglikelihood([(prompt, written)], plan)[0][0] for plan in plans]
+    assert loss == pytest.approx(-sum(scores), rel=1e-4)
+    assert len({plan.skip for plan in plans}) > 1
+
+
 def test_later_layers_are_dropped_more_often_and_each_stage_at_its_own_rate():
     dropout = SublayerDropout(copy.deepcopy(tiny_model("llama")), {"analyze": 0.5, "recall": 1.0}, seed=0)
     drawn = dropout.drawn(["analyze"] * 4000 + ["recall"] * 4000 + ["summarize"] * 10, step=1, part=0)

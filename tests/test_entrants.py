@@ -1,9 +1,11 @@
 """What the rows of a comparison stand for, and what they say of themselves."""
 
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_certificate import CERTIFICATE
 from tiny_model import save_tiny_model
 
 from litestage.comparison.compare import compare
@@ -13,6 +15,7 @@ from litestage.config import load_config
 from litestage.data import load_task
 from litestage.errors import LiteStageError
 from litestage.plan import Plan
+from litestage.plan.words import certified
 from litestage.search.candidate import Candidate, SearchResult
 from litestage.session.workbench import Workbench
 
@@ -105,11 +108,17 @@ def test_another_model_has_rows_at_full_depth_and_under_a_plan_that_was_searched
         ("other_models={half: reference-half}", "other_models.half: 'full-half' is a row already"),
         ("other_models={bare: reference}|variants={litestage-bare: {}}", "'litestage-bare' is a row already"),
         ("other_models={second: ./runs/none}", "./runs/none"),
+        ("methods=[full-second+exit]", r"no row 'full-second'; give .*other_models=\{second: FOLDER"),
     ],
 )
 def test_another_model_that_is_not_there_or_has_a_rows_name_is_told_before_anything_runs(option, said):
     with pytest.raises(LiteStageError, match=said):
-        check_methods(load_config(["methods=[full]", *option.split("|")]))
+        check_methods(load_config([*option.split("|")]))
+
+
+def test_a_certificate_of_another_model_says_beside_what():
+    entry = {"plan": "b", "certified": True, "certificate": asdict(CERTIFICATE), "model": "another"}
+    assert certified(entry, {"plan": "a"}) == "2 points, 90 %, beside its own full depth"
 
 
 def test_a_comparison_beside_another_model_is_another_when_that_changes(tmp_path):

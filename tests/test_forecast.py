@@ -39,6 +39,14 @@ def test_every_search_counts_once_and_more_budgets_take_longer(tmp_path, at_know
     assert many.search_s > 2 * few.search_s
 
 
+def test_another_model_is_searched_once_where_it_has_a_row_under_a_plan(tmp_path, at_known_speed):
+    others = "other_models={second: reference-half, uniform: reference-half}"
+    rows = [["full-second", "uniform:4"], ["litestage"], ["litestage-second", "litestage-second+exit"]]
+    found = [expected(tmp_path, others, f"methods=[{','.join(each)}]", "questions=4").search_s for each in rows]
+    assert found[0] == 0
+    assert found[2] == found[1] > 0
+
+
 def test_it_is_one_line_with_what_takes_how_long():
     said = str(Forecast(5400, 0, 240, 20))
     assert said.startswith(

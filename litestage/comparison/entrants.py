@@ -82,6 +82,12 @@ def check_methods(config: RunConfig) -> None:
             continue
         if _is_settled(body):
             check_spec(body)
+        elif body.startswith(("full-", "litestage-")):
+            name = body.partition("-")[2]
+            raise LiteStageError(
+                f"There is no row {body!r}; give the model that it is of (other_models={{{name}: FOLDER}}), or the "
+                f"search (variants={{{body}: {{...}}}})."
+            )
         else:
             method, _, budget = body.removesuffix(":best").partition(":")
             if budget:

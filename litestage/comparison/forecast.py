@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from time import perf_counter
 
+from litestage.comparison.another_model import another_model
 from litestage.config import SearchConfig, variant
 from litestage.methods.shorthand import parted, wants_drafts
 from litestage.plan import Plan
@@ -80,7 +81,8 @@ def _searches(bench: Workbench, specs: Sequence[str]) -> list[SearchConfig | Non
     found: dict[str, SearchConfig | None] = {}
     for spec in specs:
         body = parted(spec)[0]
-        if body == "litestage" or body.removeprefix("litestage-") in config.other_models:
+        another = another_model(config, body)
+        if body == "litestage" or (another is not None and another.method == "litestage"):
             found[body] = config.search
         elif body in config.variants:
             found[body] = variant(config, body)
