@@ -8,6 +8,7 @@ import pytest
 from test_certificate import CERTIFICATE
 from tiny_model import save_tiny_model
 
+from litestage.comparison.another_model import another_model
 from litestage.comparison.compare import compare
 from litestage.comparison.entrants import check_methods, entrant_of
 from litestage.comparison.grid.made_of import made_of, model_files
@@ -114,6 +115,12 @@ def test_another_model_has_rows_at_full_depth_and_under_a_plan_that_was_searched
 def test_another_model_that_is_not_there_or_has_a_rows_name_is_told_before_anything_runs(option, said):
     with pytest.raises(LiteStageError, match=said):
         check_methods(load_config([*option.split("|")]))
+
+
+def test_another_model_has_nothing_of_the_comparisons_own():
+    options = ["model.adapter=runs/tuned", "model.revision=main", "other_models={second: reference-half}"]
+    theirs = another_model(load_config(options), "litestage-second").config.model
+    assert (theirs.pretrained, theirs.adapter, theirs.revision) == ("reference-half", None, None)
 
 
 def test_a_certificate_of_another_model_says_beside_what():

@@ -8,6 +8,7 @@ import pytest
 from litestage.comparison import forecast as module
 from litestage.comparison.forecast import Forecast, duration, forecast
 from litestage.config import load_config
+from litestage.ranks import Ranks
 from litestage.search.race import ASKED
 from litestage.session.workbench import Workbench
 
@@ -69,6 +70,12 @@ def test_the_set_up_of_a_run_is_no_questions_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lightning.Trainer, "__init__", lambda *args, **given: (sleep(3), set_up(*args, **given))[1])
     found = expected(tmp_path, "methods=[full]", "questions=8", "latency_questions=0")
     assert found.accuracy_s < 3
+
+
+def test_ranks_share_the_questions(tmp_path, monkeypatch):
+    alone = expected(tmp_path, "methods=[full]", "questions=8", "latency_questions=0")
+    monkeypatch.setattr(module, "here", lambda: Ranks(devices=1000))
+    assert expected(tmp_path, "methods=[full]", "questions=8", "latency_questions=0").accuracy_s < alone.accuracy_s / 20
 
 
 def test_drafts_are_made_and_timed_before(tmp_path, at_known_speed):
