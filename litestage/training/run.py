@@ -119,6 +119,8 @@ def train(config: TrainingConfig) -> Path:
     except (MisconfigurationException, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise LiteStageError(f"accelerator={config.accelerator!r} cannot be used ({reason}); give auto.") from None
+    if trainer.strategy.root_device.type == "cpu":  # its fused attention is slow backward
+        model.set_attn_implementation("eager")
     loader = torch.utils.data.DataLoader(steps, batch_size=None)
     last = checkpoints.file if checkpoints.file.is_file() else None
     trainer.fit(StagedTraining(model, config), loader, ckpt_path=last, weights_only=True)
